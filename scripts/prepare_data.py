@@ -1,0 +1,38 @@
+"""Fetch a benchmark's data ahead of time, for machines without a network.
+
+python scripts/prepare_data.py dataset=seq-cifar10 [data.root=…]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from perdure import wording
+from perdure.build import build
+from perdure.errors import UserError
+from perdure.launch import stop
+from perdure.notebook import compose
+
+
+def main(overrides: list[str]) -> None:
+    """Make sure that the data of the composed benchmark are on disk, verified."""
+    try:
+        config = compose(*overrides)
+        node: Any = OmegaConf.to_container(config.dataset.source)
+        source = build(node, "dataset.source")
+        root = Path(config.data.root).expanduser()
+        where = source.fetch(root)
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        stop(wording.explain(error))
+    place = "inside the package" if where is None else f"in {where}"
+    print(f"{config.dataset.name}: data are ready {place}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,24 @@
+"""Perdure: continual learning that is fast, and resumes to the bit."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from perdure.notebook import compose, train
+
+__version__ = "0.1.0"
+__all__ = ["compose", "train"]
+
+STARTED = time.perf_counter()
+"""When the package was first imported: the beginning of a run's `start` phase."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: the bare package must cost nothing."""
+    if name in __all__:
+        from perdure import notebook
+
+        return getattr(notebook, name)
+    raise AttributeError(f"module 'perdure' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Networks that map images to features, and features through one linear head to logits."""

@@ -1,0 +1,51 @@
+"""What every backbone is: features, then one linear head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from perdure.errors import UserError
+
+
+class Backbone(nn.Module):
+    """A subclass gives `features`; `n_features`, `n_classes` and `head` are here.
+
+    Its constructor takes `input_shape` (C, H, W) and `n_classes` first, which the dataset knows,
+    and then hyper-parameters of its own, which the config knows.
+    """
+
+    n_features: int
+    n_classes: int
+    head: nn.Linear
+
+    def __init__(self, n_features: int, n_classes: int) -> None:
+        super().__init__()
+        self.n_features = n_features
+        self.n_classes = positive("n_classes", n_classes)
+        self.head = nn.Linear(n_features, n_classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the head sees. x: float [B, C, H, W] -> [B, n_features]."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits. x: float [B, C, H, W] -> [B, n_classes]."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+
+def positive(key: str, value: int) -> int:
+    """`value` if it is a whole number above zero; UserError names `key` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{key} must be a whole number of at least 1, not {value!r}.")
+    return value
+
+
+def image_shape(value: Sequence[int]) -> tuple[int, int, int]:
+    """`input_shape` as (C, H, W); UserError unless it is three positive whole numbers."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 3:
+        raise UserError(f"input_shape must be (channels, height, width), not {value!r}.")
+    channels, height, width = (positive(f"input_shape[{i}]", n) for i, n in enumerate(value))
+    return channels, height, width

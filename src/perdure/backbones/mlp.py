@@ -1,0 +1,43 @@
+"""The multi-layer perceptron of the MNIST benchmarks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from perdure.backbones.base import Backbone, image_shape, positive
+from perdure.errors import UserError
+
+
+class MLP(Backbone):
+    """Flatten, then Linear and ReLU for each width in `hidden`, then the head.
+
+    784-100-100-10 is the network of Lopez-Paz & Ranzato 2017 (Gradient Episodic Memory) and Buzzega
+    et al. 2020 (Dark Experience). Weights are U(±sqrt(6 / (fan_in + fan_out))), Glorot & Bengio
+    2010, and biases zero, the head's included.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        n_classes: int,
+        hidden: Sequence[int] = (100, 100),
+    ) -> None:
+        if isinstance(hidden, str) or not isinstance(hidden, Sequence):
+            raise UserError(f"backbone.hidden must be a list of layer widths, not {hidden!r}.")
+        widths = [positive(f"backbone.hidden[{i}]", width) for i, width in enumerate(hidden)]
+        widths = [math.prod(image_shape(input_shape)), *widths]
+        super().__init__(widths[-1], n_classes)
+        self.layers = nn.ModuleList(map(nn.Linear, widths[:-1], widths[1:]))
+        for layer in (*self.layers, self.head):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return x

@@ -1,0 +1,104 @@
+"""Storage for remembered examples; a subclass decides which of them stay."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perdure.errors import UserError
+
+Placement = tuple[list[int], list[int]]
+"""Rows of the offered batch, and the slot that each of them takes (no slot twice)."""
+
+
+class Buffer(ABC):
+    """At most `size` examples, as raw bytes on the device, with labels and what goes with them.
+
+    All decisions are made on the host from a generator that the caller gives, so that nothing
+    waits for the device and every rank of a distributed run decides alike.
+
+    Args:
+        size: capacity in examples.
+        batch_size: examples a replay draw takes.
+    """
+
+    def __init__(self, size: int, batch_size: int) -> None:
+        if size < 1:
+            raise UserError(f"buffer.size={size}: must be 1 or more (buffer=none keeps nothing)")
+        if batch_size < 1:
+            raise UserError(f"buffer.batch_size={batch_size}: must be 1 or more")
+        self.size = size
+        self.batch_size = batch_size
+        self.seen = 0
+        """How many examples have been offered so far."""
+        self._filled = 0
+        self._fields: dict[str, Tensor] = {}
+
+    def __len__(self) -> int:
+        return self._filled
+
+    def add(
+        self, fields: dict[str, Tensor], labels: np.ndarray, generator: np.random.Generator
+    ) -> None:
+        """Offer a batch of examples.
+
+        Args:
+            fields: tensors [B, …] on one device, the same names and shapes at every call.
+            labels: int64 [B] on the host, the same as `fields["y"]`.
+            generator: source of the random decisions.
+        """
+        rows, slots = self.place(labels, generator)
+        self.seen += len(labels)
+        if not rows:
+            return
+        if not self._fields:
+            self._fields = {
+                key: value.new_zeros((self.size, *value.shape[1:])) for key, value in fields.items()
+            }
+        device = next(iter(self._fields.values())).device
+        take = torch.tensor(rows).to(device, non_blocking=True)
+        put = torch.tensor(slots).to(device, non_blocking=True)
+        for key, stored in self._fields.items():
+            stored.index_copy_(0, put, fields[key].detach().index_select(0, take))
+        self._filled = max(self._filled, max(slots) + 1)
+
+    def draw(self, n: int, generator: np.random.Generator) -> dict[str, Tensor]:
+        """`n` stored examples, uniformly without replacement; all there are when fewer."""
+        index = generator.choice(len(self), min(n, len(self)), replace=False, shuffle=False)
+        device = next(iter(self._fields.values())).device
+        rows = torch.from_numpy(index).to(device, non_blocking=True)
+        return {key: stored.index_select(0, rows) for key, stored in self._fields.items()}
+
+    def contents(self) -> dict[str, Tensor]:
+        """All stored examples, in the order of their slots."""
+        return {key: stored[: len(self)] for key, stored in self._fields.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on: the examples, the counters, and the policy's own state."""
+        fields = {key: stored[: len(self)].clone() for key, stored in self._fields.items()}
+        return {"size": self.size, "seen": self.seen, "filled": len(self), "fields": fields}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | str = "cpu") -> None:
+        """Go on from `state_dict()` of a buffer of the same size.
+
+        Raises:
+            UserError: the saved buffer has another size.
+        """
+        if state["size"] != self.size:
+            raise UserError(
+                f"buffer.size={self.size}: the checkpoint's buffer has size {state['size']}"
+            )
+        self.seen, self._filled = state["seen"], state["filled"]
+        self._fields = {}
+        for key, value in state["fields"].items():
+            stored = value.new_zeros((self.size, *value.shape[1:]), device=device)
+            stored[: self._filled].copy_(value)
+            self._fields[key] = stored
+
+    @abstractmethod
+    def place(self, labels: np.ndarray, generator: np.random.Generator) -> Placement:
+        """Which rows of an offered batch are stored, and where; `self.seen` counts those before."""

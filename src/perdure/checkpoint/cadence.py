@@ -1,0 +1,66 @@
+"""When to save within a task: every epoch, every N steps, every N minutes, or several of these."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+
+from perdure.errors import UserError
+from perdure.training.state import Position
+
+DEFAULT = ("task", "10 minutes")
+_PERIOD = re.compile(r"(\d+(?:\.\d+)?) (step|minute)s?")
+
+
+class Cadence:
+    """Tells at a step boundary whether it is time to save.
+
+    Args:
+        every: any of `task`, `epoch`, `N steps`, `N minutes`; none is `task` and `10 minutes`.
+        joint: whether the run trains jointly and so has no tasks to save after.
+
+    Raises:
+        UserError: an entry is none of these.
+    """
+
+    def __init__(self, every: str | Sequence[str] | None = None, joint: bool = False) -> None:
+        entries = [every] if isinstance(every, str) else list(every or DEFAULT)
+        self.epoch = "epoch" in entries
+        self.steps: int | None = None
+        self.seconds: float | None = None
+        for entry in entries:
+            self._take(str(entry))
+        if joint and every is not None and "task" in entries:
+            raise UserError(
+                "checkpoint.every=task with training=joint: a joint run has no tasks; use epoch, "
+                "'N steps' or 'N minutes'"
+            )
+        self._saved = time.monotonic()
+
+    def due(self, position: Position) -> bool:
+        """Whether to save now, at `position`."""
+        if self.epoch and position.step == 0:
+            return True
+        if self.steps is not None and position.global_step % self.steps == 0:
+            return True
+        return self.seconds is not None and time.monotonic() - self._saved >= self.seconds
+
+    def saved(self) -> None:
+        """A checkpoint was just written: the minutes count from here."""
+        self._saved = time.monotonic()
+
+    def _take(self, entry: str) -> None:
+        period = _PERIOD.fullmatch(entry)
+        if period and float(period[1]) > 0:
+            if period[2] == "minute":
+                self.seconds = 60 * float(period[1])
+                return
+            if period[1].isdigit():
+                self.steps = int(period[1])
+                return
+        if entry not in ("task", "epoch"):
+            raise UserError(
+                f"checkpoint.every={entry!r}: must be task, epoch, 'N steps', 'N minutes', or a "
+                "list of these"
+            )

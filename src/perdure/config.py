@@ -1,0 +1,209 @@
+"""The typed schema of the configuration, and the checks that need nothing heavy imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+
+from perdure.errors import UserError
+
+
+class Mode(Enum):
+    """One task after another, or all at once."""
+
+    continual = "continual"
+    joint = "joint"
+
+
+class Precision(Enum):
+    """Full precision, or automatic mixed precision."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Per(Enum):
+    """What a scheduler counts."""
+
+    epoch = "epoch"
+    step = "step"
+
+
+class Screen(Enum):
+    """How the console shows a run: by what the output is, always in plain lines, or not at all."""
+
+    auto = "auto"
+    plain = "plain"
+    off = "off"
+
+
+@dataclass
+class DatasetConfig:
+    """A benchmark: where the data come from, how they become tasks, and how long to train."""
+
+    name: str = MISSING
+    source: Any = MISSING
+    scenario: Any = MISSING
+    transform: Any = MISSING
+    n_tasks: int = MISSING
+    epochs: int = 1
+    iterations: int | None = None
+    batch_size: int = MISSING
+    seed: int = MISSING
+    class_order: Any = None
+    validation: float = 0.0
+    stop_after: int | None = None
+
+
+@dataclass
+class TrainingConfig:
+    """How the loop runs."""
+
+    mode: Mode = Mode.continual
+    precision: Precision = Precision.fp32
+    clip_norm: float | None = None
+    evaluate_every: int | None = None
+    evaluate_future: bool = False
+    eval_batch_size: int = 1000
+    log_every: int = 100
+    reset_optimizer: bool = True
+    scheduler_per: Per = Per.epoch
+
+
+@dataclass
+class CheckpointConfig:
+    """What is saved, and when."""
+
+    save: bool = False
+    name: str = ""
+    every: Any = None
+
+
+@dataclass
+class TrackingConfig:
+    """How a run is shown and recorded."""
+
+    console: Screen = Screen.auto
+    plot_every_seconds: float = 10.0
+
+
+@dataclass
+class DataConfig:
+    """Where data sets are kept on disk."""
+
+    root: str = MISSING
+
+
+@dataclass
+class RecipeConfig:
+    """Where the hyperparameters of this pair of method and benchmark were published."""
+
+    source: str | None = None
+    buffer_sizes: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Config:
+    """The whole configuration; groups that name a `_target_` are checked when they are built."""
+
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+    deterministic: bool = True
+    output_root: str = MISSING
+    timestamp: str = MISSING
+    model: Any = MISSING
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    buffer: Any = MISSING
+    backbone: Any = MISSING
+    optimizer: Any = MISSING
+    scheduler: Any = None
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+
+
+_TOP = {f.name for f in fields(Config)} | {"hydra"}
+_AT_LEAST_ONE = (
+    "threads",
+    "dataset.n_tasks",
+    "dataset.epochs",
+    "dataset.iterations",
+    "dataset.batch_size",
+    "dataset.stop_after",
+    "buffer.batch_size",
+    "training.evaluate_every",
+    "training.eval_batch_size",
+    "training.log_every",
+)
+
+
+def validate(config: DictConfig) -> None:
+    """Refuse values out of range and combinations that make no sense.
+
+    Raises:
+        UserError: names the key, its value, and what would be accepted.
+    """
+    unknown = sorted(str(key) for key in config if key not in _TOP)
+    if unknown:
+        raise UserError(f"{unknown[0]}: there is no such key; python train.py --cfg job lists all")
+    for key in _AT_LEAST_ONE:
+        value = OmegaConf.select(config, key)
+        if value is not None and not (isinstance(value, int) and value >= 1):
+            raise UserError(f"{key}={value}: must be a whole number, 1 or more")
+    if config.training.clip_norm is not None and config.training.clip_norm <= 0:
+        raise UserError(f"training.clip_norm={config.training.clip_norm}: must be above 0, or null")
+    if not 0 <= config.dataset.validation < 1:
+        raise UserError(
+            f"dataset.validation={config.dataset.validation}: must be a fraction in [0, 1)"
+        )
+    stop, n_tasks = config.dataset.stop_after, config.dataset.n_tasks
+    if stop is not None and stop > n_tasks:
+        raise UserError(f"dataset.stop_after={stop}: {config.dataset.name} has {n_tasks} tasks")
+    order = config.dataset.class_order
+    if order is not None and order != "random" and not isinstance(order, ListConfig):
+        raise UserError(
+            f"dataset.class_order={order}: must be null, random, or a list of class numbers"
+        )
+    if "/" in config.checkpoint.name:
+        raise UserError(
+            f"checkpoint.name={config.checkpoint.name}: is the start of file names, so it cannot "
+            "hold a /"
+        )
+    _check_model(config)
+
+
+def _check_model(config: DictConfig) -> None:
+    model, name = config.model, config.model.name
+    size = config.buffer.size
+    if not isinstance(size, int) or size < 0 or (size == 0 and config.buffer.get("_target_")):
+        raise UserError(
+            f"buffer.size={size}: must be a whole number, 1 or more (buffer=none keeps nothing)"
+        )
+    if model.needs_buffer and size == 0:
+        raise UserError(
+            f"model={name} with buffer=none: {name} replays from a buffer; choose buffer=reservoir "
+            "or buffer=class-balanced"
+        )
+    if config.training.mode is Mode.joint:
+        if not model.joint:
+            raise UserError(
+                f"model={name} with training=joint: {name} is not defined for training on all "
+                "tasks at once; model=sgd gives the upper bound"
+            )
+        if config.dataset.stop_after is not None:
+            raise UserError(
+                f"dataset.stop_after={config.dataset.stop_after} with training=joint: a joint run "
+                "has no tasks to stop after"
+            )
+
+
+def buffer_size(config: DictConfig) -> int:
+    """Capacity of the buffer that the run uses: 0 for a method without replay."""
+    return int(config.buffer.size) if config.model.needs_buffer else 0

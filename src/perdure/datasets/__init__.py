@@ -1,0 +1,1 @@
+"""Data: sources (arrays), scenarios (sequences of tasks), streams (batches), transforms."""

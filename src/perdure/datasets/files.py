@@ -1,0 +1,137 @@
+"""Data files on disk: checked as they are read, written whole or not at all, by one writer."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from perdure.errors import UserError
+
+_BLOCK = 1 << 20
+
+
+class DamagedError(UserError):
+    """A data file that is not what its name promises; `what` says how it was noticed."""
+
+    def __init__(self, path: object, what: str) -> None:
+        super().__init__(
+            f"{path} is damaged ({what}): replace it by a sound copy, "
+            "or remove it to have the data fetched again"
+        )
+        self.path = path
+        self.what = what
+
+
+def read_bytes(path: Path) -> bytes:
+    """Raises DamagedError where the file is gone, UserError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DamagedError(path, "the file is missing") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def check(
+    data: bytes | memoryview, path: object, *, md5: str | None = None, sha256: str | None = None
+) -> None:
+    """Raises DamagedError unless `data` has every checksum that is given."""
+    for algorithm, expected in (("md5", md5), ("sha256", sha256)):
+        if expected is not None and _hasher(algorithm, data).hexdigest() != expected:
+            raise DamagedError(path, f"its {algorithm} is not the published {expected}")
+
+
+def matches(path: Path, *, md5: str | None = None, sha256: str | None = None) -> bool:
+    """Whether a file is there and has the checksum; read in blocks, so its size does not matter."""
+    algorithm, expected = ("md5", md5) if sha256 is None else ("sha256", sha256)
+    hasher = _hasher(algorithm)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                hasher.update(block)
+    except OSError:
+        return False
+    return hasher.hexdigest() == expected
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turns an operating system's refusal to write in `folder` into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write in {folder} ({error.strerror}): "
+            "free it, or name another folder with data.root=FOLDER"
+        ) from error
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Holds `<name>.lock` beside `path` while one process writes it; the others wait.
+
+    Yields False on a file system without locks: then write under a name of one's own only
+    (`partial`).
+    """
+    name = path.with_name(f"{path.name}.lock")
+    while True:
+        with writing(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = name.open("a")
+        with lock:
+            alone = _acquire(lock, path)
+            # Whoever held the lock removed its file: a lock on a removed file excludes nobody.
+            if alone and not _same_file(lock, name):
+                continue
+            try:
+                yield alone
+            finally:
+                with suppress(OSError):
+                    name.unlink()
+            return
+
+
+def partial(path: Path, alone: bool) -> Path:
+    """Where `path` is built up: `<name>.part`, found again later; without a lock, a unique name."""
+    return path.with_name(f"{path.name}.part" if alone else f"{path.name}.{uuid.uuid4().hex}.part")
+
+
+def publish(part: Path, path: Path) -> None:
+    """Gives a finished file or folder its name, atomically, and makes the name last."""
+    with writing(path.parent):
+        os.replace(part, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _hasher(algorithm: str, data: bytes | memoryview = b"") -> hashlib._Hash:
+    return hashlib.new(algorithm, data, usedforsecurity=algorithm != "md5")
+
+
+def _acquire(lock: IO[str], path: Path) -> bool:
+    try:
+        import fcntl
+
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process to fetch {path.name}", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def _same_file(lock: IO[str], name: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(lock.fileno()), name.stat())
+    return False

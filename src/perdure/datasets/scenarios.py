@@ -1,0 +1,235 @@
+"""How arrays become a sequence of tasks.
+
+A scenario is a function of (arrays, dataset settings, seed) alone: class order, permutations,
+angles and the validation split come from streams of their own, so they depend neither on the
+method nor on how much randomness was used before.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from perdure.datasets.arrays import Arrays, Split
+from perdure.errors import UserError
+from perdure.randomness import Streams
+
+
+class Scenario(ABC):
+    """A sequence of tasks over one set of arrays, which live on `device` as uint8.
+
+    Args:
+        arrays: the data set.
+        n_tasks: how many tasks to make of it.
+        seed: the benchmark's seed.
+        validation: fraction of each class's training examples held out; evaluation is then made
+            on these instead of on the test set.
+        class_order: class numbers in the order they are to appear, or "random" (drawn from the
+            seed); none keeps the data set's order. Labels become positions in this order.
+        device: where the arrays live.
+    """
+
+    kind: ClassVar[str]
+    accuracies: ClassVar[tuple[str, ...]]
+    """Names of the accuracies that an evaluation gives."""
+
+    def __init__(
+        self,
+        arrays: Arrays,
+        n_tasks: int,
+        seed: int = 0,
+        validation: float = 0.0,
+        class_order: Sequence[int] | str | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if n_tasks < 1:
+            raise UserError(f"dataset.n_tasks={n_tasks}: must be 1 or more")
+        if not 0 <= validation < 1:
+            raise UserError(f"dataset.validation={validation}: must be a fraction in [0, 1)")
+        self.n_tasks = n_tasks
+        self.n_classes = len(arrays.classes)
+        self.streams = Streams(seed)
+        self.class_order = self._class_order(class_order)
+        self.class_names = tuple(arrays.classes[c] for c in self.class_order)
+        position = torch.empty(self.n_classes, dtype=torch.int64)
+        position[torch.tensor(self.class_order)] = torch.arange(self.n_classes)
+        train, held_out = arrays.train, arrays.test
+        self.split = "test"
+        if validation > 0:
+            train, held_out = self._hold_out(arrays.train, validation)
+            self.split = "validation"
+        self._train = Split(train.x.to(device), position[train.y].to(device))
+        self._held_out = Split(held_out.x.to(device), position[held_out.y].to(device))
+        self._cache: dict[int, Split] = {}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an example."""
+        channels, height, width = self._train.x.shape[1:]
+        return channels, height, width
+
+    def train(self, task: int) -> Split:
+        """Training examples of `task`, uint8 [N, C, H, W] and int64 [N], in the source's order."""
+        return self._take(self._train, task)
+
+    def evaluation(self, task: int) -> Split:
+        """Examples that measure accuracy on `task`: the test set's or the held-out ones."""
+        if task not in self._cache:
+            self._cache[task] = self._take(self._held_out, task)
+        return self._cache[task]
+
+    def joint(self) -> Split:
+        """The training examples of all tasks as one."""
+        parts = [self.train(task) for task in range(self.n_tasks)]
+        return Split(torch.cat([p.x for p in parts]), torch.cat([p.y for p in parts]))
+
+    @abstractmethod
+    def classes(self, task: int) -> range:
+        """The labels that occur in `task`."""
+
+    @abstractmethod
+    def label(self, task: int) -> str:
+        """What `task` holds, in a few words."""
+
+    @abstractmethod
+    def _take(self, split: Split, task: int) -> Split:
+        """The part of `split` that belongs to `task`."""
+
+    def _class_order(self, order: Sequence[int] | str | None) -> list[int]:
+        if order is None:
+            return list(range(self.n_classes))
+        if order == "random":
+            return list(map(int, self.streams.numpy("class order").permutation(self.n_classes)))
+        if isinstance(order, str) or sorted(order) != list(range(self.n_classes)):
+            raise UserError(
+                f"dataset.class_order={order}: must be null, random, or a list that names each "
+                f"class 0…{self.n_classes - 1} once"
+            )
+        return [int(c) for c in order]
+
+    def _hold_out(self, split: Split, fraction: float) -> tuple[Split, Split]:
+        """Training and held-out examples, `fraction` of each class, at least one of each."""
+        labels = split.y.numpy()
+        held = np.zeros(len(labels), dtype=bool)
+        for c in range(self.n_classes):
+            rows = np.flatnonzero(labels == c)
+            n = min(max(1, round(fraction * len(rows))), len(rows) - 1)
+            generator = self.streams.numpy("validation", part=c)
+            held[generator.choice(rows, n, replace=False)] = True
+        keep, out = torch.from_numpy(~held), torch.from_numpy(held)
+        return Split(split.x[keep], split.y[keep]), Split(split.x[out], split.y[out])
+
+
+class ClassIncremental(Scenario):
+    """Each task brings new classes, `n_classes / n_tasks` each (the first ones get the rest).
+
+    Evaluated twice on the same logits: class-IL among all classes seen so far, task-IL among the
+    classes of the example's own task (van de Ven & Tolias 2019, "Three scenarios for continual
+    learning").
+    """
+
+    kind = "class-incremental"
+    accuracies = ("class_il", "task_il")
+
+    def classes(self, task: int) -> range:
+        smaller, extra = divmod(self.n_classes, self.n_tasks)
+        start = task * smaller + min(task, extra)
+        return range(start, start + smaller + (task < extra))
+
+    def label(self, task: int) -> str:
+        return "classes " + ", ".join(self.class_names[c] for c in self.classes(task))
+
+    def _class_order(self, order: Sequence[int] | str | None) -> list[int]:
+        if self.n_tasks > self.n_classes:
+            raise UserError(
+                f"dataset.n_tasks={self.n_tasks}: there are {self.n_classes} classes, so at most "
+                "as many tasks"
+            )
+        return super()._class_order(order)
+
+    def _take(self, split: Split, task: int) -> Split:
+        classes = self.classes(task)
+        rows = ((split.y >= classes.start) & (split.y < classes.stop)).nonzero().squeeze(1)
+        return Split(split.x.index_select(0, rows), split.y.index_select(0, rows))
+
+
+class DomainIncremental(Scenario):
+    """Every task holds all examples of all classes, seen through another pixel map."""
+
+    kind = "domain-incremental"
+    accuracies = ("domain_il",)
+
+    def classes(self, task: int) -> range:
+        return range(self.n_classes)
+
+    @abstractmethod
+    def pixels(self, task: int) -> Tensor:
+        """int64 [H·W]: which source pixel each pixel of `task` shows; -1 is black."""
+
+    def _take(self, split: Split, task: int) -> Split:
+        source = self.pixels(task).to(split.x.device)
+        flat = split.x.flatten(2)
+        index = source.clamp(min=0).expand_as(flat)
+        mapped = flat.gather(2, index)
+        if (source < 0).any():
+            mapped.masked_fill_(source < 0, 0)
+        return Split(mapped.view_as(split.x), split.y)
+
+
+class PermutedPixels(DomainIncremental):
+    """A random permutation of the pixels for each task (Goodfellow et al. 2013; Kirkpatrick 2017).
+
+    As in Mammoth the first task is permuted too.
+    """
+
+    def label(self, task: int) -> str:
+        return f"permutation {task}"
+
+    def pixels(self, task: int) -> Tensor:
+        _, height, width = self.shape
+        generator = self.streams.numpy("permutation", task=task)
+        return torch.from_numpy(generator.permutation(height * width))
+
+
+class Rotated(DomainIncremental):
+    """A rotation for each task by an angle drawn from U(0°, 180°) (Lopez-Paz & Ranzato 2017).
+
+    Counter-clockwise about the image's centre, nearest pixel, black outside: what PIL's `rotate`
+    gives, which Mammoth uses.
+    """
+
+    def angle(self, task: int) -> float:
+        """The rotation of `task` in degrees."""
+        return float(self.streams.numpy("rotation", task=task).uniform(0, 180))
+
+    def label(self, task: int) -> str:
+        return f"rotation {self.angle(task):.1f}°"
+
+    def pixels(self, task: int) -> Tensor:
+        _, height, width = self.shape
+        return rotation(self.angle(task), height, width)
+
+
+def rotation(degrees: float, height: int, width: int) -> Tensor:
+    """Source pixel of each pixel of an image turned counter-clockwise; -1 where it falls outside.
+
+    Returns:
+        int64 [height · width], indices into the flat source image.
+    """
+    angle = math.radians(degrees)
+    rows, columns = torch.meshgrid(
+        torch.arange(height, dtype=torch.float64) + 0.5 - height / 2,
+        torch.arange(width, dtype=torch.float64) + 0.5 - width / 2,
+        indexing="ij",
+    )
+    source_column = math.cos(angle) * columns - math.sin(angle) * rows + width / 2
+    source_row = math.sin(angle) * columns + math.cos(angle) * rows + height / 2
+    i, j = source_row.floor().long(), source_column.floor().long()
+    inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
+    return torch.where(inside, i * width + j, -1).flatten()

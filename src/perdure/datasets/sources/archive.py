@@ -1,0 +1,62 @@
+"""Unpacking chosen files of a tar archive into a folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from perdure.datasets.files import DamagedError, partial, publish, writing
+
+
+def extract(archive: Path, inside: str, names: Iterable[str], folder: Path, alone: bool) -> None:
+    """Puts the regular files `inside/<name>` of a gzipped tar into `folder`, replacing that whole.
+
+    Paths are made from `names`, never taken from the archive, so nothing in it can escape.
+    `alone`: whether the caller holds the lock of `folder`.
+    Raises DamagedError where a file is missing or torn.
+    """
+    wanted = {f"{inside}/{name}": name for name in names}
+    part = partial(folder, alone)
+    with writing(folder.parent):
+        shutil.rmtree(part, ignore_errors=True)  # of a process that was killed here
+        part.mkdir(parents=True)
+    try:
+        _unpack(archive, wanted, part)
+        if wanted:
+            raise DamagedError(archive, f"it holds no {', '.join(wanted)}")
+        _replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _unpack(archive: Path, wanted: dict[str, str], part: Path) -> None:
+    """Removes from `wanted` what was found."""
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tar:
+                if member.isreg() and member.name in wanted:
+                    content = tar.extractfile(member)
+                    if content is not None:
+                        _write(part / wanted.pop(member.name), content.read())
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise DamagedError(archive, f"it does not unpack: {error}") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    with writing(path.parent), path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _replace(part: Path, folder: Path) -> None:
+    old = partial(folder.with_name(f"{folder.name}.old"), alone=False)
+    if folder.exists():
+        with writing(folder.parent):
+            os.replace(folder, old)
+    publish(part, folder)
+    shutil.rmtree(old, ignore_errors=True)

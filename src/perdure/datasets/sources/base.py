@@ -1,0 +1,101 @@
+"""The contract of a source, and what sources that live under `data.root` have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from perdure.datasets.arrays import Arrays
+from perdure.datasets.fetch import FetchError
+from perdure.datasets.files import DamagedError, locked
+from perdure.errors import UserError
+
+_OURS = "perdure"  # the one folder under data.root whose files may be replaced
+
+
+class Source(Protocol):
+    """Labelled images by name; `shape` is (C, H, W) of one image."""
+
+    name: str
+    shape: tuple[int, int, int]
+    n_classes: int
+
+    def fetch(self, root: Path) -> Path | None:
+        """Makes sure that the data are on disk and sound; the folder, None where none is needed."""
+
+    def load(self, root: Path) -> Arrays:
+        """The data, fetched first where they are missing. Raises UserError where that fails."""
+
+
+class FetchedSource(ABC):
+    """A data set found under `root` in a usual layout, or else fetched into `root/perdure/`.
+
+    Files found elsewhere are used as they are and never written; only ours are replaced if damaged.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    n_classes: int
+    title: ClassVar[str]
+    benchmark: ClassVar[str]  # a dataset=… option that uses this source, for the advice in errors
+    folder: ClassVar[str]  # of our own copy
+    layouts: ClassVar[str]  # what to copy under the root by hand, for the advice in errors
+
+    def load(self, root: Path) -> Arrays:
+        return self._ready(Path(root).expanduser())[1]
+
+    def fetch(self, root: Path) -> Path:
+        """Every file is read and checked, so what this returns is known to load."""
+        return self._ready(Path(root).expanduser())[0]
+
+    @abstractmethod
+    def _elsewhere(self, root: Path) -> Sequence[Path]:
+        """Folders that others may have filled, in the order of preference."""
+
+    @abstractmethod
+    def _is_complete(self, folder: Path) -> bool:
+        """Whether every file is there, unread."""
+
+    @abstractmethod
+    def _read(self, folder: Path) -> Arrays:
+        """Raises DamagedError for a file that is not what was published."""
+
+    @abstractmethod
+    def _download(self, root: Path, own: Path, alone: bool) -> None:
+        """Fills `own`, replacing what is damaged. Raises FetchError where no mirror answers."""
+
+    def _ready(self, root: Path) -> tuple[Path, Arrays]:
+        for folder in self._elsewhere(root):
+            if self._is_complete(folder):
+                return folder, self._read(folder)
+        own = root / _OURS / self.folder
+        arrays, _ = self._sound(own)
+        if arrays is None:
+            with locked(own) as alone:
+                arrays, damage = self._sound(own)  # another process may have fetched it meanwhile
+                if arrays is None:
+                    self._download_or_advise(root, own, alone, damage)
+                    arrays = self._read(own)
+        return own, arrays
+
+    def _sound(self, own: Path) -> tuple[Arrays | None, str]:
+        """What our copy holds; None, and what is wrong with it where it is there but damaged."""
+        if not self._is_complete(own):
+            return None, ""
+        try:
+            return self._read(own), ""
+        except DamagedError as damage:
+            return None, f"{damage.path} is damaged ({damage.what})"
+
+    def _download_or_advise(self, root: Path, own: Path, alone: bool, damage: str) -> None:
+        try:
+            self._download(root, own, alone)
+        except FetchError as error:
+            state = damage or f"{self.title} is not in data.root={root}"
+            raise UserError(
+                f"{state}, and {error}: on a machine with a network run `python "
+                f"scripts/prepare_data.py dataset={self.benchmark} data.root={root}`, "
+                f"or copy {self.layouts} into {root}"
+            ) from error

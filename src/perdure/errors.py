@@ -1,0 +1,11 @@
+"""Errors that are the user's to mend: shown as one sentence, exit status 2, never a traceback."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake in what the user gave; the message says what, where, and what would be accepted."""
+
+
+class DivergenceError(Exception):
+    """The loss or a weight is no longer a finite number; the message says since when."""

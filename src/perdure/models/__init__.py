@@ -1,0 +1,1 @@
+"""The methods of continual learning, one file each; `base.py` is the contract."""

@@ -1,0 +1,45 @@
+"""Averaged gradient episodic memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from perdure.datasets.batch import Batch
+from perdure.models.base import Loss, Method
+
+
+class AGEM(Method):
+    """Project the gradient so that the average loss on the memory does not grow.
+
+    Chaudhry et al. 2019, "Efficient lifelong learning with A-GEM", eq. 11 and Alg. 2:
+    g̃ = g − (gᵀg_ref / g_refᵀg_ref) g_ref where gᵀg_ref < 0, with g_ref the gradient on a batch
+    drawn from the memory. The memory holds examples of earlier tasks only, so it is offered a
+    task's examples when the task ends; the reservoir's equal chances take the place of the
+    paper's equal share a task.
+    """
+
+    replays = 1
+    stores = "task"
+    joint = False
+
+    def loss(self, batch: Batch, *replay: Batch) -> Loss:
+        return batch.cross_entropy(self(batch.x))
+
+    def reference(self, *replay: Batch) -> Tensor | None:
+        (past,) = replay
+        return past.cross_entropy(self(past.x)) if past else None
+
+    def after_backward(self, reference: list[Tensor] | None) -> None:
+        if reference is None:
+            return
+        pairs = [
+            (p.grad, ref)
+            for p, ref in zip(self.trainable(), reference, strict=True)
+            if p.grad is not None
+        ]
+        g = torch.cat([part.flatten() for part, _ in pairs])
+        g_ref = torch.cat([ref.flatten() for _, ref in pairs])
+        conflict = torch.dot(g, g_ref).clamp(max=0) / torch.dot(g_ref, g_ref).clamp(min=1e-30)
+        for part, ref in pairs:
+            part.sub_(conflict * ref)

@@ -1,0 +1,97 @@
+"""The contract of a method: the mathematics of one paper, and nothing else.
+
+The trainer owns the loop, the optimizer, mixed precision, distribution and time; a method says
+what the loss of a batch is. All it must not forget lives in parameters, registered buffers or
+`get_extra_state`, so that a checkpoint holds it with no further code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from perdure.backbones.base import Backbone
+from perdure.datasets.batch import Batch
+
+Loss = Tensor | tuple[Tensor, dict[str, Tensor]]
+"""A scalar, alone or with what is to be remembered of each example, {name: [B, …]}."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method may know of the task it is on.
+
+    Attributes:
+        index: number of the task, from 0.
+        classes: labels that occur in it.
+        seen: labels that occur in it or in an earlier task.
+    """
+
+    index: int
+    classes: range
+    seen: range
+
+
+class Method(nn.Module):
+    """A way to train `backbone` on one task after another.
+
+    Class attributes declare what the trainer must provide:
+        replays: independent draws from the buffer that `loss` takes; 0 needs no buffer.
+        stores: when examples are offered to the buffer: each "step", or at the end of a "task".
+        joint: whether training on all tasks at once makes sense.
+        scenarios: kinds of scenario it is defined for.
+        additive: whether the loss is a mean over examples, so that a batch can be split.
+    """
+
+    replays: ClassVar[int] = 0
+    stores: ClassVar[Literal["step", "task"]] = "step"
+    joint: ClassVar[bool] = True
+    scenarios: ClassVar[tuple[str, ...]] = ("class-incremental", "domain-incremental")
+    additive: ClassVar[bool] = True
+
+    task: Task
+    """The current task; the trainer sets it."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, classes] of inputs [B, C, H, W]."""
+        logits: Tensor = self.backbone(x)
+        return logits
+
+    def loss(self, batch: Batch, *replay: Batch) -> Loss:
+        """The loss of one step on `batch` and `replays` draws (empty while the buffer is)."""
+        raise NotImplementedError
+
+    def penalty(self) -> Tensor | None:
+        """A term of the parameters alone, added once a step; its gradient comes last."""
+        return None
+
+    def reference(self, *replay: Batch) -> Tensor | None:
+        """A second loss, whose gradient `after_backward` gets (A-GEM's constraint)."""
+        return None
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Class scores [B, classes] at evaluation."""
+        return self.forward(x)
+
+    def before_task(self) -> None:
+        """Called once when `self.task` starts."""
+
+    def after_backward(self, reference: list[Tensor] | None) -> None:
+        """Called when the parameters' `.grad` hold the loss's gradient; may change them."""
+
+    def after_step(self) -> None:
+        """Called when the optimizer has moved the parameters."""
+
+    def after_task(self, data: Callable[[int], Iterable[Batch]]) -> None:
+        """Called once when `self.task` is trained; `data(n)` yields its examples, n at a time."""
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters that the optimizer moves."""
+        return [p for p in self.parameters() if p.requires_grad]

@@ -1,0 +1,33 @@
+"""Dark experience replay."""
+
+from __future__ import annotations
+
+from perdure.backbones.base import Backbone
+from perdure.datasets.batch import Batch
+from perdure.models.base import Loss, Method
+
+
+class DER(Method):
+    """Match the logits that were remembered when an example was first seen.
+
+    Buzzega et al. 2020, "Dark experience for general continual learning", eq. 5:
+    L = CE(z, y) + α E_B ‖z' − h(x')‖². As in the authors' code the square is averaged over the
+    logits, and the logits kept are those of the augmented view.
+
+    Args:
+        alpha: weight of the logits' distance.
+    """
+
+    replays = 1
+
+    def __init__(self, backbone: Backbone, alpha: float) -> None:
+        super().__init__(backbone)
+        self.alpha = alpha
+
+    def loss(self, batch: Batch, *replay: Batch) -> Loss:
+        (past,) = replay
+        logits = self(batch.x)
+        loss = batch.cross_entropy(logits)
+        if past:
+            loss = loss + self.alpha * past.mse(self(past.x), past["logits"])
+        return loss, {"logits": logits}

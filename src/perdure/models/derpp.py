@@ -1,0 +1,36 @@
+"""Dark experience replay with labels (DER++)."""
+
+from __future__ import annotations
+
+from perdure.backbones.base import Backbone
+from perdure.datasets.batch import Batch
+from perdure.models.base import Loss, Method
+
+
+class DERpp(Method):
+    """DER, and the labels of a second, independent draw from the buffer.
+
+    Buzzega et al. 2020, "Dark experience for general continual learning", eq. 6 and Alg. 2:
+    L = CE(z, y) + α E_B ‖z' − h(x')‖² + β E_B CE(h(x''), y''). As in the authors' code the square
+    is averaged over the logits.
+
+    Args:
+        alpha: weight of the logits' distance.
+        beta: weight of the second draw's cross-entropy.
+    """
+
+    replays = 2
+
+    def __init__(self, backbone: Backbone, alpha: float, beta: float) -> None:
+        super().__init__(backbone)
+        self.alpha = alpha
+        self.beta = beta
+
+    def loss(self, batch: Batch, *replay: Batch) -> Loss:
+        first, second = replay
+        logits = self(batch.x)
+        loss = batch.cross_entropy(logits)
+        if first:
+            loss = loss + self.alpha * first.mse(self(first.x), first["logits"])
+            loss = loss + self.beta * second.cross_entropy(self(second.x))
+        return loss, {"logits": logits}

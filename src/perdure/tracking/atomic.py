@@ -1,0 +1,20 @@
+"""Files that are either the old version or the new one, whatever kills the writer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put `data` in `path` in one step; a reader, or a power loss, sees all of it or none.
+
+    The temporary file has one fixed name beside `path`: a run folder has one writer, so what a
+    kill left behind is overwritten by the next write and never piles up.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,245 @@
+"""What a run leaves in its folder, written as the run goes, so that a kill loses nothing done."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from perdure.tracking.atomic import write_atomically
+from perdure.tracking.events import Evaluation, Recorder, RunEnd, RunStart, StepLog, TaskEnd
+
+logger = logging.getLogger("perdure")
+
+
+class LocalFiles(Recorder):
+    """results.json, metrics.jsonl, accuracy.csv, accuracy_matrix.png and report.html in `folder`.
+
+    The picture is drawn at the end of the run, and after a task when `plot_every_seconds` have
+    passed since the start or the last drawing: a short run pays for one drawing.
+    """
+
+    def __init__(self, folder: Path, plot_every_seconds: float = 10.0) -> None:
+        super().__init__()
+        self.name = "files"
+        self.folder = folder
+        self._plot_every_seconds = plot_every_seconds
+        self._metrics = MetricsFile(folder / "metrics.jsonl")
+        self._start: RunStart | None = None
+        self._drawn_at = 0.0
+        self._drawn_is_current = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """How much of metrics.jsonl belongs to the run so far; that much is on disk when told."""
+        return {"metrics_bytes": self._metrics.durable_size()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Cut metrics.jsonl back, when the run starts, to where it stood at `state_dict()`."""
+        self._metrics.size = int(state["metrics_bytes"])
+
+    def on_run_start(self, event: RunStart) -> None:
+        """Bring the folder's files to where the run stands, be it new or resumed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._start = event
+        self._drawn_at = time.monotonic()
+        self._metrics.open()
+        self._write_results({**event.results, "status": "running"})
+
+    def on_step_log(self, event: StepLog) -> None:
+        """One row of training."""
+        self._metrics.append(
+            {
+                "kind": "step",
+                "task": event.task,
+                "epoch": event.epoch,
+                "step": event.step,
+                "global_step": event.global_step,
+                "loss": event.loss,
+                "lr": event.lr,
+                "clock": _clock(steps_per_second=event.steps_per_second),
+            }
+        )
+
+    def on_evaluation(self, event: Evaluation) -> None:
+        """One row of accuracies, as fractions."""
+        self._metrics.append(
+            {
+                "kind": "evaluation",
+                "task": event.task,
+                "epoch": event.epoch,
+                "global_step": event.global_step,
+                "boundary": event.boundary,
+                "split": event.split,
+                "accuracy": event.accuracy,
+                "clock": _clock(seconds=event.seconds),
+            }
+        )
+
+    def on_task_end(self, event: TaskEnd) -> None:
+        """Everything known after a task; the last task's picture waits for the end of the run."""
+        self._metrics.append(
+            {
+                "kind": "task",
+                "task": event.task,
+                "global_step": event.global_step,
+                **_figures(event.results),
+                "clock": _clock(seconds=event.seconds),
+            }
+        )
+        self._write_results(event.results)
+        self._drawn_is_current = False
+        is_last = self._start is not None and event.task == self._start.n_tasks - 1
+        if not is_last and time.monotonic() - self._drawn_at >= self._plot_every_seconds:
+            self._draw(event.results)
+
+    def on_run_end(self, event: RunEnd) -> None:
+        """The last row and results first, then what is only for looking at."""
+        if self._start is None:
+            return
+        results = event.results
+        phases = {key: results[key] for key in ("seconds", "cpu_seconds") if key in results}
+        self._metrics.append(
+            {
+                "kind": "end",
+                "global_step": results.get("global_step"),
+                "status": results["status"],
+                "error": event.error,
+                **_figures(results),
+                "clock": _clock(**phases),
+            }
+        )
+        self._metrics.close()
+        self._write_results(results)
+        if not self._drawn_is_current:
+            self._draw(results)
+        self._report(self._start, results, event.error)
+
+    def _write_results(self, results: dict[str, Any]) -> None:
+        write_atomically(self.folder / "results.json", to_json(results).encode())
+        write_atomically(self.folder / "accuracy.csv", accuracy_rows(results).encode())
+
+    def _draw(self, results: dict[str, Any]) -> None:
+        """A picture must not end a run: what goes wrong is logged."""
+        from perdure.tracking.plots import draw_accuracy_matrix
+
+        try:
+            draw_accuracy_matrix(results, self.folder / "accuracy_matrix.png")
+        except Exception:
+            logger.warning("accuracy_matrix.png could not be drawn", exc_info=True)
+        self._drawn_at = time.monotonic()
+        self._drawn_is_current = True
+
+    def _report(self, start: RunStart, results: dict[str, Any], error: str | None) -> None:
+        """A report must not end a run: what goes wrong is logged."""
+        from perdure.tracking.report import write_report
+
+        try:
+            write_report(self.folder, start, results, error)
+        except Exception:
+            logger.warning("report.html could not be written", exc_info=True)
+
+
+class MetricsFile:
+    """One JSON object a line, each handed to the system at once; `size` bytes belong to the run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0
+        self._file: BinaryIO | None = None
+
+    def open(self) -> None:
+        """Cut off what was written after `size`: those steps will be done, and written, again."""
+        self._file = self.path.open("ab")
+        found = self._file.tell()
+        if found < self.size:
+            logger.warning(
+                "%s holds %d bytes but the checkpoint knew %d: its earlier rows are lost, "
+                "new ones follow", self.path, found, self.size,
+            )  # fmt: skip
+            self.size = self._whole_lines(found)
+        self._file.truncate(self.size)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write `row` as one line; a crash of this process after the call cannot lose it."""
+        if self._file is None:
+            raise RuntimeError("metrics.jsonl is open only between the run's start and its end")
+        line = (json.dumps(plain(row), allow_nan=False) + "\n").encode()
+        self._file.write(line)
+        self._file.flush()
+        self.size += len(line)
+
+    def durable_size(self) -> int:
+        """`size`, once the file has so many bytes even after a power loss."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+        return self.size
+
+    def close(self) -> None:
+        """Make the rows durable and let the file go; further rows are refused."""
+        if self._file is not None:
+            self.durable_size()
+            self._file.close()
+            self._file = None
+
+    def _whole_lines(self, n_bytes: int) -> int:
+        """How many of the first `n_bytes` end with a whole line."""
+        return self.path.read_bytes()[:n_bytes].rfind(b"\n") + 1
+
+
+def plain(value: Any) -> Any:
+    """`value` in JSON's own types: NaN and infinities become null, paths and scalars plain."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return plain(value.tolist()) if hasattr(value, "tolist") else str(value)
+
+
+def to_json(results: dict[str, Any]) -> str:
+    """`results` as JSON that a person can read too: a matrix row a line, short groups in one."""
+    return _indented(plain(results), "") + "\n"
+
+
+def _indented(value: Any, margin: str) -> str:
+    inner = margin + "  "
+    if isinstance(value, dict) and any(isinstance(item, (dict, list)) for item in value.values()):
+        items = [f"{json.dumps(key)}: {_indented(item, inner)}" for key, item in value.items()]
+    elif isinstance(value, list) and any(isinstance(item, list) for item in value):
+        items = [_indented(item, inner) for item in value]
+    else:
+        return json.dumps(value, allow_nan=False)
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return opening + ",".join(f"\n{inner}{item}" for item in items) + f"\n{margin}{closing}"
+
+
+def accuracy_rows(results: dict[str, Any]) -> str:
+    """The accuracy matrices in long form (CSV): a row a (trained task, evaluated task) pair."""
+    matrices = results.get("accuracy_matrix") or {}
+    joint = results.get("training") == "joint"
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["after_task", "task", *matrices])
+    for after, rows in enumerate(zip(*matrices.values(), strict=True)):
+        for task, accuracies in enumerate(zip(*rows, strict=True)):
+            writer.writerow(["joint" if joint else after, task, *map(plain, accuracies)])
+    return text.getvalue()
+
+
+def _figures(results: dict[str, Any]) -> dict[str, Any]:
+    keys = ("average_accuracy", "forgetting", "backward_transfer", "forward_transfer")
+    return {key: results[key] for key in keys if key in results}
+
+
+def _clock(**fields: Any) -> dict[str, Any]:
+    """All that depends on time, under one key, so that runs can be compared without it."""
+    return {**fields, "time": time.time()}

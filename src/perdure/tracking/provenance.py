@@ -1,0 +1,190 @@
+"""The code that ran, kept beside what it produced: git's view, the text files, the packages."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from stat import S_ISREG
+
+FOLDERS = ("conf", "src")
+SCRIPTS = ("train.py",)
+SUFFIXES = {".py", ".yaml", ".yml", ".toml", ".txt", ".md"}
+MOST_BYTES = 1_000_000
+GIT_SECONDS = 5.0
+SETTINGS = ("-c", "core.quotepath=false", "-c", "diff.autoRefreshIndex=false")
+STATUS = ("status", "--porcelain=v2", "--branch", "--untracked-files=all")
+DIFF = ("diff", "HEAD", "--relative", "--no-color", "--no-ext-diff", "--no-textconv",
+        "--src-prefix=a/", "--dst-prefix=b/")  # fmt: skip
+
+
+def snapshot_code(folder: Path, root: Path) -> None:
+    """Write `folder`/code: commit.txt, diff.patch, environment.txt, and the text files of `root`.
+
+    A later call writes nothing where the code is the same, and `folder`/code-2, … where it is not:
+    a run that was resumed with other code keeps both. `root` is the folder that holds conf/, src/
+    and train.py; nothing outside it is followed. Missing git never fails a run.
+    """
+    git = _Git(root)
+    files: dict[str, bytes] = {}
+    for path in text_files(root):
+        # An editor may replace a file between the listing and the reading.
+        with contextlib.suppress(OSError):
+            files[str(path.relative_to(root))] = path.read_bytes()
+    files["environment.txt"] = environment().encode()
+    commit, patch = git.answers()
+    files["diff.patch"] = patch
+    identity = hashlib.sha256()
+    for name, data in sorted(files.items()):
+        identity.update(f"{name}\0{len(data)}\0".encode() + data)
+    commit += f"\nsha256 of this folder's files: {identity.hexdigest()}\n"
+    files["commit.txt"] = commit.encode()
+    target = _free_folder(folder, files["commit.txt"])
+    if target is not None:
+        _write(target, files)
+
+
+def text_files(root: Path) -> Iterator[Path]:
+    """The code and configuration below `root`: small text files, no caches, no way out of it."""
+    inside = root.resolve()
+    for name in SCRIPTS:
+        yield from (path for path in [root / name] if _is_wanted(path, inside))
+    for name in FOLDERS:
+        if not (root / name).resolve().is_relative_to(inside):
+            continue
+        for here, folders, names in os.walk(root / name):
+            folders[:] = sorted(f for f in folders if f != "__pycache__" and not f.startswith("."))
+            yield from (
+                path for path in (Path(here, n) for n in sorted(names)) if _is_wanted(path, inside)
+            )
+
+
+def environment() -> str:
+    """Python, the platform, and every installed distribution as `name==version`, a line each.
+
+    Read from the names of the metadata folders, which hold both: opening each one's METADATA, as
+    importlib.metadata does, costs fifty times as much.
+    """
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    lines = [f"python=={platform.python_version()}", f"platform: {system}"]
+    versions: dict[str, str] = {}
+    for entry in sys.path:
+        for name, version in _distributions(entry or "."):
+            versions.setdefault(name, version)
+    return "\n".join(lines + [f"{name}=={versions[name]}" for name in sorted(versions)]) + "\n"
+
+
+def _is_wanted(path: Path, inside: Path) -> bool:
+    if path.suffix not in SUFFIXES:
+        return False
+    try:
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            return False
+        status = path.stat()
+    except OSError:
+        return False
+    return S_ISREG(status.st_mode) and status.st_size <= MOST_BYTES
+
+
+def _distributions(folder: str) -> Iterator[tuple[str, str]]:
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        if suffix in {".dist-info", ".egg-info"}:
+            project, _, version = stem.partition("-")
+            yield project.lower().replace("_", "-"), version.split("-")[0] or "unknown"
+
+
+class _Git:
+    """Two questions to git, asked at once and answered while the files are read.
+
+    Without optional locks and refreshes git leaves its index alone, so that runs which start
+    together, or a person at work in the checkout, are not disturbed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._status = _ask(root, *STATUS, "--", *FOLDERS, *SCRIPTS)
+        self._diff = _ask(root, *DIFF, "--", ".")
+
+    def answers(self) -> tuple[str, bytes]:
+        """What commit.txt says, and the patch from that commit to the code that ran."""
+        deadline = time.monotonic() + GIT_SECONDS
+        status, problem = _answer(self._status, deadline)
+        patch, _ = _answer(self._diff, deadline)
+        if problem:
+            return problem, b""
+        lines = status.decode("utf-8", "replace").splitlines()
+        facts = dict(line[2:].partition(" ")[::2] for line in lines if line.startswith("# "))
+        untracked = [line[2:] for line in lines if line.startswith("? ")]
+        is_dirty = bool(patch) or any(not line.startswith("# ") for line in lines)
+        commit = (
+            f"commit {facts.get('branch.oid', 'unknown')}\n"
+            f"branch {facts.get('branch.head', 'unknown')}\n"
+            f"{'dirty' if is_dirty else 'clean'}"
+        )
+        # Lines before the first `diff --git` are a preamble that `git apply` skips.
+        preamble = "".join(f"# untracked, copied beside this file: {path}\n" for path in untracked)
+        return commit, preamble.encode() + patch
+
+
+def _ask(root: Path, *arguments: str) -> subprocess.Popen[bytes] | None:
+    command = ["git", "-C", str(root), *SETTINGS, "--no-pager", *arguments]
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
+        )
+    except OSError:
+        return None
+
+
+def _answer(process: subprocess.Popen[bytes] | None, deadline: float) -> tuple[bytes, str]:
+    """(Output, ""), or (nothing, why there is none)."""
+    if process is None:
+        return b"", "git is not installed"
+    try:
+        output, errors = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return b"", f"git did not answer within {GIT_SECONDS:.0f} s"
+    if process.returncode == 0:
+        return output, ""
+    reason = errors.decode("utf-8", "replace").strip().partition("\n")[0]
+    return b"", "not a git checkout" if "not a git repository" in reason else f"git: {reason}"
+
+
+def _free_folder(folder: Path, commit: bytes) -> Path | None:
+    """Where a new snapshot goes; None where the latest one says the same.
+
+    commit.txt is written last, so a snapshot without one was cut short and is written again.
+    """
+    number, target = 1, folder / "code"
+    while (target / "commit.txt").exists():
+        if (target / "commit.txt").read_bytes() == commit:
+            return None
+        number += 1
+        target = folder / f"code-{number}"
+    return target
+
+
+def _write(target: Path, files: dict[str, bytes]) -> None:
+    made: set[Path] = set()
+    for name, data in files.items():
+        path = target / name
+        if path.parent not in made:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            made.add(path.parent)
+        path.write_bytes(data)

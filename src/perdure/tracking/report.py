@@ -1,0 +1,258 @@
+"""report.html: one page about a run, self-contained, for a screen, a phone, or paper."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from perdure.tracking.atomic import write_atomically
+from perdure.tracking.charts import Axis, Line, line_chart, nice_axis, thinned
+from perdure.tracking.colours import css, ink, ramp
+from perdure.tracking.events import RunStart
+from perdure.tracking.page import page
+from perdure.tracking.words import (
+    byte_size,
+    duration,
+    percent,
+    scenario_name,
+    subject,
+    training_rate,
+)
+
+METRICS = {
+    "average_accuracy": "average accuracy",
+    "forgetting": "forgetting",
+    "backward_transfer": "backward transfer",
+    "forward_transfer": "forward transfer",
+    "average_anytime_accuracy": "average anytime accuracy",
+    "min_accuracy": "minimum accuracy",
+    "worst_case_accuracy": "worst-case accuracy",
+}
+OWN_FILES = ("results.json", "metrics.jsonl", "accuracy.csv", "accuracy_matrix.png", "train.log")
+
+
+def write_report(
+    folder: Path, start: RunStart, results: dict[str, Any], error: str | None = None
+) -> None:
+    """Write `folder`/report.html from the run's results and what its folder holds."""
+    sections = [
+        _header(start, results, error),
+        _section("Accuracy matrix", _matrices(results)),
+        _section("Accuracy over time", _accuracy_charts(results)),
+        _section("Training loss", _loss_chart(folder / "metrics.jsonl")),
+        '<div class="side">',
+        _section("Metrics", _metrics(results)),
+        _section("Time", _phases(results)),
+        "</div>",
+        _section("Configuration", _facts(flattened(start.config), folded=True)),
+        _section("Environment", _facts(_environment(start, results))),
+        _section("Files", _files(folder)),
+    ]
+    html = page(title=f"{subject(results)}, seed {results.get('seed', '?')}", body=sections)
+    write_atomically(folder / "report.html", html.encode("utf-8", "replace"))
+
+
+def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(`buffer.size`, 500), …: the leaves of a nested config under their dotted names."""
+    if not isinstance(config, dict) or not config:
+        yield prefix, config
+        return
+    for key, value in config.items():
+        yield from flattened(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _section(heading: str, content: str) -> str:
+    return f"<section><h2>{heading}</h2>{content}</section>" if content else ""
+
+
+def _header(start: RunStart, results: dict[str, Any], error: str | None) -> str:
+    status = str(results.get("status", "?"))
+    known = status if status in {"finished", "interrupted", "failed", "running"} else "unknown"
+    when = escape(str(results.get("timestamp", "")))
+    wrong = f'<p class="error">{escape(error)}</p>' if error else ""
+    notices = "".join(f'<p class="notice">{escape(text)}</p>' for text in start.notices)
+    cards = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        for name, value in _key_figures(results)
+    )
+    return (
+        f'<header><h1>{escape(subject(results))}</h1><p class="under">'
+        f'<span class="status {known}">{escape(status)}</span> '
+        f"seed {escape(str(results.get('seed', '?')))} · {when}</p>"
+        f'{wrong}{notices}<dl class="cards">{cards}</dl></header>'
+    )
+
+
+def _key_figures(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for metric in ("average_accuracy", "forgetting"):
+        for scenario, value in (results.get(metric) or {}).items():
+            if value is not None:
+                yield f"{METRICS[metric]}, {scenario_name(scenario)}", f"{percent(value)} %"
+    yield "tasks done", f"{results.get('tasks_done', 0)} of {results.get('n_tasks', '?')}"
+    yield "optimizer steps", f"{results.get('global_step', 0):,}"
+    total = (results.get("seconds") or {}).get("total")
+    if total is not None:
+        yield "time", duration(total)
+    rate = training_rate(results)
+    if rate is not None:
+        yield "training steps per second", f"{rate:,.0f}"
+
+
+def _matrices(results: dict[str, Any]) -> str:
+    matrices = results.get("accuracy_matrix") or {}
+    joint = results.get("training") == "joint"
+    tables = [_matrix(key, rows, joint) for key, rows in matrices.items() if rows]
+    return f'<div class="side">{"".join(tables)}</div>' if tables else ""
+
+
+def _matrix(scenario: str, rows: list[list[float]], joint: bool) -> str:
+    n_columns = max(map(len, rows))
+    heads = "".join(f'<th scope="col">{task}</th>' for task in range(n_columns))
+    body = "".join(
+        f'<tr><th scope="row">{"joint" if joint else after}</th>'
+        f"{''.join(map(_cell, row))}{'<td></td>' * (n_columns - len(row))}</tr>"
+        for after, row in enumerate(rows)
+    )
+    many = " many" if n_columns > 12 else ""
+    axes = "columns: on task" if joint else "rows: after task, columns: on task"
+    return (
+        f"<figure><figcaption>{escape(scenario_name(scenario))}, percent ({axes})</figcaption>"
+        f'<div class="scroll"><table class="matrix{many}"><thead><tr><td></td>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div></figure>"
+    )
+
+
+def _cell(accuracy: float | None) -> str:
+    colour = ramp(accuracy or 0.0)
+    style = f"background:{css(colour)};color:{ink(colour)}"
+    return f'<td style="{style}">{percent(accuracy, 1)}</td>'
+
+
+def _accuracy_charts(results: dict[str, Any]) -> str:
+    """A chart a scenario; nothing before the second task, when there is no time to speak of."""
+    matrices = results.get("accuracy_matrix") or {}
+    charts = [
+        f"<figure><figcaption>{escape(scenario_name(key))}, percent</figcaption>"
+        f'<div class="scroll chart">{_accuracy_chart(scenario_name(key), rows)}</div></figure>'
+        for key, rows in matrices.items()
+        if len(rows) > 1
+    ]
+    return f'<div class="side">{"".join(charts)}</div>' if charts else ""
+
+
+def _accuracy_chart(name: str, rows: list[list[float]]) -> str:
+    n_tasks = len(rows)
+    lines = []
+    for task in range(n_tasks):
+        after = range(task, n_tasks)
+        ys = [100 * rows[i][task] for i in after]
+        lines.append(Line(f"task {task}", after, ys, _line_colour(task, n_tasks), dots=True))
+    means = [100 * sum(row) / len(row) for row in rows]
+    lines.append(Line("mean", range(n_tasks), means, "var(--ink)", thick=True))
+    every = 1 if n_tasks <= 12 else 5
+    x = Axis("after task", 0, n_tasks - 1, range(0, n_tasks, every))
+    y = nice_axis("accuracy", min(y for line in lines for y in line.ys if y is not None), 100)
+    return line_chart(f"accuracy on each task after each task, {name}", lines, x, y)
+
+
+def _line_colour(task: int, n_tasks: int) -> str:
+    """Hues from red to violet in order of the tasks: neighbours look alike, ends do not."""
+    hue = round(10 + 280 * task / max(n_tasks - 1, 1))
+    return f"hsl({hue} 65% var(--line-light))"
+
+
+def _loss_chart(metrics: Path) -> str:
+    rows = list(_step_rows(metrics))
+    losses = [row["loss"] for row in rows]
+    if len(rows) < 2 or all(loss is None for loss in losses):
+        return ""
+    starts = [b["global_step"] for a, b in pairwise(rows) if a["task"] != b["task"]]
+    xs, ys = thinned([row["global_step"] for row in rows], losses)
+    x = nice_axis("optimizer step", 0, xs[-1], 7)
+    y = nice_axis("loss", 0, max(y for y in ys if y is not None))
+    line = Line("", xs, ys, "var(--accent)")
+    chart = line_chart("mean training loss", [line], x, y, marks=starts)
+    caption = "mean loss; dashed lines: a task begins" if starts else "mean loss"
+    return (
+        f"<figure><figcaption>{caption}</figcaption>"
+        f'<div class="scroll chart">{chart}</div></figure>'
+    )
+
+
+def _step_rows(metrics: Path) -> Iterator[dict[str, Any]]:
+    if not metrics.exists():
+        return
+    with metrics.open(encoding="utf-8") as file:
+        for line in file:
+            if line.startswith('{"kind": "step"'):
+                yield json.loads(line)
+
+
+def _metrics(results: dict[str, Any]) -> str:
+    scenarios = list(results.get("average_accuracy") or {})
+    rows = [
+        (name, [percent((results.get(key) or {}).get(scenario)) for scenario in scenarios])
+        for key, name in METRICS.items()
+        if any(value is not None for value in (results.get(key) or {}).values())
+    ]
+    return _table(["percent", *map(scenario_name, scenarios)], rows)
+
+
+def _phases(results: dict[str, Any]) -> str:
+    wall, cpu = results.get("seconds") or {}, results.get("cpu_seconds") or {}
+    rows = [(phase, [duration(wall[phase]), duration(cpu.get(phase, 0.0))]) for phase in wall]
+    return _table(["phase", "wall clock", "processor"], rows)
+
+
+def _table(header: list[str], rows: list[tuple[str, list[str]]]) -> str:
+    if not rows:
+        return ""
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
+    body = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>'
+        f"{''.join(f'<td>{escape(value)}</td>' for value in values)}</tr>"
+        for name, values in rows
+    )
+    return (
+        f'<div class="scroll"><table class="figures"><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _environment(start: RunStart, results: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    yield from (results.get("environment") or {}).items()
+    yield "trained on", start.device
+    yield "backbone parameters", f"{start.n_parameters:,}"
+
+
+def _facts(facts: Iterable[tuple[str, Any]], folded: bool = False) -> str:
+    rows = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(_said(value))}</dd></div>"
+        for name, value in facts
+    )
+    listing = f'<dl class="facts">{rows}</dl>'
+    if not folded:
+        return listing
+    return f"<details open><summary>every key as the run used it</summary>{listing}</details>"
+
+
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _files(folder: Path) -> str:
+    found = [folder / name for name in OWN_FILES]
+    found += sorted((folder / "checkpoints").glob("*"))
+    rows = "".join(
+        f'<li><a href="{escape(quote(str(path.relative_to(folder))))}">'
+        f"{escape(str(path.relative_to(folder)))}</a> <span>{byte_size(path.stat().st_size)}"
+        f"</span></li>"
+        for path in found
+        if path.is_file()
+    )
+    return f'<p class="path">{escape(str(folder))}</p><ul class="files">{rows}</ul>'

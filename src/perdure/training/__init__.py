@@ -1,0 +1,1 @@
+"""The loop, evaluation, and the state that must survive."""

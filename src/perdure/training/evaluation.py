@@ -1,0 +1,72 @@
+"""Accuracy on tasks: one pass over each gives class-IL and task-IL from the same logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from perdure.datasets.scenarios import Scenario
+from perdure.datasets.transforms import Scale
+from perdure.models.base import Method
+
+
+class Evaluator:
+    """Counts correct answers on the device; nothing is read back until the caller does.
+
+    Args:
+        method: gives class scores through `predict`.
+        benchmark: the tasks.
+        transform: raw bytes to inputs, without augmentation.
+        batch_size: examples a forward pass.
+    """
+
+    def __init__(
+        self, method: Method, benchmark: Scenario, transform: Scale, batch_size: int
+    ) -> None:
+        self.method = method
+        self.benchmark = benchmark
+        self.transform = transform
+        self.batch_size = batch_size
+
+    @torch.no_grad()
+    def count(self, tasks: Iterable[int], seen: range) -> dict[int, tuple[dict[str, Tensor], int]]:
+        """Correct answers on each of `tasks`.
+
+        Class-IL chooses among the classes seen so far (and, for a task of the future, those up
+        to its own); task-IL among the classes of the example's own task.
+
+        Args:
+            tasks: which tasks to evaluate.
+            seen: the classes trained so far.
+
+        Returns:
+            task → (accuracy's name → number correct, int64 [] on the device; number of examples).
+        """
+        training = self.method.training
+        self.method.eval()
+        counts = {task: self._count_task(task, seen) for task in tasks}
+        self.method.train(training)
+        return counts
+
+    def _count_task(self, task: int, seen: range) -> tuple[dict[str, Tensor], int]:
+        split = self.benchmark.evaluation(task)
+        own = self.benchmark.classes(task)
+        ranges = {
+            "class_il": range(max(seen.stop, own.stop)),
+            "task_il": own,
+            "domain_il": own,
+        }
+        correct = dict.fromkeys(
+            self.benchmark.accuracies, torch.zeros((), dtype=torch.int64, device=split.y.device)
+        )
+        for raw, y in zip(
+            split.x.split(self.batch_size), split.y.split(self.batch_size), strict=True
+        ):
+            logits = self.method.predict(self.transform(raw, None))
+            for name in correct:
+                among = ranges[name]
+                choice = logits[:, among.start : among.stop].argmax(1) + among.start
+                correct[name] = correct[name] + (choice == y).sum()
+        return correct, len(split.y)

@@ -1,0 +1,57 @@
+"""The knobs of the loop, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from perdure.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to train.
+
+    Attributes:
+        batch_size: examples of the current task a step, over all ranks.
+        epochs: passes over each task.
+        iterations: steps a task, instead of `epochs`.
+        joint: train on all tasks at once instead of one after another.
+        stop_after: train only the first so many tasks.
+        seed: seed of every random draw of training.
+        precision: fp32, or automatic mixed precision in bf16 or fp16.
+        clip_norm: largest norm of the gradient; none leaves it alone.
+        evaluate_every: epochs between evaluations within a task; none evaluates at its end only.
+        evaluate_future: also evaluate tasks that are not trained yet, and the untrained network.
+        eval_batch_size: examples a forward pass at evaluation.
+        log_every: steps between reads of the loss (each makes the host wait for the device).
+        reset_optimizer: start each task with a fresh optimizer and scheduler.
+        scheduler_per: whether the scheduler counts epochs or steps.
+    """
+
+    batch_size: int
+    epochs: int = 1
+    iterations: int | None = None
+    joint: bool = False
+    stop_after: int | None = None
+    seed: int = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    clip_norm: float | None = None
+    evaluate_every: int | None = None
+    evaluate_future: bool = False
+    eval_batch_size: int = 1000
+    log_every: int = 100
+    reset_optimizer: bool = True
+    scheduler_per: Literal["epoch", "step"] = "epoch"
+
+    def __post_init__(self) -> None:
+        at_least_one = ("batch_size", "epochs", "eval_batch_size", "log_every")
+        optional = ("iterations", "stop_after", "evaluate_every")
+        for key in (*at_least_one, *optional):
+            value = getattr(self, key)
+            if value is None and key in optional:
+                continue
+            if value < 1:
+                raise UserError(f"{key}={value}: must be 1 or more")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UserError(f"clip_norm={self.clip_norm}: must be above 0, or null")

@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure.tracking import files, plots
+from perdure.tracking.events import Event, RunEnd, StepLog, TaskEnd
+from perdure.tracking.files import LocalFiles, plain, to_json
+
+FILES = {"results.json", "metrics.jsonl", "accuracy.csv", "accuracy_matrix.png", "report.html"}
+
+
+def strict(text: str) -> Any:
+    """JSON as its standard has it: NaN and Infinity are errors."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def rows(folder: Path, clock: bool = True) -> list[dict[str, Any]]:
+    parsed = [strict(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if clock or k != "clock"} for row in parsed]
+
+
+def tell(recorder: LocalFiles, *events: Event) -> None:
+    for event in events:
+        recorder.receive(event)
+
+
+def test_a_run_leaves_its_files_and_no_temporary_ones(run):
+    run.play(LocalFiles(run.folder))
+    assert {path.name for path in run.folder.iterdir()} == FILES
+
+
+def test_results_json_is_what_the_events_carried(run):
+    recorder = LocalFiles(run.folder)
+    tell(recorder, run.start())
+    assert strict((run.folder / "results.json").read_text())["status"] == "running"
+    tell(recorder, *run.task(0))
+    assert strict((run.folder / "results.json").read_text()) == run.results(1)
+    tell(recorder, run.end(1, "interrupted"))
+    assert strict((run.folder / "results.json").read_text()) == run.results(1, "interrupted")
+
+
+def test_results_json_of_a_resumed_run_says_running(run):
+    resumed = run.start(1)
+    resumed.results["status"] = "interrupted"
+    tell(LocalFiles(run.folder), resumed)
+    assert strict((run.folder / "results.json").read_text())["status"] == "running"
+
+
+def test_metrics_rows_tell_the_run_in_order(run):
+    run.play(LocalFiles(run.folder))
+    kinds = [row["kind"] for row in rows(run.folder)]
+    assert kinds == (["step"] * 5 + ["evaluation", "task"]) * 3 + ["end"]
+    step, evaluation = rows(run.folder)[4], rows(run.folder)[5]
+    assert (step["global_step"], step["loss"], step["lr"]) == (100, 0.01, 0.1)
+    assert evaluation["accuracy"] == {"class_il": [0.99], "task_il": [0.99]}
+    assert evaluation["boundary"] is True
+    assert rows(run.folder)[-1]["average_accuracy"] == run.results(3)["average_accuracy"]
+
+
+def test_only_the_clock_differs_between_a_slow_and_a_fast_run(make_run, tmp_path):
+    fast, slow = make_run(tmp_path / "fast"), make_run(tmp_path / "slow", clock=7.0)
+    for each in (fast, slow):
+        each.play(LocalFiles(each.folder))
+    assert rows(fast.folder, clock=False) == rows(slow.folder, clock=False)
+    assert rows(fast.folder) != rows(slow.folder)
+    table = "accuracy.csv"
+    assert (fast.folder / table).read_bytes() == (slow.folder / table).read_bytes()
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf], ids=str)
+def test_a_loss_that_is_no_number_is_null(run, loss):
+    recorder = LocalFiles(run.folder)
+    tell(recorder, run.start(), StepLog(0, 0, 1, 1, loss, 0.1, 5.0))
+    assert rows(run.folder)[0]["loss"] is None
+
+
+def test_rows_are_in_the_file_at_once(run):
+    recorder = LocalFiles(run.folder)
+    tell(recorder, run.start(), StepLog(0, 0, 1, 1, 0.5, 0.1, 5.0))
+    assert len(rows(run.folder)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "header", "names"),
+    [
+        ({}, ["after_task", "task", "class_il", "task_il"], ["0", "1", "1", "2", "2", "2"]),
+        ({"scenarios": ("domain_il",), "n_tasks": 2}, ["after_task", "task", "domain_il"],
+         ["0", "1", "1"]),
+        ({"joint": True}, ["after_task", "task", "class_il", "task_il"], ["joint"] * 3),
+    ],
+    ids=["class-incremental", "domain-incremental", "joint"],
+)  # fmt: skip
+def test_accuracy_csv_is_the_matrix_in_long_form(make_run, arguments, header, names):
+    run = make_run(**arguments)
+    run.play(LocalFiles(run.folder))
+    with (run.folder / "accuracy.csv").open(newline="") as file:
+        first, *table = csv.reader(file)
+    assert first == header
+    assert [row[0] for row in table] == names
+    matrices = run.results(1 if run.joint else run.n_tasks)["accuracy_matrix"]
+    for column, scenario in enumerate(header[2:], start=2):
+        flat = [accuracy for row in matrices[scenario] for accuracy in row]
+        assert [float(row[column]) for row in table] == flat
+
+
+def test_a_resumed_run_cuts_the_rows_that_it_will_write_again(make_run, tmp_path):
+    run, undisturbed = make_run(), make_run(tmp_path / "undisturbed")
+    undisturbed.play(LocalFiles(undisturbed.folder))
+    killed = LocalFiles(run.folder)
+    tell(killed, run.start(), *run.task(0))
+    state = killed.state_dict()
+    kept = (run.folder / "metrics.jsonl").read_bytes()
+    tell(killed, *list(run.task(1))[:7])
+    with (run.folder / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"kind": "st')
+    resumed = LocalFiles(run.folder)
+    resumed.load_state_dict(json.loads(json.dumps(state)))
+    tell(resumed, run.start(1))
+    assert (run.folder / "metrics.jsonl").read_bytes() == kept
+    tell(resumed, *run.task(1), *run.task(2), run.end())
+    assert rows(run.folder, clock=False) == rows(undisturbed.folder, clock=False)
+    ours, theirs = (folder / "accuracy.csv" for folder in (run.folder, undisturbed.folder))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_the_end_row_of_an_interrupted_run_is_gone_after_a_resume(run):
+    first = LocalFiles(run.folder)
+    tell(first, run.start(), *run.task(0))
+    state = first.state_dict()
+    tell(first, run.end(1, "interrupted"))
+    assert first.state_dict()["metrics_bytes"] > state["metrics_bytes"]
+    resumed = LocalFiles(run.folder)
+    resumed.load_state_dict(state)
+    tell(resumed, run.start(1), *run.task(1), *run.task(2), run.end())
+    assert [row["kind"] for row in rows(run.folder)].count("end") == 1
+
+
+@pytest.mark.parametrize("left", [None, b"", b'{"kind": "step"}\n{"kin'], ids=["none", "0", "torn"])
+def test_rows_that_are_lost_are_told_and_the_run_goes_on(run, caplog, left):
+    run.folder.mkdir()
+    if left is not None:
+        (run.folder / "metrics.jsonl").write_bytes(left)
+    recorder = LocalFiles(run.folder)
+    recorder.load_state_dict({"metrics_bytes": 5000})
+    with caplog.at_level(logging.WARNING, "perdure"):
+        tell(recorder, run.start(1), *run.task(1))
+    assert "metrics.jsonl" in caplog.text
+    assert [row["kind"] for row in rows(run.folder)][-7:] == ["step"] * 5 + ["evaluation", "task"]
+    size = (run.folder / "metrics.jsonl").stat().st_size
+    assert recorder.state_dict() == {"metrics_bytes": size}
+
+
+def test_a_run_that_starts_over_in_its_folder_starts_with_no_rows(run):
+    tell(LocalFiles(run.folder), run.start(), *run.task(0))
+    tell(LocalFiles(run.folder), run.start())
+    assert rows(run.folder) == []
+    assert (run.folder / "accuracy.csv").read_text() == "after_task,task,class_il,task_il\n"
+
+
+def test_a_failure_before_the_start_writes_nothing(run):
+    tell(LocalFiles(run.folder), RunEnd(run.results(0, "failed"), "no data"))
+    assert not run.folder.exists()
+
+
+@pytest.mark.parametrize(("every", "times"), [(3600.0, 1), (0.0, 3)], ids=["short-run", "long-run"])
+def test_the_picture_is_drawn_when_it_is_worth_it(run, monkeypatch, every, times):
+    drawn: list[int] = []
+    monkeypatch.setattr(
+        plots, "draw_accuracy_matrix", lambda results, path: drawn.append(results["tasks_done"])
+    )
+    run.play(LocalFiles(run.folder, plot_every_seconds=every))
+    assert drawn == [1, 2, 3][-times:]
+
+
+def test_a_picture_that_fails_does_not_end_the_run(run, monkeypatch, caplog):
+    def fail(results: dict[str, Any], path: Path) -> None:
+        raise ImportError("no matplotlib here")
+
+    monkeypatch.setattr(plots, "draw_accuracy_matrix", fail)
+    run.play(LocalFiles(run.folder))
+    assert "accuracy_matrix.png could not be drawn" in caplog.text
+    assert (run.folder / "report.html").exists()
+
+
+def test_a_run_without_a_finished_task_ends_well(run):
+    recorder = LocalFiles(run.folder)
+    tell(recorder, run.start(), run.end(0, "failed", error="the loss is not a number"))
+    assert {path.name for path in run.folder.iterdir()} == FILES - {"accuracy_matrix.png"}
+    assert rows(run.folder)[-1]["error"] == "the loss is not a number"
+
+
+def test_numbers_keep_every_bit():
+    value = {"x": [0.1 + 0.2, 1e-300, 1 / 3], "n": None, "flag": True, "path": Path("a")}
+    assert json.loads(to_json(value)) == {**value, "path": "a"}
+
+
+def test_scalars_of_numpy_and_torch_become_numbers():
+    numpy, torch = pytest.importorskip("numpy"), pytest.importorskip("torch")
+    value = {"a": numpy.float32(0.5), "b": torch.tensor(2), "c": numpy.float64("nan"), 3: (1,)}
+    assert plain(value) == {"a": 0.5, "b": 2, "c": None, "3": [1]}
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from conftest import FakeRun
+from perdure.tracking.files import LocalFiles
+run = FakeRun(Path(sys.argv[1]), n_tasks=30)
+recorder = LocalFiles(run.folder, plot_every_seconds=3600)
+recorder.receive(run.start())
+print("started", flush=True)
+while True:
+    for task in range(30):
+        for event in run.task(task):
+            recorder.receive(event)
+"""
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.013, 0.027, 0.041], ids=str)
+def test_a_killed_run_keeps_what_it_had(tmp_path, delay):
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+    results = strict((tmp_path / "results.json").read_text())
+    done = results["tasks_done"]
+    assert [len(row) for row in results["accuracy_matrix"]["class_il"]] == list(range(1, done + 1))
+    with (tmp_path / "accuracy.csv").open(newline="") as file:
+        assert all(len(row) == 4 for row in csv.reader(file))
+    whole = (tmp_path / "metrics.jsonl").read_text().rpartition("\n")[0]
+    assert all(strict(line)["kind"] for line in whole.splitlines())
+
+
+def test_task_end_costs_no_more_than_a_few_writes(run, monkeypatch):
+    written: list[str] = []
+
+    def note(path: Path, data: bytes) -> None:
+        written.append(path.name)
+
+    recorder = LocalFiles(run.folder)
+    tell(recorder, run.start())
+    monkeypatch.setattr(files, "write_atomically", note)
+    tell(recorder, TaskEnd(0, 100, 0.8, run.results(1)))
+    assert written == ["results.json", "accuracy.csv"]

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from perdure.tracking import provenance
+from perdure.tracking.provenance import environment, snapshot_code
+
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+
+
+def git(root: Path, *arguments: str) -> str:
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(
+        ["git", "-C", str(root), *who, *arguments], check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small project, not yet a git checkout, safe from the git settings around the tests."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    root = tmp_path / "project"
+    for name, text in {
+        "train.py": "print(1)\n", "conf/train.yaml": "seed: 0\n", "conf/model/er.yaml": "lr: 1\n",
+        "src/p/er.py": "x = 1\n", "src/p/table.npy": "0", "README.md": "not below src\n",
+        "src/p/__pycache__/er.py": "cache", "src/p/big.txt": "x" * 1_000_001, ".gitignore": "*.npy",
+    }.items():  # fmt: skip
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.fixture
+def checkout(root: Path) -> Path:
+    """The project, committed."""
+    git(root, "init", "-q", "-b", "main")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "first")
+    return root
+
+
+def copied(folder: Path) -> set[str]:
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return found - {"commit.txt", "diff.patch", "environment.txt"}
+
+
+def test_code_and_configuration_are_copied_and_nothing_else(root, tmp_path):
+    snapshot_code(tmp_path / "run", root)
+    code = tmp_path / "run" / "code"
+    assert copied(code) == {"train.py", "conf/train.yaml", "conf/model/er.yaml", "src/p/er.py"}
+    assert (code / "src/p/er.py").read_text() == "x = 1\n"
+    assert "not a git checkout" in (code / "commit.txt").read_text()
+
+
+def test_links_that_lead_out_are_not_followed(root, tmp_path):
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key.py").write_text("secret")
+    (root / "src/p/key.py").symlink_to(secret / "key.py")
+    (root / "src/out").symlink_to(secret)
+    (root / "src/dangling.py").symlink_to(root / "nowhere.py")
+    (root / "src/inner.py").symlink_to(root / "src/p/er.py")
+    snapshot_code(tmp_path / "run", root)
+    code = tmp_path / "run" / "code"
+    assert not any("key" in name or "out" in name for name in copied(code))
+    assert (code / "src/inner.py").read_text() == "x = 1\n"
+    shutil.rmtree(root / "conf")
+    (root / "conf").symlink_to(secret)
+    snapshot_code(tmp_path / "other", root)
+    assert not any(name.startswith("conf") for name in copied(tmp_path / "other" / "code"))
+
+
+def test_pipes_are_not_read(root, tmp_path):
+    os.mkfifo(root / "src/p/pipe.py")
+    snapshot_code(tmp_path / "run", root)
+    assert "src/p/pipe.py" not in copied(tmp_path / "run" / "code")
+
+
+@needs_git
+def test_a_clean_checkout_is_named_by_its_commit(checkout, tmp_path):
+    snapshot_code(tmp_path / "run", checkout)
+    code = tmp_path / "run" / "code"
+    lines = (code / "commit.txt").read_text().splitlines()
+    assert lines[:3] == [f"commit {git(checkout, 'rev-parse', 'HEAD')}", "branch main", "clean"]
+    assert (code / "diff.patch").read_bytes() == b""
+
+
+@needs_git
+def test_commit_patch_and_copies_give_back_the_code(checkout, tmp_path):
+    git(checkout, "config", "color.ui", "always")
+    git(checkout, "config", "diff.noprefix", "true")
+    (checkout / "src/p/er.py").write_text("x = 2\n")
+    (checkout / "README.md").write_text("changed\n")
+    (checkout / "src/p/néw.py").write_text("y = 1\n")
+    git(checkout, "add", "README.md")
+    snapshot_code(tmp_path / "run", checkout)
+    code = tmp_path / "run" / "code"
+    assert "dirty" in (code / "commit.txt").read_text().splitlines()
+    patch = (code / "diff.patch").read_text()
+    assert "# untracked, copied beside this file: src/p/néw.py" in patch
+    assert (code / "src/p/néw.py").exists()
+    git(checkout, "stash")
+    assert (checkout / "src/p/er.py").read_text() == "x = 1\n"
+    git(checkout, "apply", str(code / "diff.patch"))
+    assert (checkout / "src/p/er.py").read_text() == "x = 2\n"
+    assert (checkout / "README.md").read_text() == "changed\n"
+
+
+@needs_git
+def test_an_untracked_file_alone_makes_a_checkout_dirty(checkout, tmp_path):
+    (checkout / "conf/model/new.yaml").write_text("a: 1\n")
+    snapshot_code(tmp_path / "run", checkout)
+    assert "dirty" in (tmp_path / "run/code/commit.txt").read_text().splitlines()
+
+
+@needs_git
+def test_a_repository_without_a_commit_is_told(root, tmp_path):
+    git(root, "init", "-q", "-b", "main")
+    snapshot_code(tmp_path / "run", root)
+    assert (tmp_path / "run/code/commit.txt").read_text().startswith("commit (initial)\n")
+
+
+@needs_git
+def test_git_keeps_its_index_as_it_was(checkout, tmp_path):
+    os.utime(checkout / "src/p/er.py", (1, 1))
+    before = (checkout / ".git/index").read_bytes()
+    snapshot_code(tmp_path / "run", checkout)
+    assert (checkout / ".git/index").read_bytes() == before
+
+
+def test_missing_git_does_not_fail_the_run(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    snapshot_code(tmp_path / "run", root)
+    assert "git is not installed" in (tmp_path / "run/code/commit.txt").read_text()
+    assert "train.py" in copied(tmp_path / "run" / "code")
+
+
+def test_a_git_that_hangs_is_given_up(root, tmp_path, monkeypatch):
+    fake = tmp_path / "bin" / "git"
+    fake.parent.mkdir()
+    fake.write_text("#!/bin/sh\nexec sleep 60\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(provenance, "GIT_SECONDS", 0.2)
+    snapshot_code(tmp_path / "run", root)
+    assert "git did not answer" in (tmp_path / "run/code/commit.txt").read_text()
+
+
+def test_the_same_code_is_kept_once_and_other_code_beside_it(root, tmp_path):
+    run = tmp_path / "run"
+    for _ in range(2):
+        snapshot_code(run, root)
+    assert [path.name for path in run.iterdir()] == ["code"]
+    (root / "src/p/er.py").write_text("x = 2\n")
+    for _ in range(2):
+        snapshot_code(run, root)
+    assert sorted(path.name for path in run.iterdir()) == ["code", "code-2"]
+    assert (run / "code/src/p/er.py").read_text() == "x = 1\n"
+    assert (run / "code-2/src/p/er.py").read_text() == "x = 2\n"
+
+
+def test_a_snapshot_that_was_cut_short_is_made_again(root, tmp_path, monkeypatch):
+    written: list[str] = []
+    real_write = Path.write_bytes
+
+    def write_three(self: Path, data: bytes) -> int:
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(self.name)
+        return real_write(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", write_three)
+        with pytest.raises(KeyboardInterrupt):
+            snapshot_code(tmp_path / "run", root)
+    snapshot_code(tmp_path / "run", root)
+    assert len(copied(tmp_path / "run/code")) == 4
+    assert (tmp_path / "run/code/commit.txt").exists()
+
+
+def test_environment_names_every_installed_distribution():
+    listed = dict(re.findall(r"^([^=\s]+)==(\S+)$", environment(), flags=re.MULTILINE))
+    for distribution in importlib.metadata.distributions():
+        name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower()
+        assert listed[name] == distribution.version
+    assert "platform: " in environment()

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.tracking.charts import HEIGHT, Axis, Line, line_chart, nice_axis, thinned
+from perdure.tracking.files import LocalFiles
+from perdure.tracking.report import flattened, write_report
+
+VOID = {"meta", "line", "circle", "br"}
+HOSTILE = '<script>alert("1")</script>&"\'<b>'
+
+
+class Page(HTMLParser):
+    """A page as a browser sees it: balanced tags, their attributes, the text shown."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open_tags: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.texts: list[str] = []
+        self.cells: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert self.open_tags == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open_tags.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open_tags.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open_tags[-1:]:
+            self.texts.append(data.strip())
+        if self.open_tags[-1:] == ["td"]:
+            self.cells.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(filter(None, self.texts))
+
+
+@pytest.fixture
+def report(make_run: Callable) -> Callable:
+    """Plays a run (arguments of FakeRun) and reads its report."""
+
+    def play(**arguments):
+        run = make_run(**arguments)
+        run.play(LocalFiles(run.folder))
+        return Page(run.folder / "report.html")
+
+    return play
+
+
+def test_the_page_shows_the_run(report):
+    page = report()
+    for words in (
+        "er on seq-mnist, buffer 500", "finished", "seed 0", "average accuracy, class-IL",
+        "94.76 %", "12.50 %", "3 of 3", "2.0 s", "buffer.size", "89,610", "results.json",
+    ):  # fmt: skip
+        assert words in page.text, words
+
+
+def test_the_matrix_is_a_table_a_scenario(report, run):
+    page = report()
+    figures = [cell for cell in page.cells if re.fullmatch(r"[\d.]+", cell)][:12]
+    rows = run.results(3)["accuracy_matrix"]
+    flat = [accuracy for matrix in rows.values() for row in matrix for accuracy in row]
+    assert figures == [f"{100 * accuracy:.1f}" for accuracy in flat]
+
+
+def test_the_page_calls_nobody(report):
+    page = report()
+    addresses = [value for name, value in page.attributes if name in {"href", "src", "xlink:href"}]
+    assert addresses
+    assert all(address and not re.match(r"[a-z]+:|//", address) for address in addresses)
+    assert not {"script", "link", "iframe", "img"} & set(page.tags)
+
+
+def test_names_are_never_markup(make_run):
+    run = make_run(model=HOSTILE, scenarios=("class_il", HOSTILE))
+    recorder = LocalFiles(run.folder)
+    (run.folder / "checkpoints").mkdir(parents=True)
+    (run.folder / "checkpoints" / '<b>"&#.pt').write_bytes(b"x")
+    start = run.start(notices=(HOSTILE,))
+    start.config[HOSTILE] = {HOSTILE: [HOSTILE]}
+    recorder.receive(start)
+    for task in range(3):
+        for event in run.task(task):
+            recorder.receive(event)
+    recorder.receive(run.end(status=HOSTILE, error=HOSTILE))
+    page = Page(run.folder / "report.html")
+    assert not {"script", "b"} & set(page.tags)
+    assert page.text.count(HOSTILE) >= 6
+    links = [unquote(value or "") for name, value in page.attributes if name == "href"]
+    assert 'checkpoints/<b>"&#.pt' in links
+
+
+@pytest.mark.parametrize(
+    ("arguments", "n_charts"),
+    [({}, 3), ({"joint": True}, 1), ({"scenarios": ("domain_il",), "n_tasks": 20}, 2)],
+    ids=["class-incremental", "joint", "20-tasks"],
+)
+def test_charts_are_drawn_where_there_is_something_to_see(report, arguments, n_charts):
+    assert report(**arguments).tags.count("svg") == n_charts
+
+
+def test_a_run_that_failed_at_once_still_has_a_page(run):
+    run.folder.mkdir()
+    write_report(run.folder, run.start(), run.results(0, "failed"), "the data file is truncated")
+    page = Page(run.folder / "report.html")
+    assert "the data file is truncated" in page.text
+    assert "svg" not in page.tags
+
+
+def test_losses_that_are_no_numbers_are_gaps(run):
+    run.folder.mkdir()
+    losses = [1.0, None, 0.5, 0.25]
+    rows = [{"kind": "step", "task": 0, "global_step": i, "loss": x} for i, x in enumerate(losses)]
+    (run.folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_report(run.folder, run.start(), run.results(0))
+    page = Page(run.folder / "report.html")
+    (path,) = [value for name, value in page.attributes if name == "d"]
+    assert path is not None
+    assert (path.count("M"), path.count("L")) == (2, 1)
+
+
+def test_a_long_run_has_a_small_page(run):
+    run.folder.mkdir()
+    row = '{"kind": "step", "task": 0, "global_step": %d, "loss": 0.5}\n'
+    (run.folder / "metrics.jsonl").write_text("".join(row % i for i in range(20_000)))
+    write_report(run.folder, run.start(), run.results(3, "finished"))
+    assert (run.folder / "report.html").stat().st_size < 40_000
+
+
+def test_flattened_gives_dotted_names():
+    config = {"a": 1, "b": {"c": [1, {"d": 2}], "e": {}}, "f": None}
+    assert list(flattened(config)) == [("a", 1), ("b.c", [1, {"d": 2}]), ("b.e", {}), ("f", None)]
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 10))
+def test_an_axis_covers_its_data_with_few_ticks(low, span, most):
+    axis = nice_axis("x", low, low + span, most)
+    slack = 1e-6 * max(abs(low), span)
+    assert axis.low <= low + slack
+    assert axis.high >= low + span - slack
+    assert 2 <= len(axis.ticks) <= most + 2
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(0, 2.3, [0, 0.5, 1, 1.5, 2, 2.5]), (53, 100, [50, 60, 70, 80, 90, 100]), (0, 0, [0])],
+    ids=["loss", "percent", "flat"],
+)
+def test_ticks_are_round(low, high, ticks):
+    assert list(nice_axis("x", low, high).ticks)[: len(ticks)] == ticks
+
+
+@given(st.lists(st.none() | st.floats(0, 10), min_size=1, max_size=200), st.integers(1, 50))
+def test_thinning_keeps_the_mean(ys, most):
+    xs, thin = thinned(list(range(len(ys))), ys, most)
+    assert len(xs) == len(thin) <= most
+    known = [y for y in ys if y is not None]
+    assert all(min(known) - 1e-9 <= y <= max(known) + 1e-9 for y in thin if y is not None)
+    if len(ys) % most == 0 and len(known) == len(ys):
+        assert math.isclose(sum(thin) / len(thin), sum(ys) / len(ys), abs_tol=1e-9)
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=21))
+def test_names_at_the_right_edge_never_overlap(values):
+    lines = [Line(f"task {i}", [0, 1], [0.0, value], "red") for i, value in enumerate(values)]
+    svg = line_chart("t", lines, Axis("x", 0, 1, [0, 1]), nice_axis("y", 0, 100))
+    ys = [float(y) for y in re.findall(r'class="name" x="[\d.]+" y="([\d.]+)"', svg)]
+    assert len(ys) == len(values)
+    assert all(b - a >= 12.9 for a, b in zip(ys, ys[1:], strict=False))
+    assert max(ys) <= HEIGHT
