@@ -26,7 +26,7 @@ def build(node: Mapping[str, Any], group: str, *args: Any, **runtime: Any) -> An
     """
     target = locate(node["_target_"], group)
     options = {key: value for key, value in node.items() if key != "_target_"}
-    check(target, options, group)
+    check(target, options, group, len(args))
     return target(*args, **_accepted(target, runtime), **options)
 
 
@@ -40,9 +40,14 @@ def locate(path: str, group: str) -> Callable[..., Any]:
     return found
 
 
-def check(target: Callable[..., Any], options: Mapping[str, Any], group: str) -> None:
-    """Refuse options that `target` does not take, or whose type is not the annotated one."""
-    parameters = inspect.signature(target).parameters
+def check(
+    target: Callable[..., Any], options: Mapping[str, Any], group: str, given: int = 1
+) -> None:
+    """Refuse options that `target` does not take, or whose type is not the annotated one.
+
+    The first `given` parameters are not the user's to choose.
+    """
+    parameters = dict(list(inspect.signature(target).parameters.items())[given:])
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     init = getattr(target, "__init__") if inspect.isclass(target) else target  # noqa: B009
@@ -52,7 +57,7 @@ def check(target: Callable[..., Any], options: Mapping[str, Any], group: str) ->
         hints = {}
     for key, value in options.items():
         if key not in parameters:
-            names = ", ".join(sorted(parameters))
+            names = ", ".join(parameters) or "no options"
             raise UserError(f"{group}.{key}={value}: {group} takes {names}")
         if key in hints and not _fits(value, hints[key]):
             raise UserError(f"{group}.{key}={value}: must be {_words(hints[key])}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
@@ -129,7 +129,6 @@ class Config:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
 
 
-_TOP = {f.name for f in fields(Config)} | {"hydra"}
 _AT_LEAST_ONE = (
     "threads",
     "dataset.n_tasks",
@@ -150,9 +149,7 @@ def validate(config: DictConfig) -> None:
     Raises:
         UserError: names the key, its value, and what would be accepted.
     """
-    unknown = sorted(str(key) for key in config if key not in _TOP)
-    if unknown:
-        raise UserError(f"{unknown[0]}: there is no such key; python train.py --cfg job lists all")
+    _check_keys(config, Config, "")
     for key in _AT_LEAST_ONE:
         value = OmegaConf.select(config, key)
         if value is not None and not (isinstance(value, int) and value >= 1):
@@ -177,6 +174,19 @@ def validate(config: DictConfig) -> None:
             "hold a /"
         )
     _check_model(config)
+
+
+def _check_keys(node: DictConfig, schema: type, prefix: str) -> None:
+    """Refuse keys that `+key=value` added beside the schema's; nothing is silently ignored."""
+    known = {f.name: f.default_factory for f in fields(schema)}
+    for key in map(str, node):
+        if key not in known and f"{prefix}{key}" != "hydra":
+            raise UserError(
+                f"{prefix}{key}: there is no such key; python train.py --cfg job lists all"
+            )
+        part = known.get(key)
+        if isinstance(part, type) and is_dataclass(part):
+            _check_keys(node[key], part, f"{key}.")
 
 
 def _check_model(config: DictConfig) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from perdure.backbones.base import Backbone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,11 @@ def test_checksum_is_that_of_the_unpacked_contents(tmp_path: Path, idx_bytes: Wr
 
 def test_a_size_in_the_trailer_that_lies_takes_no_memory(idx_bytes: Writer) -> None:
     packed = gzip.compress(idx_bytes(np.zeros(5, np.uint8)))
+    tracemalloc.start()
     with pytest.raises(UserError, match="does not unpack"):
         decode_idx(packed[:-4] + b"\xff\xff\xff\xff", "file")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

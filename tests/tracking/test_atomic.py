@@ -8,7 +8,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from perdure.tracking import atomic
 from perdure.tracking.atomic import write_atomically
 
 
@@ -46,7 +45,9 @@ class FaultyFile:
     budget=st.integers(0, 60),
     dies_at=st.sampled_from(["write", "fsync", "replace", "never"]),
 )
-def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path, old, new, budget, dies_at):
+def test_a_reader_sees_the_old_file_or_the_new_one(
+    tmp_path: Path, old: bytes, new: bytes, budget: int, dies_at: str
+) -> None:
     path = tmp_path / "results.json"
     path.write_bytes(old)
     real_open = Path.open
@@ -60,7 +61,7 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path, old, new, budget, d
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "open", open_faulty)
         if dies_at in {"fsync", "replace"}:
-            patch.setattr(atomic.os, dies_at, die)
+            patch.setattr(f"perdure.tracking.atomic.os.{dies_at}", die)
         died = False
         try:
             write_atomically(path, new)
@@ -72,14 +73,14 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path, old, new, budget, d
     assert os.listdir(tmp_path) == ["results.json"]
 
 
-def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "results.json"
     write_atomically(path, b"old")
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(atomic.os, "fsync", full)
+    monkeypatch.setattr("perdure.tracking.atomic.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"

@@ -8,8 +8,9 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -41,7 +42,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.fixture
-def on_terminal() -> Iterator[Callable[..., str]]:
+def on_terminal() -> Callable[..., str]:
     """Gives a function that plays a run on a pseudo-terminal and returns what arrived there."""
 
     def play(play_on: Callable[[io.TextIOWrapper], None], encoding: str = "utf-8") -> str:
@@ -69,13 +70,13 @@ def on_terminal() -> Iterator[Callable[..., str]]:
     return play
 
 
-def piped(run, **arguments) -> str:
+def piped(run: Any, **arguments: Any) -> str:
     stream = io.StringIO()
     run.play(Console(stream, **arguments))
     return stream.getvalue()
 
 
-def test_a_pipe_gets_plain_lines(run):
+def test_a_pipe_gets_plain_lines(run: Any) -> None:
     text = piped(run)
     assert "\x1b" not in text
     assert "\r" not in text
@@ -85,7 +86,7 @@ def test_a_pipe_gets_plain_lines(run):
     assert "task 1 (2/3): classes 2 3, 1,000 examples, 100 steps" in text
 
 
-def test_the_table_after_a_task_is_aligned_percent(run):
+def test_the_table_after_a_task_is_aligned_percent(run: Any) -> None:
     lines = piped(run).splitlines()
     at = lines.index("after task 2 (3/3): classes 4 5, 0.8 s")
     assert lines[at + 1 : at + 4] == [
@@ -95,7 +96,7 @@ def test_the_table_after_a_task_is_aligned_percent(run):
     ]
 
 
-def test_the_summary(run):
+def test_the_summary(run: Any) -> None:
     text = piped(run)
     assert text[text.index("finished") :].splitlines() == [
         "finished: er on seq-mnist, buffer 500",
@@ -108,7 +109,7 @@ def test_the_summary(run):
     ]
 
 
-def test_joint_training_has_no_task_numbers(make_run):
+def test_joint_training_has_no_task_numbers(make_run: Callable[..., Any]) -> None:
     text = piped(make_run(joint=True))
     assert "3 tasks at once" in text
     assert "after joint training" in text
@@ -116,7 +117,7 @@ def test_joint_training_has_no_task_numbers(make_run):
     assert "task 0 (1/1)" not in text
 
 
-def test_many_tasks_are_told_by_mean_worst_and_last(make_run):
+def test_many_tasks_are_told_by_mean_worst_and_last(make_run: Callable[..., Any]) -> None:
     lines = piped(make_run(n_tasks=20)).splitlines()
     at = lines.index("after task 19 (20/20): classes 38 39, 0.8 s")
     assert lines[at + 1].split() == ["accuracy", "%", "mean", "worst", "last"]
@@ -126,7 +127,13 @@ def test_many_tasks_are_told_by_mean_worst_and_last(make_run):
 
 @pytest.mark.parametrize("n_tasks", [3, 5, 20], ids=str)
 @pytest.mark.parametrize("columns", [40, 60, 80], ids=str)
-def test_tables_fit_a_narrow_terminal(make_run, monkeypatch, on_terminal, columns, n_tasks):
+def test_tables_fit_a_narrow_terminal(
+    make_run: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    on_terminal: Callable[..., str],
+    columns: int,
+    n_tasks: int,
+) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     run = make_run(folder=Path("outputs"), n_tasks=n_tasks)
     text = on_terminal(lambda stream: run.play(Console(stream)))
@@ -135,13 +142,15 @@ def test_tables_fit_a_narrow_terminal(make_run, monkeypatch, on_terminal, column
     assert "class-IL" in shown
 
 
-def test_the_shape_of_the_table_is_the_same_for_every_task(make_run):
+def test_the_shape_of_the_table_is_the_same_for_every_task(make_run: Callable[..., Any]) -> None:
     headers = [line for line in piped(make_run(n_tasks=20)).splitlines() if "accuracy %" in line]
     assert len(headers) == 20
     assert len(set(headers)) == 1
 
 
-def test_a_terminal_gets_a_live_line_tables_and_colours(run, on_terminal):
+def test_a_terminal_gets_a_live_line_tables_and_colours(
+    run: Any, on_terminal: Callable[..., str]
+) -> None:
     text = on_terminal(lambda stream: run.play(Console(stream)))
     assert "Traceback" not in text
     assert LIVE.search(text)
@@ -154,24 +163,30 @@ def test_a_terminal_gets_a_live_line_tables_and_colours(run, on_terminal):
     assert shown.rstrip().endswith(f"run folder {run.folder}")
 
 
-def test_no_color_is_respected(run, monkeypatch, on_terminal):
+def test_no_color_is_respected(
+    run: Any, monkeypatch: pytest.MonkeyPatch, on_terminal: Callable[..., str]
+) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     text = on_terminal(lambda stream: run.play(Console(stream)))
     assert LIVE.search(text)
     assert not COLOUR.search(text)
 
 
-def test_a_dumb_terminal_gets_plain_lines(run, monkeypatch, on_terminal):
+def test_a_dumb_terminal_gets_plain_lines(
+    run: Any, monkeypatch: pytest.MonkeyPatch, on_terminal: Callable[..., str]
+) -> None:
     monkeypatch.setenv("TERM", "dumb")
     assert "\x1b" not in on_terminal(lambda stream: run.play(Console(stream)))
 
 
-def test_a_terminal_without_unicode_gets_a_bar_of_ascii(run, on_terminal):
+def test_a_terminal_without_unicode_gets_a_bar_of_ascii(
+    run: Any, on_terminal: Callable[..., str]
+) -> None:
     text = on_terminal(lambda stream: run.play(Console(stream)), encoding="ascii")
     assert "###" in text
 
 
-def test_plain_can_be_chosen_either_way(run, on_terminal):
+def test_plain_can_be_chosen_either_way(run: Any, on_terminal: Callable[..., str]) -> None:
     assert "\x1b" not in on_terminal(lambda stream: run.play(Console(stream, plain=True)))
     assert LIVE.search(piped(run, plain=False))
 
@@ -188,7 +203,7 @@ def ticks(console: Console, clock: list[float], seconds: float, every: float = 0
 @pytest.mark.parametrize(
     ("seconds", "lines"), [(20.0, 0), (100.0, 3), (1000.0, 10)], ids=["short", "middle", "long"]
 )
-def test_plain_progress_is_rare(run, clock, seconds, lines):
+def test_plain_progress_is_rare(run: Any, clock: list[float], seconds: float, lines: int) -> None:
     stream = io.StringIO()
     console = Console(stream)
     console.receive(run.start())
@@ -196,7 +211,9 @@ def test_plain_progress_is_rare(run, clock, seconds, lines):
     assert stream.getvalue().count("ETA") == lines
 
 
-def test_the_live_line_is_refreshed_five_times_a_second_at_most(run, clock):
+def test_the_live_line_is_refreshed_five_times_a_second_at_most(
+    run: Any, clock: list[float]
+) -> None:
     stream = io.StringIO()
     console = Console(stream, plain=False)
     console.receive(run.start())
@@ -204,7 +221,7 @@ def test_the_live_line_is_refreshed_five_times_a_second_at_most(run, clock):
     assert 40 <= stream.getvalue().count("\r") <= 50
 
 
-def test_progress_tells_rate_loss_and_eta(run, clock):
+def test_progress_tells_rate_loss_and_eta(run: Any, clock: list[float]) -> None:
     stream = io.StringIO()
     console = Console(stream, plain=False)
     console.receive(run.start())
@@ -216,7 +233,7 @@ def test_progress_tells_rate_loss_and_eta(run, clock):
         assert words in stream.getvalue()
 
 
-def test_eta_of_a_resumed_run_counts_only_its_own_steps():
+def test_eta_of_a_resumed_run_counts_only_its_own_steps() -> None:
     pace = Pace(n_tasks=5, global_step=250)
     pace.start_task(TaskStart(2, "", 1000, 100, 100), now=10.0)
     pace.tick(Tick(2, 0, 60, 260), now=11.0)
@@ -224,7 +241,7 @@ def test_eta_of_a_resumed_run_counts_only_its_own_steps():
     assert pace.seconds_left == pytest.approx((40 + 200) / 10)
 
 
-def test_the_rate_leaves_out_evaluation():
+def test_the_rate_leaves_out_evaluation() -> None:
     pace = Pace(n_tasks=2, global_step=0)
     pace.start_task(TaskStart(0, "", 1000, 100, 100), now=0.0)
     pace.tick(Tick(0, 0, 100, 100), now=10.0)
@@ -238,7 +255,7 @@ def test_the_rate_leaves_out_evaluation():
     st.floats(0, 1),
     st.lists(st.text("abc ", min_size=1, max_size=15), max_size=4).map(tuple),
 )
-def test_progress_fits_any_width(width, fraction, words):
+def test_progress_fits_any_width(width: int, fraction: float, words: tuple[str, ...]) -> None:
     line = Progress("task 1 (2/5)", fraction, words).line(width, "━", "─")
     assert len(line) <= width
     if width >= len("task 1 (2/5)"):
@@ -246,7 +263,7 @@ def test_progress_fits_any_width(width, fraction, words):
 
 
 @pytest.mark.parametrize("status", ["interrupted", "failed"])
-def test_a_run_that_did_not_finish_says_so_in_one_line(run, status):
+def test_a_run_that_did_not_finish_says_so_in_one_line(run: Any, status: str) -> None:
     stream = io.StringIO()
     console = Console(stream)
     for event in (run.start(), *run.task(0)):
@@ -256,7 +273,7 @@ def test_a_run_that_did_not_finish_says_so_in_one_line(run, status):
     assert line.endswith("1 of 3 tasks done, step 100: stopped by SIGTERM; [2J resume with X")
 
 
-def test_a_run_without_a_finished_task_ends_without_a_table(run):
+def test_a_run_without_a_finished_task_ends_without_a_table(run: Any) -> None:
     stream = io.StringIO()
     console = Console(stream)
     console.receive(run.start())
@@ -265,7 +282,7 @@ def test_a_run_without_a_finished_task_ends_without_a_table(run):
     assert "failed: er on seq-mnist" in stream.getvalue()
 
 
-def test_a_resumed_run_and_its_notices_are_told(run):
+def test_a_resumed_run_and_its_notices_are_told(run: Any) -> None:
     stream = io.StringIO()
     Console(stream).receive(run.start(2, notices=("model=sgd ignores buffer.size",)))
     assert "going on after step 200" in stream.getvalue()
@@ -273,7 +290,9 @@ def test_a_resumed_run_and_its_notices_are_told(run):
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["plain", "terminal"])
-def test_the_log_holds_all_but_the_progress(run, caplog, plain):
+def test_the_log_holds_all_but_the_progress(
+    run: Any, caplog: pytest.LogCaptureFixture, plain: bool
+) -> None:
     with caplog.at_level(logging.INFO, "perdure"):
         piped(run, plain=plain)
     messages = [record.getMessage() for record in caplog.records]
@@ -285,7 +304,7 @@ def test_the_log_holds_all_but_the_progress(run, caplog, plain):
     assert messages.count("task 0 (1/3): classes 0 1, 1,000 examples, 100 steps") == 1
 
 
-def test_checkpoints_that_are_still_there_are_counted(run, tmp_path):
+def test_checkpoints_that_are_still_there_are_counted(run: Any, tmp_path: Path) -> None:
     stream = io.StringIO()
     console = Console(stream)
     console.receive(run.start())
@@ -298,14 +317,14 @@ def test_checkpoints_that_are_still_there_are_counted(run, tmp_path):
 
 
 @pytest.mark.parametrize("screen", [PlainScreen, TerminalScreen], ids=["plain", "terminal"])
-def test_a_stream_that_cannot_say_it_says_it_otherwise(screen):
+def test_a_stream_that_cannot_say_it_says_it_otherwise(screen: Any) -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
     (screen(stream) if screen is TerminalScreen else screen(stream, 0.0)).say("rotation 31.5°")
     assert b"rotation 31.5?" in raw.getvalue()
 
 
-def test_a_lost_reader_does_not_end_the_run():
+def test_a_lost_reader_does_not_end_the_run() -> None:
     class Lost(io.StringIO):
         def write(self, text: str) -> int:
             raise OSError(5, "Input/output error")
@@ -316,7 +335,7 @@ def test_a_lost_reader_does_not_end_the_run():
     assert outlet.write("abc") == 3
 
 
-def test_a_closed_pipe_does_not_end_the_run(tmp_path):
+def test_a_closed_pipe_does_not_end_the_run(tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path; from conftest import FakeRun\n"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,12 @@ def tell(recorder: LocalFiles, *events: Event) -> None:
         recorder.receive(event)
 
 
-def test_a_run_leaves_its_files_and_no_temporary_ones(run):
+def test_a_run_leaves_its_files_and_no_temporary_ones(run: Any) -> None:
     run.play(LocalFiles(run.folder))
     assert {path.name for path in run.folder.iterdir()} == FILES
 
 
-def test_results_json_is_what_the_events_carried(run):
+def test_results_json_is_what_the_events_carried(run: Any) -> None:
     recorder = LocalFiles(run.folder)
     tell(recorder, run.start())
     assert strict((run.folder / "results.json").read_text())["status"] == "running"
@@ -54,14 +55,14 @@ def test_results_json_is_what_the_events_carried(run):
     assert strict((run.folder / "results.json").read_text()) == run.results(1, "interrupted")
 
 
-def test_results_json_of_a_resumed_run_says_running(run):
+def test_results_json_of_a_resumed_run_says_running(run: Any) -> None:
     resumed = run.start(1)
     resumed.results["status"] = "interrupted"
     tell(LocalFiles(run.folder), resumed)
     assert strict((run.folder / "results.json").read_text())["status"] == "running"
 
 
-def test_metrics_rows_tell_the_run_in_order(run):
+def test_metrics_rows_tell_the_run_in_order(run: Any) -> None:
     run.play(LocalFiles(run.folder))
     kinds = [row["kind"] for row in rows(run.folder)]
     assert kinds == (["step"] * 5 + ["evaluation", "task"]) * 3 + ["end"]
@@ -72,7 +73,9 @@ def test_metrics_rows_tell_the_run_in_order(run):
     assert rows(run.folder)[-1]["average_accuracy"] == run.results(3)["average_accuracy"]
 
 
-def test_only_the_clock_differs_between_a_slow_and_a_fast_run(make_run, tmp_path):
+def test_only_the_clock_differs_between_a_slow_and_a_fast_run(
+    make_run: Callable[..., Any], tmp_path: Path
+) -> None:
     fast, slow = make_run(tmp_path / "fast"), make_run(tmp_path / "slow", clock=7.0)
     for each in (fast, slow):
         each.play(LocalFiles(each.folder))
@@ -83,13 +86,13 @@ def test_only_the_clock_differs_between_a_slow_and_a_fast_run(make_run, tmp_path
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf], ids=str)
-def test_a_loss_that_is_no_number_is_null(run, loss):
+def test_a_loss_that_is_no_number_is_null(run: Any, loss: float) -> None:
     recorder = LocalFiles(run.folder)
     tell(recorder, run.start(), StepLog(0, 0, 1, 1, loss, 0.1, 5.0))
     assert rows(run.folder)[0]["loss"] is None
 
 
-def test_rows_are_in_the_file_at_once(run):
+def test_rows_are_in_the_file_at_once(run: Any) -> None:
     recorder = LocalFiles(run.folder)
     tell(recorder, run.start(), StepLog(0, 0, 1, 1, 0.5, 0.1, 5.0))
     assert len(rows(run.folder)) == 1
@@ -105,7 +108,9 @@ def test_rows_are_in_the_file_at_once(run):
     ],
     ids=["class-incremental", "domain-incremental", "joint"],
 )  # fmt: skip
-def test_accuracy_csv_is_the_matrix_in_long_form(make_run, arguments, header, names):
+def test_accuracy_csv_is_the_matrix_in_long_form(
+    make_run: Callable[..., Any], arguments: dict[str, Any], header: list[str], names: list[str]
+) -> None:
     run = make_run(**arguments)
     run.play(LocalFiles(run.folder))
     with (run.folder / "accuracy.csv").open(newline="") as file:
@@ -118,7 +123,9 @@ def test_accuracy_csv_is_the_matrix_in_long_form(make_run, arguments, header, na
         assert [float(row[column]) for row in table] == flat
 
 
-def test_a_resumed_run_cuts_the_rows_that_it_will_write_again(make_run, tmp_path):
+def test_a_resumed_run_cuts_the_rows_that_it_will_write_again(
+    make_run: Callable[..., Any], tmp_path: Path
+) -> None:
     run, undisturbed = make_run(), make_run(tmp_path / "undisturbed")
     undisturbed.play(LocalFiles(undisturbed.folder))
     killed = LocalFiles(run.folder)
@@ -138,7 +145,7 @@ def test_a_resumed_run_cuts_the_rows_that_it_will_write_again(make_run, tmp_path
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_the_end_row_of_an_interrupted_run_is_gone_after_a_resume(run):
+def test_the_end_row_of_an_interrupted_run_is_gone_after_a_resume(run: Any) -> None:
     first = LocalFiles(run.folder)
     tell(first, run.start(), *run.task(0))
     state = first.state_dict()
@@ -151,7 +158,9 @@ def test_the_end_row_of_an_interrupted_run_is_gone_after_a_resume(run):
 
 
 @pytest.mark.parametrize("left", [None, b"", b'{"kind": "step"}\n{"kin'], ids=["none", "0", "torn"])
-def test_rows_that_are_lost_are_told_and_the_run_goes_on(run, caplog, left):
+def test_rows_that_are_lost_are_told_and_the_run_goes_on(
+    run: Any, caplog: pytest.LogCaptureFixture, left: bytes | None
+) -> None:
     run.folder.mkdir()
     if left is not None:
         (run.folder / "metrics.jsonl").write_bytes(left)
@@ -165,20 +174,22 @@ def test_rows_that_are_lost_are_told_and_the_run_goes_on(run, caplog, left):
     assert recorder.state_dict() == {"metrics_bytes": size}
 
 
-def test_a_run_that_starts_over_in_its_folder_starts_with_no_rows(run):
+def test_a_run_that_starts_over_in_its_folder_starts_with_no_rows(run: Any) -> None:
     tell(LocalFiles(run.folder), run.start(), *run.task(0))
     tell(LocalFiles(run.folder), run.start())
     assert rows(run.folder) == []
     assert (run.folder / "accuracy.csv").read_text() == "after_task,task,class_il,task_il\n"
 
 
-def test_a_failure_before_the_start_writes_nothing(run):
+def test_a_failure_before_the_start_writes_nothing(run: Any) -> None:
     tell(LocalFiles(run.folder), RunEnd(run.results(0, "failed"), "no data"))
     assert not run.folder.exists()
 
 
 @pytest.mark.parametrize(("every", "times"), [(3600.0, 1), (0.0, 3)], ids=["short-run", "long-run"])
-def test_the_picture_is_drawn_when_it_is_worth_it(run, monkeypatch, every, times):
+def test_the_picture_is_drawn_when_it_is_worth_it(
+    run: Any, monkeypatch: pytest.MonkeyPatch, every: float, times: int
+) -> None:
     drawn: list[int] = []
     monkeypatch.setattr(
         plots, "draw_accuracy_matrix", lambda results, path: drawn.append(results["tasks_done"])
@@ -187,7 +198,9 @@ def test_the_picture_is_drawn_when_it_is_worth_it(run, monkeypatch, every, times
     assert drawn == [1, 2, 3][-times:]
 
 
-def test_a_picture_that_fails_does_not_end_the_run(run, monkeypatch, caplog):
+def test_a_picture_that_fails_does_not_end_the_run(
+    run: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(results: dict[str, Any], path: Path) -> None:
         raise ImportError("no matplotlib here")
 
@@ -197,19 +210,19 @@ def test_a_picture_that_fails_does_not_end_the_run(run, monkeypatch, caplog):
     assert (run.folder / "report.html").exists()
 
 
-def test_a_run_without_a_finished_task_ends_well(run):
+def test_a_run_without_a_finished_task_ends_well(run: Any) -> None:
     recorder = LocalFiles(run.folder)
     tell(recorder, run.start(), run.end(0, "failed", error="the loss is not a number"))
     assert {path.name for path in run.folder.iterdir()} == FILES - {"accuracy_matrix.png"}
     assert rows(run.folder)[-1]["error"] == "the loss is not a number"
 
 
-def test_numbers_keep_every_bit():
+def test_numbers_keep_every_bit() -> None:
     value = {"x": [0.1 + 0.2, 1e-300, 1 / 3], "n": None, "flag": True, "path": Path("a")}
     assert json.loads(to_json(value)) == {**value, "path": "a"}
 
 
-def test_scalars_of_numpy_and_torch_become_numbers():
+def test_scalars_of_numpy_and_torch_become_numbers() -> None:
     numpy, torch = pytest.importorskip("numpy"), pytest.importorskip("torch")
     value = {"a": numpy.float32(0.5), "b": torch.tensor(2), "c": numpy.float64("nan"), 3: (1,)}
     assert plain(value) == {"a": 0.5, "b": 2, "c": None, "3": [1]}
@@ -233,7 +246,7 @@ while True:
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.013, 0.027, 0.041], ids=str)
-def test_a_killed_run_keeps_what_it_had(tmp_path, delay):
+def test_a_killed_run_keeps_what_it_had(tmp_path: Path, delay: float) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -249,7 +262,9 @@ def test_a_killed_run_keeps_what_it_had(tmp_path, delay):
     assert all(strict(line)["kind"] for line in whole.splitlines())
 
 
-def test_task_end_costs_no_more_than_a_few_writes(run, monkeypatch):
+def test_task_end_costs_no_more_than_a_few_writes(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written: list[str] = []
 
     def note(path: Path, data: bytes) -> None:

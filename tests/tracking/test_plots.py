@@ -3,7 +3,9 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,19 +23,21 @@ def luminance(colour: tuple[float, ...]) -> float:
     return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def pixel(image, left_inches: float, up_inches: float) -> tuple[float, ...]:
+def pixel(image: Any, left_inches: float, up_inches: float) -> tuple[float, ...]:
     """The colour at a place counted from the lower left corner."""
     at = (round(left_inches * DPI), image.height - round(up_inches * DPI))
     return tuple(part / 255 for part in image.convert("RGB").getpixel(at))
 
 
-def draw(run, path: Path, tasks_done: int | None = None):
+def draw(run: Any, path: Path, tasks_done: int | None = None) -> Any:
     path.parent.mkdir(exist_ok=True)
     draw_accuracy_matrix(run.results(run.n_tasks if tasks_done is None else tasks_done), path)
     return Image.open(path)
 
 
-def test_cells_have_the_colour_of_their_accuracy(make_run, tmp_path):
+def test_cells_have_the_colour_of_their_accuracy(
+    make_run: Callable[..., Any], tmp_path: Path
+) -> None:
     run = make_run(n_tasks=5)
     image = draw(run, tmp_path / "m.png")
     width, height = 0.58, 0.44
@@ -57,29 +61,35 @@ def test_cells_have_the_colour_of_their_accuracy(make_run, tmp_path):
     ],
     ids=["5-tasks", "20-tasks", "joint", "1-task"],
 )
-def test_the_picture_grows_with_the_matrix_and_not_more(make_run, tmp_path, arguments, size):
+def test_the_picture_grows_with_the_matrix_and_not_more(
+    make_run: Callable[..., Any], tmp_path: Path, arguments: dict[str, Any], size: tuple[int, int]
+) -> None:
     run = make_run(**arguments)
     image = draw(run, tmp_path / "m.png", tasks_done=1 if run.joint else None)
     assert image.size == pytest.approx(size, abs=2)
 
 
-def test_nothing_is_drawn_before_the_first_task(make_run, tmp_path):
+def test_nothing_is_drawn_before_the_first_task(
+    make_run: Callable[..., Any], tmp_path: Path
+) -> None:
     draw_accuracy_matrix(make_run().results(0), tmp_path / "m.png")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_name_that_looks_like_mathematics_is_only_a_name(make_run, tmp_path):
+def test_a_name_that_looks_like_mathematics_is_only_a_name(
+    make_run: Callable[..., Any], tmp_path: Path
+) -> None:
     draw(make_run(model=r"$\frac{1}$_$"), tmp_path / "m.png")
 
 
-def test_an_accuracy_that_is_no_number_leaves_its_cell_empty(tmp_path):
+def test_an_accuracy_that_is_no_number_leaves_its_cell_empty(tmp_path: Path) -> None:
     results = {"accuracy_matrix": {"class_il": [[math.nan]]}, "training": "continual"}
     draw_accuracy_matrix(results, tmp_path / "m.png")
     image = Image.open(tmp_path / "m.png")
     assert pixel(image, LEFT + 0.2, BOTTOM + 0.5) == (1, 1, 1)
 
 
-def test_drawing_leaves_pyplot_alone(tmp_path):
+def test_drawing_leaves_pyplot_alone(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from perdure.tracking import plots, report, files\n"
         "assert 'matplotlib' not in sys.modules, 'imported too early'\n"
@@ -91,7 +101,7 @@ def test_drawing_leaves_pyplot_alone(tmp_path):
 
 
 @given(st.floats(0, 1))
-def test_figures_are_readable_on_every_colour(fraction):
+def test_figures_are_readable_on_every_colour(fraction: float) -> None:
     background = ramp(fraction)
     light = luminance(background)
     dark_ink, light_ink = (
@@ -104,7 +114,7 @@ def test_figures_are_readable_on_every_colour(fraction):
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
-def test_a_higher_accuracy_is_never_lighter(a, b):
+def test_a_higher_accuracy_is_never_lighter(a: float, b: float) -> None:
     low, high = sorted([a, b])
     assert luminance(ramp(low)) >= luminance(ramp(high)) - 1e-9
 
@@ -115,9 +125,9 @@ def test_a_higher_accuracy_is_never_lighter(a, b):
      (math.nan, RAMP[0])],
     ids=str,
 )  # fmt: skip
-def test_the_ends_of_the_scale(fraction, colour):
+def test_the_ends_of_the_scale(fraction: float, colour: tuple[float, ...]) -> None:
     assert ramp(fraction) == pytest.approx(colour)
 
 
-def test_css_colour():
+def test_css_colour() -> None:
     assert css((0.0, 0.5, 1.0)) == "rgb(0 128 255)"

@@ -56,7 +56,7 @@ def copied(folder: Path) -> set[str]:
     return found - {"commit.txt", "diff.patch", "environment.txt"}
 
 
-def test_code_and_configuration_are_copied_and_nothing_else(root, tmp_path):
+def test_code_and_configuration_are_copied_and_nothing_else(root: Path, tmp_path: Path) -> None:
     snapshot_code(tmp_path / "run", root)
     code = tmp_path / "run" / "code"
     assert copied(code) == {"train.py", "conf/train.yaml", "conf/model/er.yaml", "src/p/er.py"}
@@ -64,7 +64,7 @@ def test_code_and_configuration_are_copied_and_nothing_else(root, tmp_path):
     assert "not a git checkout" in (code / "commit.txt").read_text()
 
 
-def test_links_that_lead_out_are_not_followed(root, tmp_path):
+def test_links_that_lead_out_are_not_followed(root: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.mkdir()
     (secret / "key.py").write_text("secret")
@@ -82,14 +82,14 @@ def test_links_that_lead_out_are_not_followed(root, tmp_path):
     assert not any(name.startswith("conf") for name in copied(tmp_path / "other" / "code"))
 
 
-def test_pipes_are_not_read(root, tmp_path):
+def test_pipes_are_not_read(root: Path, tmp_path: Path) -> None:
     os.mkfifo(root / "src/p/pipe.py")
     snapshot_code(tmp_path / "run", root)
     assert "src/p/pipe.py" not in copied(tmp_path / "run" / "code")
 
 
 @needs_git
-def test_a_clean_checkout_is_named_by_its_commit(checkout, tmp_path):
+def test_a_clean_checkout_is_named_by_its_commit(checkout: Path, tmp_path: Path) -> None:
     snapshot_code(tmp_path / "run", checkout)
     code = tmp_path / "run" / "code"
     lines = (code / "commit.txt").read_text().splitlines()
@@ -98,7 +98,7 @@ def test_a_clean_checkout_is_named_by_its_commit(checkout, tmp_path):
 
 
 @needs_git
-def test_commit_patch_and_copies_give_back_the_code(checkout, tmp_path):
+def test_commit_patch_and_copies_give_back_the_code(checkout: Path, tmp_path: Path) -> None:
     git(checkout, "config", "color.ui", "always")
     git(checkout, "config", "diff.noprefix", "true")
     (checkout / "src/p/er.py").write_text("x = 2\n")
@@ -119,35 +119,39 @@ def test_commit_patch_and_copies_give_back_the_code(checkout, tmp_path):
 
 
 @needs_git
-def test_an_untracked_file_alone_makes_a_checkout_dirty(checkout, tmp_path):
+def test_an_untracked_file_alone_makes_a_checkout_dirty(checkout: Path, tmp_path: Path) -> None:
     (checkout / "conf/model/new.yaml").write_text("a: 1\n")
     snapshot_code(tmp_path / "run", checkout)
     assert "dirty" in (tmp_path / "run/code/commit.txt").read_text().splitlines()
 
 
 @needs_git
-def test_a_repository_without_a_commit_is_told(root, tmp_path):
+def test_a_repository_without_a_commit_is_told(root: Path, tmp_path: Path) -> None:
     git(root, "init", "-q", "-b", "main")
     snapshot_code(tmp_path / "run", root)
     assert (tmp_path / "run/code/commit.txt").read_text().startswith("commit (initial)\n")
 
 
 @needs_git
-def test_git_keeps_its_index_as_it_was(checkout, tmp_path):
+def test_git_keeps_its_index_as_it_was(checkout: Path, tmp_path: Path) -> None:
     os.utime(checkout / "src/p/er.py", (1, 1))
     before = (checkout / ".git/index").read_bytes()
     snapshot_code(tmp_path / "run", checkout)
     assert (checkout / ".git/index").read_bytes() == before
 
 
-def test_missing_git_does_not_fail_the_run(root, tmp_path, monkeypatch):
+def test_missing_git_does_not_fail_the_run(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     snapshot_code(tmp_path / "run", root)
     assert "git is not installed" in (tmp_path / "run/code/commit.txt").read_text()
     assert "train.py" in copied(tmp_path / "run" / "code")
 
 
-def test_a_git_that_hangs_is_given_up(root, tmp_path, monkeypatch):
+def test_a_git_that_hangs_is_given_up(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake = tmp_path / "bin" / "git"
     fake.parent.mkdir()
     fake.write_text("#!/bin/sh\nexec sleep 60\n")
@@ -158,7 +162,7 @@ def test_a_git_that_hangs_is_given_up(root, tmp_path, monkeypatch):
     assert "git did not answer" in (tmp_path / "run/code/commit.txt").read_text()
 
 
-def test_the_same_code_is_kept_once_and_other_code_beside_it(root, tmp_path):
+def test_the_same_code_is_kept_once_and_other_code_beside_it(root: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     for _ in range(2):
         snapshot_code(run, root)
@@ -171,7 +175,9 @@ def test_the_same_code_is_kept_once_and_other_code_beside_it(root, tmp_path):
     assert (run / "code-2/src/p/er.py").read_text() == "x = 2\n"
 
 
-def test_a_snapshot_that_was_cut_short_is_made_again(root, tmp_path, monkeypatch):
+def test_a_snapshot_that_was_cut_short_is_made_again(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written: list[str] = []
     real_write = Path.write_bytes
 
@@ -190,7 +196,7 @@ def test_a_snapshot_that_was_cut_short_is_made_again(root, tmp_path, monkeypatch
     assert (tmp_path / "run/code/commit.txt").exists()
 
 
-def test_environment_names_every_installed_distribution():
+def test_environment_names_every_installed_distribution() -> None:
     listed = dict(re.findall(r"^([^=\s]+)==(\S+)$", environment(), flags=re.MULTILINE))
     for distribution in importlib.metadata.distributions():
         name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower()

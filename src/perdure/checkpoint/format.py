@@ -38,6 +38,8 @@ def plain(value: Any, where: str = "state") -> Any:
     """
     if isinstance(value, Enum):
         return plain(value.value, where)
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, str):
         return str(value)
     if value is None or isinstance(value, bool | int | float | bytes):
@@ -54,8 +56,6 @@ def plain(value: Any, where: str = "state") -> Any:
         return sorted(plain(v, where) for v in value)
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
-    if isinstance(value, np.generic):
-        return value.item()
     if isinstance(value, PurePath | date | datetime):
         return str(value)
     raise TypeError(f"{where} is a {type(value).__name__}, which a checkpoint cannot hold")

@@ -106,6 +106,7 @@ def publish(part: Path, path: Path) -> None:
     """Gives a finished file or folder its name, atomically, and makes the name last."""
     with writing(path.parent):
         os.replace(part, path)
+    with suppress(OSError):  # some file systems cannot sync a folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

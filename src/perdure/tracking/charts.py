@@ -15,7 +15,7 @@ LABEL_HEIGHT = 13
 
 @dataclass(frozen=True)
 class Line:
-    """A named line; a y of None is a gap. `colour` is any CSS colour."""
+    """A line; a y of None is a gap. `colour` is any CSS colour, `name` is shown at its end."""
 
     name: str
     xs: Sequence[float]
@@ -23,6 +23,8 @@ class Line:
     colour: str
     thick: bool = False
     dots: bool = False
+    hint: str = ""
+    """Shown under the pointer, where it is not the name."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ def _drawn(line: Line, x: Axis, y: Axis) -> str:
     drawn = f'<path d="{" ".join(path)}" stroke="{line.colour}" stroke-width="{width}"/>'
     if line.dots:
         drawn += "".join(_dot(line, *point) for point in points if point is not None)
-    return f"<g><title>{escape(line.name)}</title>{drawn}</g>"
+    hint = f"<title>{escape(line.hint or line.name)}</title>"
+    return f"<g>{hint}{drawn}</g>"
 
 
 def _dot(line: Line, x: float, y: float) -> str:

@@ -89,7 +89,7 @@ def _is_wanted(path: Path, inside: Path) -> bool:
         status = path.stat()
     except OSError:
         return False
-    return S_ISREG(status.st_mode) and status.st_size <= MOST_BYTES
+    return status.st_size <= MOST_BYTES
 
 
 def _distributions(folder: str) -> Iterator[tuple[str, str]]:

@@ -24,6 +24,8 @@ from perdure.tracking.words import (
     training_rate,
 )
 
+MOST_NAMES = 20
+"""Lines of a chart that are named; of more, every second, third, …"""
 METRICS = {
     "average_accuracy": "average accuracy",
     "forgetting": "forgetting",
@@ -147,15 +149,16 @@ def _accuracy_charts(results: dict[str, Any]) -> str:
 
 def _accuracy_chart(name: str, rows: list[list[float]]) -> str:
     n_tasks = len(rows)
+    every = 1 + n_tasks // (MOST_NAMES + 1)
     lines = []
     for task in range(n_tasks):
-        after = range(task, n_tasks)
+        after, hint = range(task, n_tasks), f"task {task}"
         ys = [100 * rows[i][task] for i in after]
-        lines.append(Line(f"task {task}", after, ys, _line_colour(task, n_tasks), dots=True))
+        colour, label = _line_colour(task, n_tasks), "" if task % every else hint
+        lines.append(Line(label, after, ys, colour, dots=True, hint=hint))
     means = [100 * sum(row) / len(row) for row in rows]
     lines.append(Line("mean", range(n_tasks), means, "var(--ink)", thick=True))
-    every = 1 if n_tasks <= 12 else 5
-    x = Axis("after task", 0, n_tasks - 1, range(0, n_tasks, every))
+    x = Axis("after task", 0, n_tasks - 1, range(0, n_tasks, 1 if n_tasks <= 12 else 5))
     y = nice_axis("accuracy", min(y for line in lines for y in line.ys if y is not None), 100)
     return line_chart(f"accuracy on each task after each task, {name}", lines, x, y)
 
@@ -175,7 +178,7 @@ def _loss_chart(metrics: Path) -> str:
     xs, ys = thinned([row["global_step"] for row in rows], losses)
     x = nice_axis("optimizer step", 0, xs[-1], 7)
     y = nice_axis("loss", 0, max(y for y in ys if y is not None))
-    line = Line("", xs, ys, "var(--accent)")
+    line = Line("", xs, ys, "var(--accent)", hint="mean loss")
     chart = line_chart("mean training loss", [line], x, y, marks=starts)
     caption = "mean loss; dashed lines: a task begins" if starts else "mean loss"
     return (

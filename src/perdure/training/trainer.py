@@ -214,10 +214,10 @@ class Trainer:
             self._loss_steps += 1
             position.step += 1
             position.global_step += 1
-            if self.scheduler and self.settings.scheduler_per == "step":
-                self.scheduler.step()
             if position.global_step % self.settings.log_every == 0:
                 self._log()
+            if self.scheduler and self.settings.scheduler_per == "step":
+                self.scheduler.step()
             if time.monotonic() >= self._next_tick:
                 self._tick(stream)
             if position.step == last:
