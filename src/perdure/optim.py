@@ -47,6 +47,7 @@ class SGD(torch.optim.Optimizer):
             "momentum": momentum,
             "weight_decay": weight_decay,
             "nesterov": nesterov,
+            "dampening": 0.0,  # not offered here, but torch's SGD does not load a state without it
         }
         self.state = defaultdict(dict)
         self.param_groups = [{"params": list(params), **self.defaults}]
@@ -54,12 +55,17 @@ class SGD(torch.optim.Optimizer):
         self._optimizer_step_post_hooks = OrderedDict()
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Move every parameter that has a gradient."""
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Move every parameter that has a gradient; returns what `closure` does, called first."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
                 self._move(params, group)
+        return loss
 
     def _move(self, params: list[Parameter], group: dict[str, Any]) -> None:
         weights: list[Tensor] = [p.data for p in params]
@@ -67,24 +73,25 @@ class SGD(torch.optim.Optimizer):
         if group["weight_decay"]:
             gradients = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
         if group["momentum"]:
-            velocities = self._accelerate(params, gradients, group["momentum"])
+            pairs = list(zip(params, gradients, strict=True))
+            velocities = self._accelerate(pairs, group["momentum"])
             if group["nesterov"]:
                 gradients = list(torch._foreach_add(gradients, velocities, alpha=group["momentum"]))
             else:
                 gradients = velocities
         torch._foreach_add_(weights, gradients, alpha=-group["lr"])
 
-    def _accelerate(
-        self, params: list[Parameter], gradients: list[Tensor], momentum: float
-    ) -> list[Tensor]:
+    def _accelerate(self, pairs: list[tuple[Parameter, Tensor]], momentum: float) -> list[Tensor]:
         """The new velocities; a first one is the gradient itself."""
-        for p in params:
-            if "momentum_buffer" not in self.state[p]:
-                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        velocities = [self.state[p]["momentum_buffer"] for p in params]
-        torch._foreach_mul_(velocities, momentum)
-        torch._foreach_add_(velocities, gradients)
-        return velocities
+        moving = [(self.state[p]["momentum_buffer"], g) for p, g in pairs if self.state[p]]
+        if moving:
+            velocities = [velocity for velocity, _ in moving]
+            torch._foreach_mul_(velocities, momentum)
+            torch._foreach_add_(velocities, [gradient for _, gradient in moving])
+        for p, gradient in pairs:
+            if not self.state[p]:
+                self.state[p]["momentum_buffer"] = gradient.clone()
+        return [self.state[p]["momentum_buffer"] for p, _ in pairs]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients."""
@@ -107,10 +114,17 @@ class SGD(torch.optim.Optimizer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
-        """Go on from a `state_dict` of this class or of `torch.optim.SGD`."""
+        """Go on from a `state_dict` of this class or of `torch.optim.SGD`.
+
+        Raises:
+            ValueError: it is of other parameters, or needs what this class does not offer.
+        """
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             if len(saved["params"]) != len(group["params"]):
                 raise ValueError("the saved optimizer holds another number of parameters")
+            for key in ("dampening", "maximize"):
+                if saved.get(key):
+                    raise ValueError(f"the saved optimizer has {key}={saved[key]}")
             group.update({k: v for k, v in saved.items() if k != "params"})
         parameters = self._parameters()
         self.state = defaultdict(dict)
@@ -118,7 +132,7 @@ class SGD(torch.optim.Optimizer):
             velocity = values.get("momentum_buffer")
             if velocity is not None:
                 p = parameters[number]
-                self.state[p]["momentum_buffer"] = velocity.to(p.device, copy=True)
+                self.state[p]["momentum_buffer"] = velocity.to(p, copy=True)
 
     def _parameters(self) -> list[Parameter]:
         return [p for group in self.param_groups for p in group["params"]]

@@ -70,6 +70,9 @@ def test_metrics_rows_tell_the_run_in_order(run: Any) -> None:
     assert (step["global_step"], step["loss"], step["lr"]) == (100, 0.01, 0.1)
     assert evaluation["accuracy"] == {"class_il": [0.99], "task_il": [0.99]}
     assert evaluation["boundary"] is True
+    assert step["clock"]["steps_per_second"] == 1500.0
+    assert evaluation["clock"]["seconds"] == 0.1
+    assert rows(run.folder)[-1]["clock"]["seconds"] == run.results(3)["seconds"]
     assert rows(run.folder)[-1]["average_accuracy"] == run.results(3)["average_accuracy"]
 
 

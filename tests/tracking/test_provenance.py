@@ -196,6 +196,21 @@ def test_a_snapshot_that_was_cut_short_is_made_again(
     assert (tmp_path / "run/code/commit.txt").exists()
 
 
+@pytest.mark.parametrize(
+    ("written", "listed"),
+    [("Name: a-b\nVersion: 1.5\n", "a-b==1.5"), (None, "a-b==unknown")],
+    ids=["version-inside", "broken"],
+)
+def test_a_version_that_the_folder_does_not_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str | None, listed: str
+) -> None:
+    (tmp_path / "a_b.egg-info").mkdir()
+    if written is not None:
+        (tmp_path / "a_b.egg-info" / "PKG-INFO").write_text(written)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert listed in environment().splitlines()
+
+
 def test_environment_names_every_installed_distribution() -> None:
     listed = dict(re.findall(r"^([^=\s]+)==(\S+)$", environment(), flags=re.MULTILINE))
     for distribution in importlib.metadata.distributions():

@@ -164,6 +164,12 @@ def test_a_long_run_has_a_small_page(run: Any) -> None:
     assert (run.folder / "report.html").stat().st_size < 40_000
 
 
+def test_names_in_a_chart_are_never_markup() -> None:
+    lines = [Line(HOSTILE, [0, 1], [0, 1], "red"), Line("", [0, 1], [1, 0], "red", hint=HOSTILE)]
+    axis = Axis(HOSTILE, 0, 1, [0, 1])
+    assert "<script" not in line_chart(HOSTILE, lines, axis, axis)
+
+
 def test_flattened_gives_dotted_names() -> None:
     config = {"a": 1, "b": {"c": [1, {"d": 2}], "e": {}}, "f": None}
     assert list(flattened(config)) == [("a", 1), ("b.c", [1, {"d": 2}]), ("b.e", {}), ("f", None)]

@@ -51,6 +51,8 @@ class Buffer(ABC):
             labels: int64 [B] on the host, the same as `fields["y"]`.
             generator: source of the random decisions.
         """
+        if not len(labels):
+            return
         rows, slots = self.place(labels, generator)
         self.seen += len(labels)
         if not rows:
@@ -101,4 +103,7 @@ class Buffer(ABC):
 
     @abstractmethod
     def place(self, labels: np.ndarray, generator: np.random.Generator) -> Placement:
-        """Which rows of an offered batch are stored, and where; `self.seen` counts those before."""
+        """Which rows of an offered batch are stored, and where.
+
+        The batch holds at least one example; `self.seen` counts those before it.
+        """

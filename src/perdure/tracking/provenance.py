@@ -89,7 +89,7 @@ def _is_wanted(path: Path, inside: Path) -> bool:
         status = path.stat()
     except OSError:
         return False
-    return status.st_size <= MOST_BYTES
+    return S_ISREG(status.st_mode) and status.st_size <= MOST_BYTES
 
 
 def _distributions(folder: str) -> Iterator[tuple[str, str]]:
@@ -101,7 +101,18 @@ def _distributions(folder: str) -> Iterator[tuple[str, str]]:
         stem, suffix = os.path.splitext(name)
         if suffix in {".dist-info", ".egg-info"}:
             project, _, version = stem.partition("-")
-            yield project.lower().replace("_", "-"), version.split("-")[0] or "unknown"
+            found = version.split("-")[0] or _written_version(Path(folder, name))
+            yield project.lower().replace("_", "-"), found
+
+
+def _written_version(metadata: Path) -> str:
+    """The version from inside the metadata: an editable install may leave it out of the name."""
+    from importlib.metadata import Distribution
+
+    try:
+        return Distribution.at(metadata).version
+    except Exception:
+        return "unknown"
 
 
 class _Git:

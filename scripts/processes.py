@@ -1,0 +1,69 @@
+"""Child processes, and what they used: shared by `benchmark.py` and `reproduce.py`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN = ROOT / "train.py"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a child process took: its exit status (negative for a signal), time and memory."""
+
+    status: int
+    wall_seconds: float
+    cpu_seconds: float
+    peak_mb: float
+
+
+def python(*arguments: str | Path, log: Path | None = None) -> Usage:
+    """Run this Python with `arguments` in the repository, on one thread; waits for its end.
+
+    Args:
+        log: where its output goes; none drops it.
+    """
+    # One thread in the libraries too, whatever the caller's shell says: the figures are CPU time.
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    with open(os.devnull if log is None else log, "wb") as output:
+        started = time.perf_counter()
+        child = subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env={**os.environ, **threads},
+        )
+        try:
+            _, status, used = os.wait4(child.pid, 0)
+        except BaseException:
+            child.terminate()
+            child.wait()
+            raise
+    child.returncode = os.waitstatus_to_exitcode(status)
+    # Linux counts kilobytes, macOS bytes.
+    peak_mb = used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    wall = time.perf_counter() - started
+    return Usage(child.returncode, wall, used.ru_utime + used.ru_stime, peak_mb)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """`rows`, the first of them the heads, as a Markdown table with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [_line(row, widths) for row in rows]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([lines[0], _line(rule, widths), *lines[1:]])
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *rest = zip(cells, widths, strict=True)
+    padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
+    return f"| {' | '.join(padded)} |"

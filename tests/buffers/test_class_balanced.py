@@ -1,0 +1,188 @@
+"""The class-balancing reservoir against a plain transcription of its paper's algorithm."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perdure.buffers.class_balanced import ClassBalancedReservoir
+
+MakeFields = Callable[..., dict[str, torch.Tensor]]
+
+
+class Reference:
+    """Chrysakis & Moens 2020, Alg. 1, one example at a time; instances by class, oldest first.
+
+    "The memory is filled when all of its storage units are occupied. When a certain class contains
+    the most instances among all the classes present in the memory, we will call it the largest.
+    Two or more classes can be the largest, if they are equal in size. We call a class full if it
+    currently is, or has been in one of the previous time steps, the largest class." Classes grow
+    freely while the memory fills, so a class can be full only once it is filled.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.instances: dict[int, list[int]] = {}
+        self.encountered: Counter[int] = Counter()
+        self.full: set[int] = set()
+
+    def largest(self) -> list[int]:
+        most = max(len(members) for members in self.instances.values())
+        return [c for c, members in self.instances.items() if len(members) == most]
+
+    def offer(self, number: int, c: int, keep: float, pick: float) -> None:
+        self.encountered[c] += 1
+        members = self.instances.setdefault(c, [])
+        if sum(map(len, self.instances.values())) < self.size:
+            members.append(number)
+            return
+        self.full |= set(self.largest())
+        if c not in self.full:
+            rivals = [(k, i) for k in self.largest() for i in range(len(self.instances[k]))]
+            k, i = rivals[int(pick * len(rivals))]
+            self.instances[k].pop(i)
+            members.append(number)
+        elif members and keep <= len(members) / self.encountered[c]:
+            members[int(pick * len(members))] = number
+
+
+def contents_by_class(buffer: ClassBalancedReservoir) -> dict[int, list[int]]:
+    by_class: dict[int, list[int]] = {}
+    if not len(buffer):
+        return by_class
+    held = buffer.contents()
+    for number, c in zip(held["id"].tolist(), held["y"].tolist(), strict=True):
+        by_class.setdefault(c, []).append(number)
+    return {c: sorted(numbers) for c, numbers in by_class.items()}
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> tuple[int, int, list[np.ndarray]]:
+    """A seed, a size, and batches of labels: classes come and go, with uneven weights."""
+    seed, size = draw(st.integers(0, 2**32)), draw(st.integers(1, 15))
+    rng = np.random.default_rng(seed)
+    batches = []
+    for n in draw(st.lists(st.integers(0, 40), min_size=1, max_size=12)):
+        classes = rng.choice(7, rng.integers(1, 5), replace=False)
+        weights = rng.random(len(classes)) ** 4 + 1e-3
+        batches.append(rng.choice(classes, n, p=weights / weights.sum()))
+    return seed, size, batches
+
+
+@settings(deadline=None, max_examples=200)
+@given(streams())
+def test_equals_the_paper_s_algorithm_given_the_same_numbers(
+    make_fields: MakeFields, watched: type[Any], stream: tuple[int, int, list[np.ndarray]]
+) -> None:
+    seed, size, batches = stream
+    buffer, reference, generator = ClassBalancedReservoir(size, 1), Reference(size), watched(seed)
+    seen = 0
+    for labels in batches:
+        numbers = np.arange(seen, seen + len(labels))
+        buffer.add(make_fields(numbers, labels), labels, generator)
+        keep, pick = generator.uniforms_given.pop() if len(labels) else ([], [])
+        generator.uniforms_given.clear()
+        for i, number in enumerate(numbers.tolist()):
+            reference.offer(number, int(labels[i]), keep[i], pick[i])
+        expected = {c: sorted(numbers) for c, numbers in reference.instances.items() if numbers}
+        assert contents_by_class(buffer) == expected
+        seen += len(labels)
+        assert buffer.seen == seen
+        assert len(buffer) == min(seen, size)
+
+
+@settings(deadline=None, max_examples=100)
+@given(streams())
+def test_classes_end_as_equal_as_their_numbers_allow(
+    make_fields: MakeFields, stream: tuple[int, int, list[np.ndarray]]
+) -> None:
+    """A class keeps all its examples, or at most one fewer than the largest class holds."""
+    seed, size, batches = stream
+    buffer, generator, offered = ClassBalancedReservoir(size, 1), np.random.default_rng(seed), 0
+    encountered: Counter[int] = Counter()
+    for labels in batches:
+        numbers = np.arange(offered, offered + len(labels))
+        buffer.add(make_fields(numbers, labels), labels, generator)
+        offered += len(labels)
+        encountered.update(labels.tolist())
+        if offered > size:
+            held = {c: len(numbers) for c, numbers in contents_by_class(buffer).items()}
+            most = max(held.values())
+            for c, n in encountered.items():
+                assert held.get(c, 0) == n or held.get(c, 0) >= most - 1
+
+
+def test_a_task_after_another_leaves_equal_shares(make_fields: MakeFields) -> None:
+    """The stream that a plain reservoir serves badly: the last class is a hundredth of it."""
+    labels = np.repeat([0, 1, 2, 3, 4], [3000, 3000, 3000, 20, 90])
+    buffer, generator = ClassBalancedReservoir(100, 1), np.random.default_rng(0)
+    for start in range(0, len(labels), 10):
+        part = labels[start : start + 10]
+        buffer.add(make_fields(np.arange(start, start + len(part)), part), part, generator)
+    shares = {c: len(numbers) for c, numbers in contents_by_class(buffer).items()}
+    assert shares == {0: 20, 1: 20, 2: 20, 3: 20, 4: 20}
+
+
+def test_each_class_is_a_uniform_sample_of_its_stream(
+    chi_square_limit: Callable[[int], float],
+) -> None:
+    """As in the reservoir's test: the counts of n, of which m are kept, give a χ² of n − 1."""
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1], [30, 9]))
+    runs, generator = 2500, np.random.default_rng(7)
+    counts, slots_held = np.zeros(len(labels)), np.zeros(12, dtype=np.int64)
+    for _ in range(runs):
+        buffer = ClassBalancedReservoir(12, 1)
+        for start in range(0, len(labels), 8):
+            part = labels[start : start + 8]
+            rows, slots = buffer.place(part, generator)
+            slots_held[slots] = np.array(rows) + start
+        counts[slots_held] += 1
+    for c in (0, 1):
+        mine, n = counts[labels == c], int((labels == c).sum())
+        p = 6 / n
+        assert mine.sum() == 6 * runs
+        statistic = ((mine - runs * p) ** 2).sum() / (runs * p * (1 - p)) * (n - 1) / n
+        assert statistic < chi_square_limit(n - 1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(streams(), st.integers(0, 11))
+def test_a_loaded_buffer_makes_the_same_decisions(
+    make_fields: MakeFields, stream: tuple[int, int, list[np.ndarray]], cut: int
+) -> None:
+    seed, size, batches = stream
+    straight, current = ClassBalancedReservoir(size, 1), ClassBalancedReservoir(size, 1)
+    offered = 0
+    for i, labels in enumerate(batches):
+        if i == cut:
+            saved, current = current.state_dict(), ClassBalancedReservoir(size, 1)
+            current.load_state_dict(saved)
+        fields = make_fields(np.arange(offered, offered + len(labels)), labels)
+        for buffer in (straight, current):
+            buffer.add(fields, labels, np.random.default_rng((seed, i)))
+        held = straight.contents(), current.contents()
+        assert held[0].keys() == held[1].keys()
+        assert all(torch.equal(held[0][key], held[1][key]) for key in held[0])
+        offered += len(labels)
+    ours, theirs = straight.state_dict(), current.state_dict()
+    assert all(ours[key] == theirs[key] for key in ("slots", "seen_of", "full", "seen"))
+
+
+@pytest.mark.parametrize("fresh_class", [3, 12], ids=["known-range", "beyond"])
+def test_a_class_never_seen_takes_from_the_largest(
+    make_fields: MakeFields, fresh_class: int
+) -> None:
+    labels = np.array([0] * 6 + [1] * 2)
+    buffer, generator = ClassBalancedReservoir(8, 1), np.random.default_rng(0)
+    buffer.add(make_fields(np.arange(8), labels), labels, generator)
+    late = np.full(3, fresh_class)
+    buffer.add(make_fields(np.arange(8, 11), late), late, generator)
+    shares = {c: len(numbers) for c, numbers in contents_by_class(buffer).items()}
+    assert shares == {0: 3, 1: 2, fresh_class: 3}

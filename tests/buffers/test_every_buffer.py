@@ -1,0 +1,129 @@
+"""What every buffer of conf/buffer must do; a new one is covered when its file is there."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from perdure.buffers.base import Buffer
+from perdure.build import build
+
+MakeFields = Callable[..., dict[str, Tensor]]
+
+FOLDER = Path(__file__).parents[2] / "conf" / "buffer"
+
+
+def node(path: Path) -> dict[str, Any]:
+    around = OmegaConf.create({"dataset": {"batch_size": 6}, "buffer": OmegaConf.load(path)})
+    plain: dict[str, Any] = OmegaConf.to_container(around, resolve=True)["buffer"]  # type: ignore[index, call-overload, assignment]
+    return plain
+
+
+NODES = {path.stem: node(path) for path in sorted(FOLDER.glob("*.yaml"))}
+BUFFERS = {name: options for name, options in NODES.items() if "_target_" in options}
+every_buffer = pytest.mark.parametrize("options", BUFFERS.values(), ids=BUFFERS)
+
+
+def test_the_folder_was_found() -> None:
+    assert {"none", "reservoir", "class-balanced"} <= set(NODES)
+    assert NODES["none"]["size"] == 0
+    assert NODES["none"].keys() >= {"size", "batch_size"}
+
+
+def make(options: dict[str, Any], size: int) -> Buffer:
+    buffer: Buffer = build({**options, "size": size}, "buffer")
+    return buffer
+
+
+streams = st.tuples(
+    st.integers(0, 2**32),
+    st.integers(1, 20),
+    st.lists(st.integers(1, 8) | st.integers(9, 60), min_size=1, max_size=8),
+)
+
+
+def offer(
+    buffer: Buffer, make_fields: MakeFields, seed: int, batches: list[int], skip: int = 0
+) -> None:
+    """Batches of examples that are numbered from 1, labels by number; the first `skip` not."""
+    start = 1
+    for i, n in enumerate(batches):
+        numbers = np.arange(start, start + n)
+        labels = numbers * 7919 % 11 % 4
+        if i >= skip:
+            buffer.add(make_fields(numbers, labels), labels, np.random.default_rng((seed, i)))
+        start += n
+
+
+@every_buffer
+@settings(deadline=None, max_examples=50)
+@given(stream=streams)
+def test_holds_only_what_was_offered_each_once(
+    make_fields: MakeFields, options: dict[str, Any], stream: tuple[int, int, list[int]]
+) -> None:
+    seed, size, batches = stream
+    buffer = make(options, size)
+    offer(buffer, make_fields, seed, batches)
+    held = buffer.contents()
+    numbers = held["id"].numpy()
+    assert 1 <= len(buffer) <= size
+    assert buffer.seen == sum(batches)
+    assert len(set(numbers.tolist())) == len(numbers) == len(buffer)
+    assert numbers.min() >= 1
+    assert numbers.max() <= sum(batches)
+    wanted = make_fields(numbers, numbers * 7919 % 11 % 4)
+    assert all(torch.equal(held[key], wanted[key]) for key in wanted)
+    assert all(held[key].dtype == wanted[key].dtype for key in wanted)
+
+
+@every_buffer
+@settings(deadline=None, max_examples=50)
+@given(stream=streams, cut=st.integers(0, 7))
+def test_a_loaded_buffer_goes_on_as_if_nothing_had_happened(
+    make_fields: MakeFields,
+    options: dict[str, Any],
+    stream: tuple[int, int, list[int]],
+    cut: int,
+) -> None:
+    """Through a file that holds nothing but plain values and tensors."""
+    seed, size, batches = stream
+    straight, stopped, resumed = (make(options, size) for _ in range(3))
+    offer(straight, make_fields, seed, batches)
+    offer(stopped, make_fields, seed, batches[:cut])
+    file = io.BytesIO()
+    torch.save(stopped.state_dict(), file)
+    file.seek(0)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    offer(resumed, make_fields, seed, batches, skip=cut)
+    assert (len(resumed), resumed.seen) == (len(straight), straight.seen)
+    draws = [b.draw(5, np.random.default_rng(seed)) for b in (straight, resumed)]
+    for one, other in (draws, (straight.contents(), resumed.contents())):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@every_buffer
+def test_an_empty_batch_changes_nothing(make_fields: MakeFields, options: dict[str, Any]) -> None:
+    buffer, nothing = make(options, 5), np.zeros(0, dtype=np.int64)
+    buffer.add(make_fields(nothing, nothing), nothing, np.random.default_rng(0))
+    assert (len(buffer), buffer.seen) == (0, 0)
+    offer(buffer, make_fields, 0, [9])
+    before = buffer.contents()["id"].tolist()
+    buffer.add(make_fields(nothing, nothing), nothing, np.random.default_rng(0))
+    assert buffer.contents()["id"].tolist() == before
+
+
+@every_buffer
+def test_the_config_file_builds_it_as_it_is(options: dict[str, Any]) -> None:
+    buffer = build(options, "buffer")
+    assert (buffer.size, buffer.batch_size) == (options["size"], 6)

@@ -1,0 +1,141 @@
+"""A batch's means against torch's own, and its parts against the whole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from perdure.datasets.arrays import Arrays
+from perdure.datasets.batch import Batch
+from perdure.datasets.transforms import CropFlip, Scale
+
+
+class Counting(Scale):
+    """Counts how often it is asked."""
+
+    calls = 0
+
+    def __call__(self, raw: Tensor, augmentation: Tensor | None = None) -> Tensor:
+        self.calls += 1
+        return super().__call__(raw, augmentation)
+
+
+def batch(tiny: Arrays, start: int, stop: int, transform: Scale | None = None) -> Batch:
+    """Some real digits, with made-up logits."""
+    logits = torch.randn(stop - start, 10, generator=torch.Generator().manual_seed(start))
+    rows = slice(start, stop)
+    return Batch(
+        tiny.train.x[rows], tiny.train.y[rows], transform or Scale(), None, {"logits": logits}
+    )
+
+
+def test_inputs_are_made_once_and_only_when_asked_for(tiny: Arrays) -> None:
+    transform = Counting()
+    one, other = batch(tiny, 0, 4, transform), batch(tiny, 4, 9, transform)
+    both = one + other
+    assert len(both) == 9
+    assert transform.calls == 0
+    expected = tiny.train.x[:9].float() / 255
+    assert torch.equal(both.x, expected)
+    assert both.x is both.x
+    assert transform.calls == 1
+
+
+def test_concatenation_keeps_labels_augmentation_and_shared_memory(tiny: Arrays) -> None:
+    transform = CropFlip()
+    choices = torch.tensor([[0, 8, 1], [4, 4, 0], [8, 0, 1], [1, 2, 0], [3, 3, 1]])
+    x, y, logits = tiny.train.x[:5], tiny.train.y[:5], torch.arange(5.0)
+    one = Batch(x[:2], y[:2], transform, choices[:2], {"logits": logits[:2], "mine": logits[:2]})
+    other = Batch(x[2:], y[2:], transform, choices[2:], {"logits": logits[2:]})
+    both = one + other
+    assert torch.equal(both.x, transform(x, choices))
+    assert torch.equal(both.y, y)
+    assert torch.equal(both.all_y, y)
+    assert torch.equal(both["logits"], logits)
+    assert both.memory.keys() == {"logits"}
+    assert both.total == 5
+
+
+def test_an_empty_batch_is_false_and_adds_nothing(tiny: Arrays) -> None:
+    empty, some = batch(tiny, 0, 0), batch(tiny, 0, 3)
+    assert not empty
+    assert some
+    both = some + empty
+    assert torch.equal(both.x, some.x)
+    assert both.total == 3
+    assert torch.equal((empty + some).y, some.y)
+    with pytest.raises(KeyError):
+        empty["features"]
+
+
+def outputs(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Logits that want a gradient, and targets of the same shape."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(n, 10, generator=generator).mul_(3).requires_grad_()
+    return logits, torch.randn(n, 10, generator=generator)
+
+
+def test_means_equal_torch_s(tiny: Arrays) -> None:
+    """The value and the gradient: to the bit for cross-entropy, up to rounding for the square."""
+    whole, (logits, target) = batch(tiny, 0, 64), outputs(64)
+    pairs = [
+        (whole.cross_entropy(logits), F.cross_entropy(logits, whole.y), 0.0),
+        (whole.mse(logits, target), F.mse_loss(logits, target), 1e-6),
+        (whole.mean(logits.square().sum(1)), logits.square().sum(1).mean(), 1e-6),
+    ]
+    for ours, theirs, tolerance in pairs:
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=0)
+        gradients = [torch.autograd.grad(value, logits)[0] for value in (ours, theirs)]
+        torch.testing.assert_close(*gradients, rtol=tolerance, atol=0)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n_current=st.integers(1, 20),
+    n_past=st.integers(0, 12),
+    cuts=st.lists(st.integers(0, 20), max_size=4),
+    past_cuts=st.lists(st.integers(0, 12), min_size=4, max_size=4),
+)
+def test_parts_add_up_to_the_whole(
+    tiny: Arrays, n_current: int, n_past: int, cuts: list[int], past_cuts: list[int]
+) -> None:
+    """Shards of the batch and of the replay, some of them empty: each loss is the shards' sum."""
+    current, past = batch(tiny, 0, n_current), batch(tiny, 100, 100 + n_past)
+    both, (logits, _) = current + past, outputs(n_current + n_past)
+    old = past["logits"]
+    total = torch.zeros(3)
+    spans = zip(bounds(cuts, n_current), bounds(past_cuts[: len(cuts)], n_past), strict=True)
+    for (a, b), (c, d) in spans:
+        part, replay = shard(current, a, b), shard(past, c, d)
+        mine = torch.cat((logits[a:b], logits[n_current + c : n_current + d]))
+        together = part + replay
+        assert together.total == both.total
+        assert sorted(together.all_y.tolist()) == sorted(both.y.tolist())
+        total[0] += together.cross_entropy(mine)
+        total[1] += together.mean(mine.sum(1))
+        if n_past:
+            total[2] += replay.mse(mine[b - a :], replay["logits"])
+    whole = [
+        F.cross_entropy(logits, both.y),
+        logits.sum(1).mean(),
+        F.mse_loss(logits[n_current:], old) if n_past else torch.zeros(()),
+    ]
+    torch.testing.assert_close(total, torch.stack(whole), rtol=1e-5, atol=1e-6)
+
+
+def bounds(cuts: list[int], n: int) -> list[tuple[int, int]]:
+    """Consecutive spans of 0…n, one more than there are cuts; some may be empty."""
+    edges = [0, *sorted(min(cut, n) for cut in cuts), n]
+    return list(zip(edges, edges[1:], strict=False))
+
+
+def shard(whole: Batch, start: int, stop: int) -> Batch:
+    memory = {key: value[start:stop] for key, value in whole.memory.items()}
+    part = slice(start, stop)
+    return Batch(
+        whole.raw[part], whole.y[part], Scale(), None, memory, total=len(whole), all_y=whole.y
+    )

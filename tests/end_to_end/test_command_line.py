@@ -1,0 +1,145 @@
+"""Help, look-ups, and a user's mistakes: one sentence, status 2, nothing left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from process import ROOT, environment, train_in
+
+MISTAKES = [
+    (["modle=er"], "modle: there is no such key (did you mean model?)"),
+    (["model=derp"], "model=derp: there is no such model (did you mean derpp?)"),
+    (["buffer.sise=3"], "buffer.sise: there is no such key (did you mean buffer.size?)"),
+    (["+buffer.sise=3"], "buffer.sise=3: buffer takes size, batch_size"),
+    (["seed=abc"], "seed: Value 'abc' of type 'str' could not be converted to Integer"),
+    (["dataset.epochs=1.5"], "dataset.epochs: Value '1.5'"),
+    (["training.precision=fp8"], "expected one of [fp32, bf16, fp16]"),
+    (["optimizer.lr=abc"], "optimizer.lr=abc: must be a number"),
+    (["optimizer.lr=-1"], "optimizer.lr=-1: must be 0 or more"),
+    (["buffer=none"], "model=er with buffer=none"),
+    (["model=er-ace", "training=joint"], "model=er-ace with training=joint"),
+    (["model=er-ace", "dataset=perm-mnist"], "class-incremental"),
+    (["buffer.size=-3"], "buffer.size=-3: must be a whole number, 1 or more"),
+    (["device=cuda:77"], "device=cuda:77: not usable here"),
+    (["checkpoint.every=tsk"], "checkpoint.every='tsk': must be task, epoch"),
+    (["dataset.class_order=[1,2]"], "names each class 0…9 once"),
+    (["dataset.n_tasks=11"], "there are 10 classes"),
+    (["a==b"], "a==b: cannot be read as an override"),
+    (["output_root=/proc/none"], "output_root=/proc/none: cannot write there"),
+    (["hydra.run.dir=/proc/none"], "/proc/none: cannot write there"),
+    (["model._target_=perdure.models.er.Er"], "cannot be imported"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "sentence"), MISTAKES, ids=[" ".join(m[0]) for m in MISTAKES])
+def test_a_mistake_ends_in_one_sentence(
+    tmp_path: Path, overrides: list[str], sentence: str
+) -> None:
+    done = train_in(tmp_path, *overrides)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stderr.startswith("perdure: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert not list(tmp_path.glob("outputs/*"))
+
+
+NO_SERVER = "+dataset.source.mirrors=[http://127.0.0.1:9/]"
+
+
+def test_missing_data_without_a_network(tmp_path: Path) -> None:
+    done = train_in(tmp_path, "dataset=seq-fmnist", NO_SERVER, "data.root=nowhere")
+    if Path("/usr/share/datasets/fashion-mnist").is_dir():
+        pytest.skip("the system's package of Fashion-MNIST is found")
+    assert done.returncode == 2
+    assert "Fashion-MNIST is not in data.root=nowhere" in done.stderr
+    assert "scripts/prepare_data.py dataset=seq-fmnist" in done.stderr
+    assert done.stderr.count("Traceback") == 0
+    assert not list(tmp_path.glob("outputs/*"))
+
+
+def test_damaged_data(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (folder / f"{name}-ubyte.gz").write_bytes(b"\x1f\x8bno gzip at all")
+    done = train_in(tmp_path, "dataset=seq-fmnist", NO_SERVER)
+    assert done.returncode == 2
+    assert "-ubyte.gz" in done.stderr
+    assert done.stderr.count("Traceback") == 0
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_help_shows_groups_and_common_settings(tmp_path: Path) -> None:
+    done = train_in(tmp_path, "--help")
+    assert done.returncode == 0
+    for line in (
+        "model: agem, der, derpp, er, er-ace, ewc-online, lwf, sgd, si",
+        "buffer: class-balanced, none, reservoir",
+        "buffer.size=200",
+        "python train.py -m model=sgd,er,derpp seed=0,1,2",
+    ):
+        assert line in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        pytest.param(["--cfg", "job"], "perdure.buffers.reservoir.Reservoir", id="cfg"),
+        pytest.param(["--cfg", "job", "--resolve"], "lr: 0.1", id="resolve"),
+        pytest.param(["--info", "defaults"], "seq-mnist", id="info"),
+        pytest.param(["--shell-completion", "install=bash"], "hydra_bash_completion", id="shell"),
+    ],
+)
+def test_look_ups_work_and_make_no_folder(
+    tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    done = train_in(tmp_path, *arguments)
+    assert done.returncode == 0
+    assert expected in done.stdout
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_the_command_line_is_light() -> None:
+    """Help, completion and mistakes are answered without importing torch."""
+    code = "import sys, perdure.launch; print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_a_short_run_imports_nothing_it_does_not_need(tmp_path: Path) -> None:
+    """torch._dynamo and sympy would cost more than a second of a six-second run."""
+    code = (
+        "import sys, perdure; perdure.train('dataset.iterations=5', folder=sys.argv[1]); "
+        "print([m for m in ('torch._dynamo', 'sympy', 'wandb', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env=environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_prepare_data_has_nothing_to_fetch_for_mnist() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "prepare_data.py"), "dataset=perm-mnist"],
+        env=environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "perm-mnist: data are ready inside the package\n"
+
+
+def test_prepare_data_words_its_errors(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable, str(ROOT / "scripts" / "prepare_data.py"), "dataset=seq-cifar10",
+            f"data.root={tmp_path}", "+dataset.source.mirrors=[http://127.0.0.1:9/]",
+        ],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("Traceback") == 0
