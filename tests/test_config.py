@@ -12,7 +12,16 @@ from perdure.config import buffer_size, validate
 from perdure.errors import UserError
 from perdure.recipes import CONF, notices
 
-GROUPS = ("model", "dataset", "buffer", "backbone", "optimizer", "scheduler", "training", "tracking")
+GROUPS = (
+    "model",
+    "dataset",
+    "buffer",
+    "backbone",
+    "optimizer",
+    "scheduler",
+    "training",
+    "tracking",
+)
 FILES = [p for group in GROUPS for p in sorted((CONF / group).glob("*.yaml"))]
 
 

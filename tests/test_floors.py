@@ -95,5 +95,7 @@ def test_every_part_has_a_floor() -> None:
 
 
 def test_files_are_short() -> None:
-    long = {str(p.relative_to(SOURCE)): n for p in FILES if (n := len(p.read_text().splitlines())) > 400}
+    long = {
+        str(p.relative_to(SOURCE)): n for p in FILES if (n := len(p.read_text().splitlines())) > 400
+    }
     assert not long

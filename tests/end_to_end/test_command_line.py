@@ -34,7 +34,9 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("overrides", "sentence"), MISTAKES, ids=[" ".join(m[0]) for m in MISTAKES])
+@pytest.mark.parametrize(
+    ("overrides", "sentence"), MISTAKES, ids=[" ".join(m[0]) for m in MISTAKES]
+)
 def test_a_mistake_ends_in_one_sentence(
     tmp_path: Path, overrides: list[str], sentence: str
 ) -> None:

@@ -23,6 +23,7 @@ from perdure.training.trainer import Trainer
 
 torch.set_num_threads(1)
 
+
 @pytest.fixture(scope="session")
 def few() -> Arrays:
     """The first 900 training and 500 test images of MNIST."""
@@ -38,7 +39,9 @@ def make_trainer(few: Arrays) -> MakeTrainer:
     """A trainer of ER on few images in 3 tasks; keyword arguments change it."""
 
     def make(method: Any = ER, **changes: Any) -> Trainer:
-        options = {key: changes.pop(key) for key in list(changes) if key in Settings.__annotations__}
+        options = {
+            key: changes.pop(key) for key in list(changes) if key in Settings.__annotations__
+        }
         settings = Settings(**{"batch_size": 10, "seed": 3, "log_every": 7, **options})
         benchmark = changes.pop("benchmark", None) or ClassIncremental(few, 3, seed=3)
         Streams(settings.seed).seed_torch("initialisation")

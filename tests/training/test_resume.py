@@ -103,9 +103,7 @@ def test_every_checkpoint_leads_to_the_same_end(
     assert middles > 5
 
 
-def test_events_go_on_without_a_gap(
-    make_trainer: MakeTrainer, few: Arrays, tmp_path: Path
-) -> None:
+def test_events_go_on_without_a_gap(make_trainer: MakeTrainer, few: Arrays, tmp_path: Path) -> None:
     whole = Listener()
     keep = CheckpointManager(tmp_path, "run", True, Cadence("31 steps"))
     keep._retain = lambda n: None  # type: ignore[method-assign]
@@ -118,9 +116,7 @@ def test_events_go_on_without_a_gap(
 
     def told(listener: Listener) -> list[Any]:
         return [
-            (e.global_step, e.loss, e.lr)
-            for e in listener.of(events.StepLog)
-            if e.global_step > 93
+            (e.global_step, e.loss, e.lr) for e in listener.of(events.StepLog) if e.global_step > 93
         ]
 
     assert told(rest) == told(whole)

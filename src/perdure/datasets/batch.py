@@ -66,11 +66,12 @@ class Batch:
 
     def __add__(self, other: Batch) -> Batch:
         """The examples of both; `memory` fields are kept where both have them."""
-        if not other:
+        if not other.total:
             return self
         augmentation = None
         if self.augmentation is not None and other.augmentation is not None:
             augmentation = torch.cat((self.augmentation, other.augmentation))
+        parts = self.all_y is not self.y or other.all_y is not other.y
         return Batch(
             torch.cat((self.raw, other.raw)),
             torch.cat((self.y, other.y)),
@@ -82,6 +83,7 @@ class Batch:
                 if key in other.memory
             },
             self.total + other.total,
+            torch.cat((self.all_y, other.all_y)) if parts else None,
         )
 
     def mean(self, per_example: Tensor) -> Tensor:
@@ -94,5 +96,5 @@ class Batch:
 
     def mse(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Mean squared difference over all elements of the global batch, [B, …] twice → []."""
-        elements = prediction[0].numel() * self.total
+        elements = prediction.shape[1:].numel() * self.total
         return F.mse_loss(prediction, target, reduction="sum") / elements

@@ -100,11 +100,11 @@ def crop_flip(raw: Tensor, choices: Tensor, padding: int) -> Tensor:
         uint8 [B, C, H, W].
     """
     batch, channels, height, width = raw.shape
-    padded = F.pad(raw, (padding, padding, padding, padding)).view(batch, channels, -1)
+    padded = F.pad(raw, (padding, padding, padding, padding)).flatten(2)
     rows = torch.arange(height, device=raw.device) + choices[:, 0, None]
     columns = torch.arange(width, device=raw.device).expand(batch, width)
     columns = torch.where(choices[:, 2, None] > 0, width - 1 - columns, columns)
     columns = columns + choices[:, 1, None]
     pixels = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]
-    index = pixels.view(batch, 1, -1).expand(-1, channels, -1)
+    index = pixels.flatten(1)[:, None].expand(-1, channels, -1)
     return padded.gather(2, index).view(batch, channels, height, width)

@@ -108,9 +108,7 @@ class RunEnd:
     error: str | None = None
 
 
-Event = (
-    RunStart | TaskStart | Tick | StepLog | Evaluation | TaskEnd | CheckpointWritten | RunEnd
-)
+Event = RunStart | TaskStart | Tick | StepLog | Evaluation | TaskEnd | CheckpointWritten | RunEnd
 
 
 @dataclass
