@@ -34,7 +34,7 @@ def test_every_option_composes_and_names_real_classes(path: Path) -> None:
     validate(config)
     node = config[group]
     for target in (node, *(node[k] for k in ("source", "scenario", "transform") if k in node)):
-        if "_target_" in target and target["_target_"]:
+        if target.get("_target_"):
             assert callable(locate(target["_target_"], group))
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
+import pty
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -138,3 +142,41 @@ def make_run(tmp_path: Path) -> Callable[..., FakeRun]:
 def run(make_run: Callable[..., FakeRun]) -> FakeRun:
     """Three tasks, class-IL and task-IL."""
     return make_run()
+
+
+@pytest.fixture(autouse=True)
+def quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the person at the keyboard set must not matter."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLORTERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture
+def on_terminal() -> Callable[..., str]:
+    """Gives a function that plays a run on a pseudo-terminal and returns what arrived there."""
+
+    def play(play_on: Callable[[io.TextIOWrapper], None], encoding: str = "utf-8") -> str:
+        master, slave = pty.openpty()
+        arrived = bytearray()
+
+        def listen() -> None:
+            while True:
+                try:
+                    part = os.read(master, 4096)
+                except OSError:
+                    return
+                if not part:
+                    return
+                arrived.extend(part)
+
+        listener = threading.Thread(target=listen)
+        listener.start()
+        with open(slave, "w", encoding=encoding) as stream:
+            play_on(stream)
+        listener.join()
+        os.close(master)
+        return arrived.decode(encoding)
+
+    return play

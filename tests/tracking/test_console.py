@@ -2,35 +2,18 @@ from __future__ import annotations
 
 import io
 import logging
-import os
-import pty
 import re
-import subprocess
-import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from perdure.tracking.console import Console, Pace
+from perdure.tracking.console import Console
 from perdure.tracking.events import CheckpointWritten, StepLog, TaskStart, Tick
-from perdure.tracking.screens import Outlet, PlainScreen, Progress, TerminalScreen
 
 LIVE = re.compile(r"\r[^\n]*ETA [^\n]*\x1b\[K")
 COLOUR = re.compile(r"\x1b\[(?:[\d;]*;)?(?:3[0-7]|9[0-7])[;m]")
-
-
-@pytest.fixture(autouse=True)
-def quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the person at the keyboard set must not matter."""
-    for name in ("NO_COLOR", "FORCE_COLOR", "COLORTERM"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "100")
 
 
 @pytest.fixture
@@ -39,35 +22,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
     monkeypatch.setattr("perdure.tracking.console.time.monotonic", lambda: now[0])
     return now
-
-
-@pytest.fixture
-def on_terminal() -> Callable[..., str]:
-    """Gives a function that plays a run on a pseudo-terminal and returns what arrived there."""
-
-    def play(play_on: Callable[[io.TextIOWrapper], None], encoding: str = "utf-8") -> str:
-        master, slave = pty.openpty()
-        arrived = bytearray()
-
-        def listen() -> None:
-            while True:
-                try:
-                    part = os.read(master, 4096)
-                except OSError:
-                    return
-                if not part:
-                    return
-                arrived.extend(part)
-
-        listener = threading.Thread(target=listen)
-        listener.start()
-        with open(slave, "w", encoding=encoding) as stream:
-            play_on(stream)
-        listener.join()
-        os.close(master)
-        return arrived.decode(encoding)
-
-    return play
 
 
 def piped(run: Any, **arguments: Any) -> str:
@@ -233,35 +187,6 @@ def test_progress_tells_rate_loss_and_eta(run: Any, clock: list[float]) -> None:
         assert words in stream.getvalue()
 
 
-def test_eta_of_a_resumed_run_counts_only_its_own_steps() -> None:
-    pace = Pace(n_tasks=5, global_step=250)
-    pace.start_task(TaskStart(2, "", 1000, 100, 100), now=10.0)
-    pace.tick(Tick(2, 0, 60, 260), now=11.0)
-    assert pace.rate == pytest.approx(10)
-    assert pace.seconds_left == pytest.approx((40 + 200) / 10)
-
-
-def test_the_rate_leaves_out_evaluation() -> None:
-    pace = Pace(n_tasks=2, global_step=0)
-    pace.start_task(TaskStart(0, "", 1000, 100, 100), now=0.0)
-    pace.tick(Tick(0, 0, 100, 100), now=10.0)
-    pace.start_task(TaskStart(1, "", 1000, 100, 100), now=60.0)
-    pace.tick(Tick(1, 0, 10, 110), now=61.0)
-    assert pace.rate == pytest.approx(10)
-
-
-@given(
-    st.integers(0, 150),
-    st.floats(0, 1),
-    st.lists(st.text("abc ", min_size=1, max_size=15), max_size=4).map(tuple),
-)
-def test_progress_fits_any_width(width: int, fraction: float, words: tuple[str, ...]) -> None:
-    line = Progress("task 1 (2/5)", fraction, words).line(width, "━", "─")
-    assert len(line) <= width
-    if width >= len("task 1 (2/5)"):
-        assert line.startswith("task 1 (2/5)")
-
-
 @pytest.mark.parametrize("status", ["interrupted", "failed"])
 def test_a_run_that_did_not_finish_says_so_in_one_line(run: Any, status: str) -> None:
     stream = io.StringIO()
@@ -314,44 +239,3 @@ def test_checkpoints_that_are_still_there_are_counted(run: Any, tmp_path: Path) 
     (tmp_path / "gone.pt").unlink()
     console.receive(run.end())
     assert "checkpoints 1\n" in stream.getvalue()
-
-
-@pytest.mark.parametrize("screen", [PlainScreen, TerminalScreen], ids=["plain", "terminal"])
-def test_a_stream_that_cannot_say_it_says_it_otherwise(screen: Any) -> None:
-    raw = io.BytesIO()
-    stream = io.TextIOWrapper(raw, encoding="ascii")
-    (screen(stream) if screen is TerminalScreen else screen(stream, 0.0)).say("rotation 31.5°")
-    assert b"rotation 31.5?" in raw.getvalue()
-
-
-def test_a_lost_reader_does_not_end_the_run() -> None:
-    class Lost(io.StringIO):
-        def write(self, text: str) -> int:
-            raise OSError(5, "Input/output error")
-
-    outlet = Outlet(Lost())
-    assert outlet.write("abc") == 3
-    assert outlet.is_lost
-    assert outlet.write("abc") == 3
-
-
-def test_a_closed_pipe_does_not_end_the_run(tmp_path: Path) -> None:
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[2])\n"
-        "from pathlib import Path; from conftest import FakeRun\n"
-        "from perdure.tracking import Console\n"
-        "sys.stdin.read()\n"
-        "FakeRun(Path(sys.argv[1]), n_tasks=9).play(Console())\n"
-        "Path(sys.argv[1], 'done').touch()\n"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        process.stdin.close()
-        errors = process.stderr.read()
-    assert (process.returncode, errors) == (0, b"")
-    assert (tmp_path / "done").exists()

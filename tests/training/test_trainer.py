@@ -14,7 +14,7 @@ from perdure.datasets.scenarios import PermutedPixels
 from perdure.errors import DivergenceError, UserError
 from perdure.models.base import Loss, Method
 from perdure.models.er_ace import ERACE
-from perdure.models.sgd import SGD as FineTuning
+from perdure.models.sgd import FineTuning
 from perdure.optim import SGD
 from perdure.tracking import events
 

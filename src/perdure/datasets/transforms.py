@@ -32,6 +32,8 @@ class Scale:
                 f"dataset.transform: mean={mean} and std={std} must be given together, one number "
                 "a channel"
             )
+        if std and not all(s > 0 for s in std):
+            raise UserError(f"dataset.transform.std={std}: every number must be above 0")
         self._mean_std = None if mean is None or std is None else (tuple(mean), tuple(std))
         self._factor: Tensor | None = None
         self._shift: Tensor | None = None

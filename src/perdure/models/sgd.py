@@ -6,7 +6,7 @@ from perdure.datasets.batch import Batch
 from perdure.models.base import Loss, Method
 
 
-class SGD(Method):
+class FineTuning(Method):
     """Plain training on each task in turn, with nothing against forgetting."""
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:

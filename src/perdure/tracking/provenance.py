@@ -110,7 +110,8 @@ def _written_version(metadata: Path) -> str:
     from importlib.metadata import Distribution
 
     try:
-        return Distribution.at(metadata).version
+        # Where the metadata is missing, some versions of Python give None and others raise.
+        return Distribution.at(metadata).version or "unknown"
     except Exception:
         return "unknown"
 
