@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from perdure.tracking.console import Console
-from perdure.tracking.events import CheckpointWritten, StepLog, TaskStart, Tick
+from perdure.tracking.events import StepLog, TaskStart, Tick
 
 LIVE = re.compile(r"\r[^\n]*ETA [^\n]*\x1b\[K")
 COLOUR = re.compile(r"\x1b\[(?:[\d;]*;)?(?:3[0-7]|9[0-7])[;m]")
@@ -227,15 +227,3 @@ def test_the_log_holds_all_but_the_progress(
     assert "er on seq-mnist, buffer 500, 3 tasks, seed 0" in messages
     assert not any("ETA" in message or "\x1b" in message for message in messages)
     assert messages.count("task 0 (1/3): classes 0 1, 1,000 examples, 100 steps") == 1
-
-
-def test_checkpoints_that_are_still_there_are_counted(run: Any, tmp_path: Path) -> None:
-    stream = io.StringIO()
-    console = Console(stream)
-    console.receive(run.start())
-    for name in ("kept.pt", "gone.pt"):
-        (tmp_path / name).touch()
-        console.receive(CheckpointWritten(tmp_path / name, 0, 1, 0.1))
-    (tmp_path / "gone.pt").unlink()
-    console.receive(run.end())
-    assert "checkpoints 1\n" in stream.getvalue()

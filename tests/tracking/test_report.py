@@ -117,6 +117,22 @@ def test_names_are_never_markup(make_run: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("status", "linked"),
+    [("finished", ["er_0.pt"]), ("interrupted", ["er_0.pt", "step-50_full.pth"])],
+    ids=["finished", "interrupted"],
+)
+def test_links_lead_to_checkpoints_that_stay(run: Any, status: str, linked: list[str]) -> None:
+    checkpoints = run.folder / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    for name in ("er_0.pt", "er_0.pt.json", "step-50_full.pth", "step-50_full.pth.json"):
+        (checkpoints / name).touch()
+    write_report(run.folder, run.start(), run.results(3, status))
+    page = Page(run.folder / "report.html")
+    links = [value for name, value in page.attributes if name == "href"]
+    assert links == [f"checkpoints/{name}" for name in linked]
+
+
+@pytest.mark.parametrize(
     ("arguments", "n_charts"),
     [({}, 3), ({"joint": True}, 1), ({"scenarios": ("domain_il",), "n_tasks": 20}, 2)],
     ids=["class-incremental", "joint", "20-tasks"],

@@ -106,7 +106,8 @@ class Scenario(ABC):
             return list(range(self.n_classes))
         if order == "random":
             return list(map(int, self.streams.numpy("class order").permutation(self.n_classes)))
-        if isinstance(order, str) or sorted(order) != list(range(self.n_classes)):
+        each = not isinstance(order, str) and all(c in order for c in range(self.n_classes))
+        if not each or len(order) != self.n_classes:
             raise UserError(
                 f"dataset.class_order={order}: must be null, random, or a list that names each "
                 f"class 0…{self.n_classes - 1} once"
@@ -114,12 +115,15 @@ class Scenario(ABC):
         return [int(c) for c in order]
 
     def _hold_out(self, split: Split, fraction: float) -> tuple[Split, Split]:
-        """Training and held-out examples, `fraction` of each class, at least one of each."""
+        """Training and held-out examples, `fraction` of each class.
+
+        At least one of each is held out, and one is left.
+        """
         labels = split.y.numpy()
         held = np.zeros(len(labels), dtype=bool)
         for c in range(self.n_classes):
             rows = np.flatnonzero(labels == c)
-            n = min(max(1, round(fraction * len(rows))), len(rows) - 1)
+            n = max(0, min(max(1, round(fraction * len(rows))), len(rows) - 1))
             generator = self.streams.numpy("validation", part=c)
             held[generator.choice(rows, n, replace=False)] = True
         keep, out = torch.from_numpy(~held), torch.from_numpy(held)

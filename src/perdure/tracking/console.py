@@ -58,7 +58,6 @@ class Console(Recorder):
         self._label = ""
         self._is_joint = False
         self._loss: float | None = None
-        self._checkpoints: set[Path] = set()
 
     def on_run_start(self, event: RunStart) -> None:
         """What is about to run, where, and what the user should know first."""
@@ -103,8 +102,7 @@ class Console(Recorder):
         self._show(accuracy_grid(event.results, self._pace.n_tasks, self._screen.width))
 
     def on_checkpoint_written(self, event: CheckpointWritten) -> None:
-        """Logged, and counted for the summary: rolling checkpoints would flood the screen."""
-        self._checkpoints.add(event.path)
+        """Logged alone: rolling checkpoints would flood the screen."""
         what = (event.path.name, event.task, event.global_step)
         logger.info("checkpoint %s (task %d, step %d)", *what)
 
@@ -117,9 +115,6 @@ class Console(Recorder):
             self._show(summary_grid(results))
         for line in _costs(results):
             self._say(f"  {line}")
-        kept = sum(path.exists() for path in self._checkpoints)
-        if kept:
-            self._say(f"  checkpoints {kept}")
         self._say(f"  run folder {self._folder}")
 
     def _say(self, line: str, style: str = "") -> None:

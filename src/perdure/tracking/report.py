@@ -53,7 +53,7 @@ def write_report(
         "</div>",
         _section("Configuration", _facts(flattened(start.config), folded=True)),
         _section("Environment", _facts(_environment(start, results))),
-        _section("Files", _files(folder)),
+        _section("Files", _files(folder, results.get("status") == "finished")),
     ]
     html = page(title=f"{subject(results)}, seed {results.get('seed', '?')}", body=sections)
     write_atomically(folder / "report.html", html.encode("utf-8", "replace"))
@@ -248,14 +248,21 @@ def _said(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _files(folder: Path) -> str:
-    found = [folder / name for name in OWN_FILES]
-    found += sorted((folder / "checkpoints").glob("*"))
+def _files(folder: Path, finished: bool) -> str:
+    """Links to what stays: a finished run drops its rolling checkpoints after its report."""
+    checkpoints = [
+        path
+        for path in sorted((folder / "checkpoints").glob("*.pt*"))
+        if path.suffix != ".json" and not (finished and path.name.startswith("step-"))
+    ]
     rows = "".join(
-        f'<li><a href="{escape(quote(str(path.relative_to(folder))))}">'
-        f"{escape(str(path.relative_to(folder)))}</a> <span>{byte_size(path.stat().st_size)}"
-        f"</span></li>"
-        for path in found
+        _file(str(path.relative_to(folder)), path.stat().st_size)
+        for path in [*(folder / name for name in OWN_FILES), *checkpoints]
         if path.is_file()
     )
     return f'<p class="path">{escape(str(folder))}</p><ul class="files">{rows}</ul>'
+
+
+def _file(name: str, n_bytes: int) -> str:
+    link = f'<a href="{escape(quote(name))}">{escape(name)}</a>'
+    return f"<li>{link} <span>{byte_size(n_bytes)}</span></li>"
