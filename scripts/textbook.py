@@ -40,7 +40,7 @@ def augment(x: Tensor) -> Tensor:
     return x
 
 
-class TestImages(Dataset[Any]):
+class GreyImages(Dataset[Any]):
     """Grey images, uint8 [N, H, W], with labels, int64 [N]; an item is (view, label)."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
@@ -54,7 +54,7 @@ class TestImages(Dataset[Any]):
         return to_tensor(open_image(self.x[index].numpy())), int(self.y[index])
 
 
-class TrainingImages(TestImages):
+class TrainingImages(GreyImages):
     """An item is (view to train on, label, view without augmentation)."""
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
@@ -90,6 +90,17 @@ class ReservoirBuffer:
         return {"x": torch.stack([augment(x) for x in self.fields["x"][rows]]), **drawn}
 
 
+def mlp() -> nn.Sequential:
+    """The network of the MNIST benchmarks, 784-100-100-10."""
+    hidden = [nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU()]
+    net = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(100, 10))
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return net
+
+
 class Textbook:
     """ER, or DER++ where `dark` is given, on one task of grey images.
 
@@ -99,6 +110,7 @@ class Textbook:
         batch_size: examples a step, replayed ones likewise, and a forward pass at evaluation.
         lr: learning rate.
         buffer_size: examples kept.
+        classes: the task's; earlier tasks had those before them.
         dark: DER++'s α and β.
     """
 
@@ -109,19 +121,16 @@ class Textbook:
         batch_size: int,
         lr: float,
         buffer_size: int,
+        classes: range,
         dark: tuple[float, float] | None = None,
     ) -> None:
         self.loader = DataLoader(TrainingImages(*train), batch_size, shuffle=True)
-        self.test_loader = DataLoader(TestImages(*test), batch_size)
+        self.test_loader = DataLoader(GreyImages(*test), batch_size)
         self.batch_size = batch_size
+        self.classes = classes
         self.dark = dark
         self.buffer = ReservoirBuffer(buffer_size)
-        layers = [nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU()]
-        self.net = nn.Sequential(nn.Flatten(), *layers, nn.Linear(100, 10))
-        for layer in self.net:
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
+        self.net = mlp()
         self.losses: list[float] = []
         self._batches = self._forever()
         self._optimizer = torch.optim.SGD(self.net.parameters(), lr=lr)
@@ -140,17 +149,15 @@ class Textbook:
             self.losses.append(loss.item())
 
     @torch.no_grad()
-    def evaluate(self, seen: range, own: range) -> tuple[float, float]:
-        """Accuracy on the test data among the classes `seen`, and among the task's `own`."""
+    def evaluate(self) -> tuple[float, float]:
+        """Accuracy on the test data among all classes so far, and among the task's own."""
         self.net.eval()
-        right, right_own, total = 0, 0, 0
+        own, right, right_own, total = self.classes, 0, 0, 0
         for x, y in self.test_loader:
-            logits = self.net(x)
-            right += (logits[:, : seen.stop].argmax(1) == y).sum().item()
-            masked = logits.clone()
-            masked[:, : own.start] = -torch.inf
-            masked[:, own.stop :] = -torch.inf
-            right_own += (masked.argmax(1) == y).sum().item()
+            logits = self.net(x)[:, : own.stop]
+            right += int((logits.argmax(1) == y).sum().item())
+            logits[:, : own.start] = -torch.inf
+            right_own += int((logits.argmax(1) == y).sum().item())
             total += len(y)
         return right / total, right_own / total
 

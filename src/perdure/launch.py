@@ -5,6 +5,7 @@ Nothing here imports torch, so that `--help` and a user's mistake are answered a
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -26,6 +27,7 @@ from perdure.errors import DivergenceError, UserError
 from perdure.recipes import by_buffer_size, notices
 
 TIMESTAMP = "%Y%m%d-%H%M%S"
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 _FRESH = {".hydra", "train.log"}
 _reserving = False
 
@@ -99,6 +101,10 @@ def job(config: DictConfig) -> float | None:
         stop("interrupted", 130)
     except DivergenceError as error:
         stop(str(error), 1)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        stop(f"{error.filename or folder}: cannot write there ({error.strerror})", 1)
     average: dict[str, float | None] = results["average_accuracy"]
     return next(iter(average.values()))
 

@@ -1,0 +1,82 @@
+"""Whole `python train.py` processes: where their CPU seconds go (`benchmark.py --phases`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from processes import TRAIN, Usage, python, table
+
+PHASES = ("start", "training", "evaluation", "checkpoint")
+IMPORTS: dict[str, tuple[str | Path, ...]] = {
+    "python": ("-c", ""),
+    "import numpy": ("-c", "import numpy"),
+    "import torch": ("-c", "import torch"),
+    "import perdure.run": ("-c", "import perdure.run"),
+    "train.py --help": (TRAIN, "--help"),
+}
+
+
+def whole_runs(
+    datasets: Sequence[str], model: str, runs: int, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Run `model` on each of `datasets`, `runs` times, and the imports alone as often."""
+    report: dict[str, Any] = {"model": model, "runs": runs, "load": os.getloadavg()[0]}
+    report["imports"] = {
+        name: spread([python(*arguments).cpu_seconds for _ in range(runs)])
+        for name, arguments in IMPORTS.items()
+    }
+    report["phases"] = {}
+    for dataset in datasets:
+        chosen = [f"model={model}", f"dataset={dataset}", "device=cpu", *overrides]
+        measured = [_whole_run(chosen) for _ in range(runs)]
+        report["phases"][dataset] = {key: spread([m[key] for m in measured]) for key in measured[0]}
+    return report
+
+
+def _whole_run(overrides: Sequence[str]) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as name:
+        folder, log = Path(name) / "run", Path(name) / "log"
+        used = python(TRAIN, *overrides, f"hydra.run.dir={folder}", log=log)
+        if used.status != 0:
+            raise SystemExit(f"train.py {' '.join(overrides)} failed:\n{log.read_text()}")
+        return by_phase(json.loads((folder / "results.json").read_text())["cpu_seconds"], used)
+
+
+def by_phase(counted: dict[str, float], used: Usage) -> dict[str, float]:
+    """CPU seconds of a run by phase.
+
+    Args:
+        counted: what the run wrote down itself, by phase.
+        used: what its process took; `rest` is what comes after the run has written that down
+            (the picture, the report, the interpreter's end).
+    """
+    phases = {phase: counted[phase] for phase in PHASES}
+    rest = used.cpu_seconds - sum(phases.values())
+    whole = {"whole process": used.cpu_seconds, "wall clock": used.wall_seconds}
+    return {**phases, "rest": rest, **whole, "peak MB": used.peak_mb}
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Least, median and greatest."""
+    return {"min": min(values), "median": median(values), "max": max(values)}
+
+
+def phases_table(report: dict[str, Any]) -> str:
+    """What `whole_runs` gives, for a person."""
+    rows: list[Sequence[str]] = [("CPU s, one thread", "min", "median", "max")]
+    named = {f"{report['model']} on {dataset}": p for dataset, p in report["phases"].items()}
+    for name, phases in named.items():
+        rows += [(f"{name}: {phase}", *_cells(figures)) for phase, figures in phases.items()]
+    rows += [(name, *_cells(figures)) for name, figures in report["imports"].items()]
+    head = f"{report['runs']} runs; load {report['load']:.1f} on {os.cpu_count()} cores"
+    return f"{head}\n{table(rows)}"
+
+
+def _cells(figures: dict[str, float]) -> tuple[str, ...]:
+    return tuple(f"{figures[key]:,.2f}" for key in ("min", "median", "max"))

@@ -1,0 +1,183 @@
+"""What every method of conf/model must do; a new one is covered when its files are there."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from kit import Listener
+from omegaconf import OmegaConf
+
+from perdure.build import build, locate
+from perdure.datasets.arrays import Arrays
+from perdure.datasets.scenarios import ClassIncremental, PermutedPixels, Scenario
+from perdure.models.base import Method
+from perdure.notebook import compose
+from perdure.optim import SGD
+from perdure.run import make_method, settings
+from perdure.tracking import events
+from perdure.training.state import Position
+from perdure.training.trainer import Trainer
+
+ROOT = Path(__file__).parents[2]
+NAMES = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml"))
+SCENARIOS = {"class-incremental": ClassIncremental, "domain-incremental": PermutedPixels}
+STEPS = 8
+
+every_method = pytest.mark.parametrize("name", NAMES)
+
+
+def node(name: str) -> dict[str, Any]:
+    loaded = OmegaConf.load(ROOT / "conf" / "model" / f"{name}.yaml")
+    return cast("dict[str, Any]", OmegaConf.to_container(loaded, resolve=False))
+
+
+def method_class(name: str) -> type[Method]:
+    return cast("type[Method]", locate(node(name)["_target_"], "model"))
+
+
+PAIRS = [(name, kind) for name in NAMES for kind in method_class(name).scenarios]
+every_pair = pytest.mark.parametrize(("name", "kind"), PAIRS, ids=lambda v: str(v))
+
+
+class Keep:
+    """Checkpoints in memory: plain bytes, at chosen steps and at the ends of tasks."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps = steps
+        self.files: dict[str, bytes] = {}
+
+    def due(self, position: Position) -> bool:
+        return position.global_step in self.steps
+
+    def save(self, state: dict[str, Any], position: Position, task: int | None) -> Path | None:
+        file = io.BytesIO()
+        torch.save(state, file)
+        name = f"step {position.global_step}" if task is None else f"task {task}"
+        self.files[name] = file.getvalue()
+        return None
+
+    def finish(self) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def plain_of() -> Any:
+    """The configuration that the command line would compose for a method, composed once."""
+    known: dict[str, dict[str, Any]] = {}
+
+    def get(name: str) -> dict[str, Any]:
+        if name not in known:
+            small = ("backbone=mlp", "backbone.hidden=[16]", "buffer.size=25", "threads=1")
+            steps = (f"dataset.iterations={STEPS}", "training.log_every=1")
+            config = compose(f"model={name}", *small, *steps)
+            plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+            known[name] = cast("dict[str, Any]", plain)
+        return known[name]
+
+    return get
+
+
+def make_trainer(plain: dict[str, Any], benchmark: Scenario, **more: Any) -> Trainer:
+    method = make_method(plain, benchmark, torch.device("cpu"))
+    buffer = build(plain["buffer"], "buffer") if plain["model"]["needs_buffer"] else None
+    return Trainer(
+        method,
+        benchmark,
+        settings(plain),
+        optimizer=lambda parameters: SGD(parameters, lr=0.05, momentum=0.5),
+        buffer=buffer,
+        **more,
+    )
+
+
+def remains(trainer: Trainer) -> dict[str, Any]:
+    """What must be equal in the end, without what tells the time."""
+    state = trainer.state_dict()
+    held = {key: state[key] for key in ("model", "optimizer", "buffer", "position")}
+    return {**held, "measured": state["results"]["measured"]}
+
+
+def differing(a: Any, b: Any, where: str = "") -> list[str]:
+    """Where two nested states differ by a bit."""
+    if isinstance(a, torch.Tensor):
+        return [] if torch.equal(a, b) else [where]
+    if isinstance(a, dict):
+        keys = [] if a.keys() == b.keys() else [where]
+        return keys + [
+            d for k in a.keys() & b.keys() for d in differing(a[k], b[k], f"{where}/{k}")
+        ]
+    return [] if a == b else [where]
+
+
+@every_pair
+def test_trains_on_one_task_after_another(
+    name: str, kind: str, tiny: Arrays, plain_of: Any
+) -> None:
+    """Real digits, the real trainer: finite losses, every weight moves in every task."""
+    listener, keep = Listener(), Keep()
+    benchmark = SCENARIOS[kind](tiny, 2)
+    trainer = make_trainer(plain_of(name), benchmark, recorders=[listener], checkpoints=keep)
+    weights = [[p.detach().clone() for p in trainer.method.trainable()]]
+    trainer.fit()
+    losses = [e.loss for e in listener.of(events.StepLog)]
+    assert len(losses) == 2 * STEPS
+    assert all(loss == loss and abs(loss) < 1e6 for loss in losses)
+    for task in ("task 0", "task 1"):
+        state = torch.load(io.BytesIO(keep.files[task]), weights_only=True)["model"]
+        names = {id(p): n for n, p in trainer.method.named_parameters()}
+        weights.append([state[names[id(p)]] for p in trainer.method.trainable()])
+    for before, after in zip(weights, weights[1:], strict=False):
+        assert not any(torch.equal(p, q) for p, q in zip(before, after, strict=True))
+    summary = trainer.results.summary()
+    assert all(len(matrix) == 2 for matrix in summary["accuracy_matrix"].values())
+
+
+@every_pair
+def test_goes_on_to_the_bit_from_any_saved_state(
+    name: str, kind: str, tiny: Arrays, plain_of: Any
+) -> None:
+    """Saved in the first task, between the tasks and in the second; loaded into fresh objects."""
+    plain, benchmark = plain_of(name), SCENARIOS[kind](tiny, 2)
+    keep = Keep(3, STEPS + 5)
+    straight = make_trainer(plain, benchmark, checkpoints=keep)
+    straight.fit()
+    expected = remains(straight)
+    assert list(keep.files) == ["step 3", "task 0", f"step {STEPS + 5}", "task 1"]
+    for saved, file in keep.files.items():
+        torch.manual_seed(99)
+        resumed = make_trainer(plain, benchmark)
+        with torch.no_grad():
+            for tensor in resumed.method.state_dict().values():
+                tensor.zero_()
+        resumed.load_state_dict(torch.load(io.BytesIO(file), weights_only=True))
+        resumed.fit()
+        assert differing(expected, remains(resumed)) == [], f"from {saved}"
+
+
+@every_method
+def test_the_config_says_what_the_class_says(name: str, tiny: Arrays, plain_of: Any) -> None:
+    kind, options = method_class(name), node(name)
+    assert options["name"] == name
+    assert options["needs_buffer"] == (kind.replays > 0)
+    assert options["joint"] == kind.joint
+    assert options["_target_"].rpartition(".")[0] == f"perdure.models.{name.replace('-', '_')}"
+    assert set(kind.scenarios) <= set(SCENARIOS)
+    assert kind.scenarios
+    assert kind.stores in ("step", "task")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if method_class(name).joint])
+def test_trains_jointly_where_that_makes_sense(name: str, tiny: Arrays, plain_of: Any) -> None:
+    plain = plain_of(name)
+    plain = {**plain, "training": {**plain["training"], "mode": "joint"}}
+    trainer = make_trainer(plain, ClassIncremental(tiny, 2))
+    assert trainer.fit()["global_step"] == STEPS
+
+
+def test_every_method_has_its_option_and_every_option_its_method() -> None:
+    folder = ROOT / "src" / "perdure" / "models"
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "base"}
+    assert files == {name.replace("-", "_") for name in NAMES}
