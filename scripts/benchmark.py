@@ -32,9 +32,9 @@ from perdure.build import build
 from perdure.datasets.arrays import Split
 from perdure.notebook import compose
 from perdure.run import make_trainer
+from perdure.tracking.events import Recorder, StepLog
 from perdure.training.clock import Clock
 from perdure.training.evaluation import Evaluator
-from perdure.training.state import Position
 from perdure.training.trainer import Trainer
 
 TARGETS = {"training": 2.8, "evaluation": 20.0}
@@ -100,38 +100,30 @@ def _with_avalanche(options: argparse.Namespace) -> bool:
     return bool(options.avalanche)
 
 
-class Turns:
-    """Lets other loops have a turn after every `steps` steps of a trainer, and times them all.
+class Turns(Recorder):
+    """Lets other loops have a turn whenever a trainer logs a step, and times them all.
 
-    Takes the place of the trainer's checkpoint keeper, which is asked at each step boundary: so
-    what is measured is the trainer's own loop, with nothing in it that a run does not have. The
+    So what is measured is the trainer's own loop, with nothing in it that a run does not have. The
     first turn warms up and is not kept.
     """
 
     def __init__(self, steps: int, rivals: dict[str, Loop]) -> None:
+        super().__init__()
         self.steps = steps
         self.rivals = rivals
         self.seconds: dict[str, list[float]] = {name: [] for name in ("perdure", *rivals)}
         """CPU seconds of each loop's turns."""
         self._since = time.process_time()
 
-    def due(self, position: Position) -> bool:
-        """Never due; but this is where the others have their turn."""
-        if position.global_step % self.steps == 0:
-            spent = {"perdure": time.process_time() - self._since}
-            for name, loop in self.rivals.items():
-                spent[name] = cpu_seconds(partial(loop.train, self.steps))
-            if position.global_step > self.steps:
-                for name, seconds in spent.items():
-                    self.seconds[name].append(seconds)
-            self._since = time.process_time()
-        return False
-
-    def save(self, state: dict[str, Any], position: Position, task: int | None) -> None:
-        """Keep nothing."""
-
-    def finish(self) -> None:
-        """Nothing was kept."""
+    def on_step_log(self, event: StepLog) -> None:
+        """The trainer has done its steps; now the others."""
+        spent = {"perdure": time.process_time() - self._since}
+        for name, loop in self.rivals.items():
+            spent[name] = cpu_seconds(partial(loop.train, self.steps))
+        if event.global_step > self.steps:
+            for name, seconds in spent.items():
+                self.seconds[name].append(seconds)
+        self._since = time.process_time()
 
 
 def cpu_seconds(work: Callable[[], Any]) -> float:
@@ -143,11 +135,10 @@ def cpu_seconds(work: Callable[[], Any]) -> float:
 
 def compare(model: str, rounds: int, steps: int, avalanche: bool = False) -> dict[str, Any]:
     """Train and evaluate `model` on the first task of seq-mnist, all loops in turn."""
-    # The trainer does not ask at a task's last step, hence one more.
-    plain, trainer = _trainer(model, (rounds + 1) * steps + 1)
+    plain, trainer = _trainer(model, rounds + 1, steps)
     rivals = _rivals(plain, trainer, (rounds + 1, steps) if avalanche else None)
     turns = Turns(steps, rivals)
-    trainer.checkpoints = turns
+    trainer.recorders = [turns]
     trainer.fit()
     training = {name: [spent / steps for spent in each] for name, each in turns.seconds.items()}
     evaluation = _evaluations(plain, trainer, rivals, rounds)
@@ -166,11 +157,12 @@ def compare(model: str, rounds: int, steps: int, avalanche: bool = False) -> dic
     }
 
 
-def _trainer(model: str, n_steps: int) -> tuple[dict[str, Any], Trainer]:
-    """The configuration and the trainer of a run of so many steps on the first task."""
+def _trainer(model: str, turns: int, steps: int) -> tuple[dict[str, Any], Trainer]:
+    """The configuration and the trainer of a run of so many turns on the first task."""
     chosen = (f"model={model}", "dataset=seq-mnist", "device=cpu", "threads=1")
-    length = ("dataset.stop_after=1", f"dataset.iterations={n_steps}")
-    config = compose(*chosen, *length, "tracking.console=off")
+    length = ("dataset.stop_after=1", f"dataset.iterations={turns * steps}")
+    seen = (f"training.log_every={steps}", "tracking.console=off")
+    config = compose(*chosen, *length, *seen)
     plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     return plain, make_trainer(plain, config, None, [], [], Clock())
 

@@ -6,10 +6,18 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from perdure.errors import UserError
+
+_PLAIN: dict[Any, str] = {
+    float: "a number",
+    int: "a whole number",
+    bool: "true or false",
+    str: "text",
+    type(None): "null",
+}
 
 
 def build(node: Mapping[str, Any], group: str, *args: Any, **runtime: Any) -> Any:
@@ -22,11 +30,12 @@ def build(node: Mapping[str, Any], group: str, *args: Any, **runtime: Any) -> An
         runtime: the same by keyword; they are passed where the class has such a parameter.
 
     Raises:
-        UserError: the class does not exist, or takes no such argument, or not of that type.
+        UserError: the class does not exist, takes no such argument, takes it of another type, or
+            needs one that is not there.
     """
     target = locate(node["_target_"], group)
     options = {key: value for key, value in node.items() if key != "_target_"}
-    check(target, options, group, len(args))
+    check(target, options, group, len(args), runtime)
     return target(*args, **_accepted(target, runtime), **options)
 
 
@@ -37,30 +46,44 @@ def locate(path: str, group: str) -> Callable[..., Any]:
         found: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{group}._target_={path}: cannot be imported ({error})") from None
+    if not callable(found):
+        raise UserError(f"{group}._target_={path}: must be a class or a function")
     return found
 
 
 def check(
-    target: Callable[..., Any], options: Mapping[str, Any], group: str, given: int = 1
+    target: Callable[..., Any],
+    options: Mapping[str, Any],
+    group: str,
+    given: int = 1,
+    runtime: Collection[str] = (),
 ) -> None:
-    """Refuse options that `target` does not take, or whose type is not the annotated one.
+    """Refuse options that `target` does not take, or not of that type, and such that are missing.
 
-    The first `given` parameters are not the user's to choose.
+    The first `given` parameters, and those named in `runtime`, are not the user's to choose.
     """
-    parameters = dict(list(inspect.signature(target).parameters.items())[given:])
+    every = list(inspect.signature(target).parameters.items())[given:]
+    parameters = {name: p for name, p in every if name not in runtime}
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
-    init = getattr(target, "__init__") if inspect.isclass(target) else target  # noqa: B009
-    try:
-        hints = typing.get_type_hints(init)
-    except (NameError, TypeError):
-        hints = {}
+    names = ", ".join(parameters) or "no options"
+    hints = _hints(target)
     for key, value in options.items():
         if key not in parameters:
-            names = ", ".join(parameters) or "no options"
             raise UserError(f"{group}.{key}={value}: {group} takes {names}")
         if key in hints and not _fits(value, hints[key]):
-            raise UserError(f"{group}.{key}={value}: must be {_words(hints[key])}")
+            raise UserError(f"{group}.{key}={value}: must be {_words(hints[key]) or hints[key]}")
+    for key, p in parameters.items():
+        if key not in options and p.default is p.empty and p.kind is not p.VAR_POSITIONAL:
+            raise UserError(f"{group}.{key} is missing: {group} takes {names}")
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    init = getattr(target, "__init__") if inspect.isclass(target) else target  # noqa: B009
+    try:
+        return typing.get_type_hints(init)
+    except (NameError, TypeError):
+        return {}
 
 
 def _accepted(target: Callable[..., Any], runtime: dict[str, Any]) -> dict[str, Any]:
@@ -70,25 +93,45 @@ def _accepted(target: Callable[..., Any], runtime: dict[str, Any]) -> dict[str, 
 
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a plain value may be passed where `hint` is annotated; in doubt it may."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+    if _is_union(hint):
         return any(_fits(value, part) for part in typing.get_args(hint))
     if typing.get_origin(hint) is typing.Literal:
         return value in typing.get_args(hint)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (bool, str):
+    if _is_list(hint):
+        return isinstance(value, list | tuple) and _all_fit(value, hint)
+    if hint in (int, float):
+        number = int if hint is int else int | float
+        return isinstance(value, number) and not isinstance(value, bool)
+    if isinstance(hint, type) and hint is not Any and typing.get_origin(hint) is None:
         return isinstance(value, hint)
-    if hint is type(None):
-        return value is None
-    return not isinstance(value, str) or typing.get_origin(hint) is None
+    return True
+
+
+def _all_fit(values: Sequence[Any], hint: Any) -> bool:
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple and Ellipsis not in parts:
+        return len(values) == len(parts) and all(map(_fits, values, parts))
+    return all(_fits(value, parts[0]) for value in values)
+
+
+def _is_union(hint: Any) -> bool:
+    return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+
+
+def _is_list(hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    known = isinstance(origin, type) and issubclass(origin, Iterable)
+    return known and not issubclass(origin, Mapping)
 
 
 def _words(hint: Any) -> str:
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        return " or ".join(_words(part) for part in typing.get_args(hint))
+    """What a person may write there; empty for what nobody can write."""
+    if _is_union(hint):
+        return " or ".join(dict.fromkeys(filter(None, map(_words, typing.get_args(hint)))))
     if typing.get_origin(hint) is typing.Literal:
         return " or ".join(map(str, typing.get_args(hint)))
-    names = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
-    return names.get(hint, "null" if hint is type(None) else "a list")
+    if _is_list(hint):
+        parts = typing.get_args(hint)
+        fixed = typing.get_origin(hint) is tuple and Ellipsis not in parts
+        return f"a list of {len(parts)}" if fixed else f"a list (each {_words(parts[0])})"
+    return _PLAIN.get(hint, "")

@@ -74,13 +74,37 @@ class TrainingConfig:
     scheduler_per: Per = Per.epoch
 
 
+class Direction(Enum):
+    """Whether more of a monitored value is better, or less."""
+
+    max = "max"
+    min = "min"
+
+
+class Resume(Enum):
+    """Go on by itself when the run's folder holds a checkpoint."""
+
+    auto = "auto"
+
+
 @dataclass
 class CheckpointConfig:
-    """What is saved, and when."""
+    """What is saved, when, how much stays, and where from to start."""
 
     save: bool = False
     name: str = ""
     every: Any = None
+    top_k: int = 1
+    monitor: str = "average_accuracy"
+    mode: Direction = Direction.max
+    keep: int | None = None
+    light: bool = True
+    load: str | None = None
+    resume: Resume | None = None
+    fork: bool = False
+    allow_missing: bool = False
+    new_head: bool = False
+    take_buffer: bool = False
 
 
 @dataclass
@@ -131,6 +155,7 @@ class Config:
 
 _AT_LEAST_ONE = (
     "threads",
+    "checkpoint.keep",
     "dataset.n_tasks",
     "dataset.epochs",
     "dataset.iterations",
@@ -167,6 +192,13 @@ def validate(config: DictConfig) -> None:
     if order is not None and order != "random" and not isinstance(order, ListConfig):
         raise UserError(
             f"dataset.class_order={order}: must be null, random, or a list of class numbers"
+        )
+    if config.checkpoint.top_k < 0:
+        raise UserError(f"checkpoint.top_k={config.checkpoint.top_k}: must be 0 or more")
+    if config.checkpoint.load is not None and config.checkpoint.resume is not None:
+        raise UserError(
+            "checkpoint.load with checkpoint.resume: the first names a checkpoint, the second "
+            "looks for one in the run's own folder; give one of them"
         )
     if "/" in config.checkpoint.name:
         raise UserError(

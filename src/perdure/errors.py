@@ -9,3 +9,7 @@ class UserError(Exception):
 
 class DivergenceError(Exception):
     """The loss or a weight is no longer a finite number; the message says since when."""
+
+
+class PreemptedError(Exception):
+    """The run was asked to leave, and has saved its state; the message says by whom."""

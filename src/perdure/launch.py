@@ -6,6 +6,7 @@ Nothing here imports torch, so that `--help` and a user's mistake are answered a
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import sys
@@ -18,18 +19,22 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from perdure import wording
+from perdure.checkpoint.lock import RunLock
 from perdure.config import Config, validate
-from perdure.errors import DivergenceError, UserError
+from perdure.errors import DivergenceError, PreemptedError, UserError
+from perdure.preemption import RESUMABLE, StopFlag
 from perdure.recipes import by_buffer_size, notices
+from perdure.resume import Source, expand, good, job_record
 
 TIMESTAMP = "%Y%m%d-%H%M%S"
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-_FRESH = {".hydra", "train.log"}
+_FRESH = {".hydra", "train.log", ".lock"}
 _reserving = False
+_source: Source | None = None
 
 
 def register() -> None:
@@ -72,12 +77,23 @@ class Launch(Callback):
         global _reserving
         try:
             validate(config)
-            raw = OmegaConf.to_container(config.hydra[mode], resolve=False)
-            _reserving = isinstance(raw, dict) and "${timestamp}" in str(raw["dir"])
+            raw: Any = OmegaConf.to_container(config.hydra[mode], resolve=False)
+            ours = "${timestamp}" in str(raw["dir"])
+            record = None
+            if ours and config.checkpoint.resume is not None:
+                record = job_record(Path(config.output_root), config.hydra.overrides.task)
+            if record is not None and record.is_file():
+                with read_write(config):
+                    config.timestamp = Path(record.read_text()).name
+            else:
+                _reserving = ours
             folder = Path(config.hydra[mode].dir)
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK):
                 raise PermissionError(13, "Permission denied", str(folder))
+            if record is not None:
+                record.parent.mkdir(exist_ok=True)
+                record.write_text(str(folder))
         except (UserError, OSError, OmegaConfBaseException) as error:
             stop(wording.explain(error))
         finally:
@@ -86,36 +102,83 @@ class Launch(Callback):
 
 def job(config: DictConfig) -> float | None:
     """One run under Hydra; returns the average accuracy (class-IL or domain-IL)."""
-    hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
-    overrides = list(hydra.overrides.task)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    flag = StopFlag()
+    flag.install()
+    lock = RunLock(folder)
     try:
         validate(config)
-        from perdure.run import run
-
-        results = run(config, folder, overrides, notices(config, overrides))
+        lock.acquire()
+        results = _finished(config, folder) or _train(config, folder, flag)
     except (UserError, OmegaConfBaseException) as error:
         discard(folder)
-        stop(wording.explain(error))
-    except KeyboardInterrupt:
-        stop("interrupted", 130)
+        leave(folder, wording.explain(error), 2)
+    except PreemptedError as error:
+        leave(folder, f"{error}; the same command with checkpoint.load={folder} goes on", RESUMABLE)
     except DivergenceError as error:
-        stop(str(error), 1)
+        leave(folder, str(error), 1)
     except OSError as error:
         if error.errno not in _DISK:
             raise
-        stop(f"{error.filename or folder}: cannot write there ({error.strerror})", 1)
+        leave(folder, f"{error.filename or folder}: cannot write there ({error.strerror})", 1)
+    finally:
+        lock.release()
+    note_status(folder, "finished", 0)
     average: dict[str, float | None] = results["average_accuracy"]
     return next(iter(average.values()))
 
 
+def _train(config: DictConfig, folder: Path, flag: StopFlag) -> dict[str, Any]:
+    from perdure.checkpoint.format import sweep
+    from perdure.checkpoint.ledger import folder_of
+    from perdure.run import run
+
+    overrides = list(HydraConfig.get().overrides.task)
+    sweep(folder_of(folder))
+    source = _source
+    if config.checkpoint.resume is not None:
+        source = good(folder)
+    return run(config, folder, overrides, notices(config, overrides), source, flag)
+
+
+def _finished(config: DictConfig, folder: Path) -> dict[str, Any] | None:
+    """The results of the run that has already ended well in `folder`, told to the user."""
+    path = folder / "results.json"
+    if config.checkpoint.resume is None or not path.is_file():
+        return None
+    results: dict[str, Any] = json.loads(path.read_text())
+    if results.get("status") != "finished":
+        return None
+    print(f"the run in {folder} is finished already; its results are in {path.name}")
+    return results
+
+
+def note_status(folder: Path, status: str, exit_status: int) -> None:
+    """Write status.json: what a wrapper should know, since torchrun hides the exit status."""
+    if not folder.is_dir():
+        return
+    temporary = folder / ".status.json.tmp"
+    temporary.write_text(json.dumps({"status": status, "exit_status": exit_status}) + "\n")
+    os.replace(temporary, folder / "status.json")
+
+
+def leave(folder: Path, sentence: str, exit_status: int) -> NoReturn:
+    """Note why the run in `folder` ends, say it, and end the process."""
+    if (folder / "results.json").is_file():
+        note_status(folder, "resumable" if exit_status == RESUMABLE else "failed", exit_status)
+    stop(sentence, exit_status)
+
+
 def command_line(main: Callable[[], Any]) -> None:
     """Run Hydra's `main`; a user's mistake ends in one sentence and exit status 2."""
+    global _source
     register()
     traceback_wanted = "HYDRA_FULL_ERROR" in os.environ
     # Without this Hydra prints its own long text and exits with status 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
+        arguments, _source = expand(sys.argv[1:])
+        sys.argv[1:] = arguments
         main()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if traceback_wanted:

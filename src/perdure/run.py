@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,15 @@ from omegaconf import DictConfig, OmegaConf
 import perdure
 from perdure.build import build, check, locate
 from perdure.checkpoint.cadence import Cadence
-from perdure.checkpoint.manager import CheckpointManager, stem
-from perdure.config import Mode, Screen, buffer_size, validate
+from perdure.checkpoint.ledger import folder_of
+from perdure.checkpoint.manager import CheckpointManager, Policy, stem
+from perdure.config import Direction, Mode, Screen, buffer_size, validate
 from perdure.datasets.scenarios import Scenario
 from perdure.errors import UserError
+from perdure.going_on import go_on, start_from, versions
 from perdure.models.base import Method
 from perdure.randomness import Streams
+from perdure.resume import Source, require_same
 from perdure.tracking.console import Console
 from perdure.tracking.events import Recorder
 from perdure.tracking.files import LocalFiles
@@ -35,8 +38,10 @@ _MODEL_FACTS = ("name", "needs_buffer", "joint")
 def run(
     config: DictConfig,
     folder: Path | None = None,
-    overrides: list[str] | None = None,
-    notices: list[str] | None = None,
+    overrides: Sequence[str] = (),
+    notices: Sequence[str] = (),
+    source: Source | None = None,
+    stop: Callable[[], str | None] = lambda: None,
 ) -> dict[str, Any]:
     """Train as `config` says.
 
@@ -45,6 +50,8 @@ def run(
         folder: where the run's files go; none writes no files.
         overrides: what the user typed, for the checkpoints.
         notices: sentences to show once at the start.
+        source: the checkpoint to go on from.
+        stop: asked at every step boundary for a reason to save and leave.
 
     Returns:
         What results.json holds.
@@ -54,8 +61,16 @@ def run(
     """
     validate(config)
     plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    clock = Clock(perdure.STARTED)
-    trainer = make_trainer(plain, config, folder, overrides or [], notices or [], clock)
+    told = list(notices)
+    if source is not None and not source.fork:
+        plain["timestamp"] = source.state["args"]["timestamp"]
+        require_same(plain, source.state["args"], source.path)
+    trainer = make_trainer(plain, config, folder, list(overrides), told, stop)
+    if source is not None:
+        told += go_on(trainer, source, folder)
+    elif config.checkpoint.load is not None:
+        told += start_from(trainer, config)
+    trainer.notices = tuple(told)
     if folder is not None:
         snapshot_code(folder, Path(__file__).parents[2])
     return trainer.fit()
@@ -67,7 +82,7 @@ def make_trainer(
     folder: Path | None,
     overrides: list[str],
     notices: list[str],
-    clock: Clock,
+    stop: Callable[[], str | None],
 ) -> Trainer:
     """All objects of a run, put together."""
     device = choose_device(plain["device"])
@@ -91,12 +106,13 @@ def make_trainer(
         _scheduler(plain["scheduler"]),
         _buffer(plain),
         recorders,
-        _checkpoints(plain, config, folder, overrides),
+        _checkpoints(plain, config, folder, overrides, benchmark.accuracies),
         facts(plain, config, benchmark, device),
         plain,
         folder,
-        clock,
+        Clock(perdure.STARTED),
         notices,
+        stop,
     )
 
 
@@ -215,10 +231,22 @@ def _buffer(plain: Mapping[str, Any]) -> Any:
 
 
 def _checkpoints(
-    plain: Mapping[str, Any], config: DictConfig, folder: Path | None, overrides: list[str]
+    plain: Mapping[str, Any],
+    config: DictConfig,
+    folder: Path | None,
+    overrides: list[str],
+    accuracies: tuple[str, ...],
 ) -> CheckpointManager | None:
-    wanted, joint = plain["checkpoint"], config.training.mode is Mode.joint
-    cadence = Cadence(wanted["every"], joint)
+    wanted = plain["checkpoint"]
+    cadence = Cadence(wanted["every"], config.training.mode is Mode.joint)
+    policy = Policy(
+        wanted["save"],
+        wanted["top_k"],
+        _monitor(wanted["monitor"], accuracies),
+        wanted["mode"] == Direction.max.value,
+        wanted["keep"],
+        wanted["light"],
+    )
     if folder is None:
         return None
     start = stem(
@@ -229,10 +257,13 @@ def _checkpoints(
         plain["dataset"]["epochs"],
         plain["timestamp"],
     )
-    versions = {
-        "perdure": perdure.__version__,
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-    }
-    extra = {"versions": versions, "overrides": overrides}
-    return CheckpointManager(folder / "checkpoints", start, wanted["save"], cadence, joint, extra)
+    extra = {"versions": versions(plain), "overrides": overrides}
+    return CheckpointManager(folder_of(folder), start, policy, cadence, extra)
+
+
+def _monitor(name: str, accuracies: tuple[str, ...]) -> str:
+    known = [f"{figure}.{a}" for figure in ("average_accuracy", "accuracy") for a in accuracies]
+    full = name if "." in name else f"{name}.{accuracies[0]}"
+    if full not in known:
+        raise UserError(f"checkpoint.monitor={name}: must be one of {', '.join(known)}")
+    return full

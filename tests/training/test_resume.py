@@ -11,8 +11,10 @@ from kit import Listener, MakeTrainer
 
 from perdure.backbones.base import Backbone
 from perdure.checkpoint.cadence import Cadence
-from perdure.checkpoint.format import plain, read
-from perdure.checkpoint.manager import CheckpointManager
+from perdure.checkpoint.encode import plain
+from perdure.checkpoint.format import read
+from perdure.checkpoint.ledger import entries
+from perdure.checkpoint.manager import CheckpointManager, Policy
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental
 from perdure.datasets.transforms import CropFlip
@@ -87,10 +89,10 @@ def make(make_trainer: MakeTrainer, few: Arrays, **more: Any) -> Trainer:
 def test_every_checkpoint_leads_to_the_same_end(
     make_trainer: MakeTrainer, few: Arrays, tmp_path: Path
 ) -> None:
-    keep = CheckpointManager(tmp_path, "run", True, Cadence("17 steps"))
-    keep._retain = lambda n: None  # type: ignore[method-assign]
+    keep = CheckpointManager(tmp_path, "run", Policy(save=True), Cadence("17 steps"))
+    keep._remove = lambda gone: None  # type: ignore[method-assign]
     expected = end_of(make(make_trainer, few, checkpoints=keep))
-    paths = sorted(p for p in tmp_path.iterdir() if p.suffix != ".json")
+    paths = [entry.path for entry in entries(tmp_path) if entry.full]
     middles = 0
     assert len(paths) > 10
     for path in paths:
@@ -105,8 +107,8 @@ def test_every_checkpoint_leads_to_the_same_end(
 
 def test_events_go_on_without_a_gap(make_trainer: MakeTrainer, few: Arrays, tmp_path: Path) -> None:
     whole = Listener()
-    keep = CheckpointManager(tmp_path, "run", True, Cadence("31 steps"))
-    keep._retain = lambda n: None  # type: ignore[method-assign]
+    keep = CheckpointManager(tmp_path, "run", Policy(save=True), Cadence("31 steps"))
+    keep._remove = lambda gone: None  # type: ignore[method-assign]
     make(make_trainer, few, recorders=[whole], checkpoints=keep).fit()
     path = tmp_path / "step-93_full.pth"
     rest = Listener()
@@ -131,8 +133,8 @@ def test_each_part_matters(
     make_trainer: MakeTrainer, few: Arrays, tmp_path: Path, part: str
 ) -> None:
     """The comparison notices when a part does not survive."""
-    keep = CheckpointManager(tmp_path, "run", False, Cadence("23 steps"))
-    keep._retain = lambda n: None  # type: ignore[method-assign]
+    keep = CheckpointManager(tmp_path, "run", Policy(), Cadence("23 steps"))
+    keep._remove = lambda gone: None  # type: ignore[method-assign]
     expected = end_of(make(make_trainer, few, checkpoints=keep))
     resumed = make(make_trainer, few)
     state = read(tmp_path / "step-46_full.pth")

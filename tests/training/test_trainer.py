@@ -17,6 +17,7 @@ from perdure.models.er_ace import ERACE
 from perdure.models.sgd import FineTuning
 from perdure.optim import SGD
 from perdure.tracking import events
+from perdure.training.state import Occasion, Written
 
 
 def test_a_run_learns_and_measures(make_trainer: MakeTrainer) -> None:
@@ -174,8 +175,17 @@ class Kept:
     def due(self, position: Any) -> bool:
         return position.global_step % 20 == 0
 
-    def save(self, state: dict[str, Any], position: Any, task: int | None) -> None:
+    def wants_epochs(self) -> bool:
+        return False
+
+    def save(self, state: dict[str, Any], occasion: Occasion) -> None:
         self.states.append(state)
+
+    def written(self) -> list[Written]:
+        return []
+
+    def wait(self) -> None:
+        return None
 
     def finish(self) -> None:
         self.finished = True

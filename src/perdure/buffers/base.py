@@ -81,7 +81,7 @@ class Buffer(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on: the examples, the counters, and the policy's own state."""
-        fields = {key: stored[: len(self)].clone() for key, stored in self._fields.items()}
+        fields = {key: stored[: len(self)] for key, stored in self._fields.items()}
         return {"size": self.size, "seen": self.seen, "filled": len(self), "fields": fields}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device | str = "cpu") -> None:

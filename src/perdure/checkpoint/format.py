@@ -3,62 +3,36 @@
 The protocol: a temporary file in the same folder, hashed while it is written, fsync, rename to a
 name that is never used again, fsync of the folder; then the sidecar by the same steps. A file
 without its sidecar does not count. Everything opens with `torch.load(weights_only=True)`.
+tests/checkpoint/test_crash.py stops it before every operation and shows that each fsync is needed.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections import deque
-from collections.abc import Mapping
-from datetime import date, datetime
-from enum import Enum
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from io import BufferedIOBase
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 
+from perdure.checkpoint.encode import plain
 from perdure.errors import UserError
 
 FORMAT = 1
 """Number of the layout of a full file; a reader refuses a higher one."""
 
+_TEMPORARY = ".tmp-"
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EINVAL)
 
-def plain(value: Any, where: str = "state") -> Any:
-    """`value` made of tensors, dicts, lists, strings, numbers and None only.
 
-    Tensors come to the host as copies of just their elements (a view of a large storage would
-    write all of it).
-
-    Raises:
-        TypeError: a part has no such form; the message names it.
-    """
-    if isinstance(value, Enum):
-        return plain(value.value, where)
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, str):
-        return str(value)
-    if value is None or isinstance(value, bool | int | float | bytes):
-        return value
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True).contiguous()
-    if isinstance(value, Mapping):
-        return {plain(k, where): plain(v, f"{where}[{k!r}]") for k, v in value.items()}
-    if isinstance(value, tuple):
-        return tuple(plain(v, f"{where}[{i}]") for i, v in enumerate(value))
-    if isinstance(value, list | deque):
-        return [plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
-    if isinstance(value, set | frozenset):
-        return sorted(plain(v, where) for v in value)
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value.copy())
-    if isinstance(value, PurePath | date | datetime):
-        return str(value)
-    raise TypeError(f"{where} is a {type(value).__name__}, which a checkpoint cannot hold")
+class DamagedError(UserError):
+    """A checkpoint whose bytes are not the ones that were written."""
 
 
 def write(path: Path, state: Mapping[str, Any], about: Mapping[str, Any]) -> None:
@@ -68,19 +42,41 @@ def write(path: Path, state: Mapping[str, Any], about: Mapping[str, Any]) -> Non
         FileExistsError: `path` is committed already; names are never used twice.
         OSError: the disk's own error; nothing half-written stays behind.
     """
+    commit(path, plain({**state, "format": FORMAT}), about)
+
+
+def commit(path: Path, content: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """`write` for a state that is plain already and holds its format number."""
     if sidecar(path).exists():
         raise FileExistsError(f"{path} exists already")
-    content = plain({**state, "format": FORMAT})
-    digest, size = _replace(path, lambda file: torch.save(content, file))
-    facts = {**about, "format": FORMAT, "bytes": size, "sha256": digest}
-    _replace(sidecar(path), lambda file: file.write(json.dumps(facts, indent=1).encode()))
+    try:
+        digest, size = replace(path, lambda file: torch.save(content, file))
+        facts = {**about, "format": FORMAT, "bytes": size, "sha256": digest}
+        text = json.dumps(facts, indent=1).encode()
+        replace(sidecar(path), lambda file: file.write(text))
+    except BaseException:
+        with suppress(OSError):  # the first error is the one to tell
+            remove(path)
+        raise
 
 
 def read(path: Path) -> dict[str, Any]:
     """The state in `path`, verified against its sidecar.
 
     Raises:
-        UserError: no committed checkpoint is there, it is damaged, or its format is newer.
+        UserError: as `verify`.
+    """
+    verify(path)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """What the sidecar of `path` says, once its bytes are seen to be the ones committed.
+
+    Raises:
+        DamagedError: they are not.
+        UserError: no checkpoint is committed there, or its format is newer.
     """
     about = _sidecar_of(path)
     if about["format"] > FORMAT:
@@ -91,15 +87,76 @@ def read(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = _sha256(file)
     if digest != about["sha256"]:
-        raise UserError(f"{path}: damaged (its SHA-256 is not the one in {sidecar(path).name})")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+        raise DamagedError(f"{path}: damaged (its SHA-256 is not the one in {sidecar(path).name})")
+    return about
+
+
+def link(source: Path, path: Path, about: Mapping[str, Any]) -> None:
+    """Commit the bytes of the committed `source` under a second name, without a second copy.
+
+    A hard link; where the file system has none, a copy.
+
+    Raises:
+        FileExistsError: `path` is committed already.
+    """
+    if sidecar(path).exists():
+        raise FileExistsError(f"{path} exists already")
+    path.unlink(missing_ok=True)
+    try:
+        os.link(source, path)
+        _sync_folder(path.parent)
+    except OSError:
+        replace(path, lambda file: file.write(source.read_bytes()))
+    known = json.loads(sidecar(source).read_text())
+    facts = {**about, **{key: known[key] for key in ("format", "bytes", "sha256")}}
+    text = json.dumps(facts, indent=1).encode()
+    replace(sidecar(path), lambda file: file.write(text))
+
+
+def point(path: Path, target: Path) -> None:
+    """Let the symbolic link `path` name `target`, in the same folder, in one step."""
+    temporary = path.with_name(_TEMPORARY + secrets.token_hex(8))
+    temporary.symlink_to(target.name)
+    os.replace(temporary, path)
 
 
 def remove(path: Path) -> None:
     """Take a checkpoint away: first the sidecar, so that no half of it ever counts."""
     sidecar(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> None:
+    """Take a damaged checkpoint out of the way under a name that never counts; nothing is lost."""
+    n = 0
+    while (aside := path.with_name(f"{path.name}.damaged-{n}")).exists():
+        n += 1
+    sidecar(path).rename(aside.with_name(f"{aside.name}.sidecar"))
+    if path.exists():
+        path.rename(aside)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` such that it survives power loss, as its files cannot without it.
+
+    All folders above are synced, since the run's own may be just as young.
+
+    Raises:
+        OSError: the disk's own error.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for parent in folder.absolute().parents:
+        try:
+            _sync_folder(parent)
+        except OSError as error:
+            if error.errno not in _NOT_OURS:
+                raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left in `folder`; only for who holds the run's lock."""
+    for leftover in folder.glob(f"{_TEMPORARY}*"):
+        leftover.unlink(missing_ok=True)
 
 
 def sidecar(path: Path) -> Path:
@@ -117,22 +174,24 @@ def _sha256(file: BinaryIO) -> str:
 def _sidecar_of(path: Path) -> dict[str, Any]:
     try:
         about: dict[str, Any] = json.loads(sidecar(path).read_text())
-        if path.stat().st_size != about["bytes"] or not isinstance(about["format"], int):
+        whole = path.stat().st_size == about["bytes"] and isinstance(about["sha256"], str)
+        if not whole or not isinstance(about["format"], int):
             raise ValueError
     except FileNotFoundError as error:
         raise UserError(f"{path}: no checkpoint is committed there ({error.filename})") from None
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: damaged (it does not fit {sidecar(path).name})") from None
+        raise DamagedError(f"{path}: damaged (it does not fit {sidecar(path).name})") from None
     return about
 
 
 class _Hashing(BufferedIOBase):
-    """A file that hashes what is written to it."""
+    """A file that hashes what is written to it, and keeps its error, which torch.save hides."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.digest = hashlib.sha256()
         self.size = 0
+        self.error: OSError | None = None
 
     def writable(self) -> bool:
         return True
@@ -140,26 +199,37 @@ class _Hashing(BufferedIOBase):
     def write(self, data: Any, /) -> int:
         self.digest.update(data)
         self.size += len(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()
 
 
-def _replace(path: Path, fill: Any) -> tuple[str, int]:
-    """Create `path` whole or not at all; returns its SHA-256 and size."""
-    temporary = path.with_name(f".tmp-{path.name}")
+def replace(path: Path, fill: Callable[[Any], object]) -> tuple[str, int]:
+    """Create `path` whole or not at all; returns its SHA-256 and size.
+
+    The temporary name is new each time: what a killed writer left never stands in the way.
+    """
+    temporary = path.with_name(_TEMPORARY + secrets.token_hex(8))
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     handle = os.open(temporary, flags, 0o644)
     try:
         with os.fdopen(handle, "wb") as file:
             stream = _Hashing(file)
-            fill(stream)
+            try:
+                fill(stream)
+            except RuntimeError as error:
+                raise stream.error or error from None
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
     return stream.digest.hexdigest(), stream.size

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from perdure.checkpoint import format as files
+from perdure.checkpoint import ledger
 from perdure.checkpoint.cadence import Cadence
+from perdure.checkpoint.encode import plain
+from perdure.checkpoint.writer import Writer
 from perdure.errors import UserError
-from perdure.training.state import Position
+from perdure.training.state import Occasion, Position, Written
 
 _KEEP_ROLLING = 2
+_AT_ONCE = 50 * 2**20
+"""States below so many bytes are written at once, a few milliseconds; larger ones behind."""
 
 
 def stem(
@@ -21,70 +30,208 @@ def stem(
     return f"{name}{model}_{dataset}_{buffer_size}_{n_epochs}_{timestamp}"
 
 
-class CheckpointManager:
-    """Keeps a full file a task (`save=True`), and a rolling one so that any run can go on.
+@dataclass(frozen=True)
+class Policy:
+    """What is kept.
 
-    The rolling files `step-<global step>_full.pth` serve the time between the ends of tasks (and
-    those too with `save=False`); the newest two stay, and none once the run has ended well.
-
-    Args:
-        folder: where the files go; made when the first one is written.
-        stem: start of the per-task files' names.
-        save: whether to keep a file a task.
-        cadence: when to save within a task.
-        joint: whether the run trains jointly: its one per-task file is named `…_joint.pt`.
-        extra: what every file holds besides the trainer's state: versions, overrides, …
+    Attributes:
+        save: a full file a task, and the top-K set; without it rolling files alone.
+        top_k: how many epochs of a task stay, by the monitored value; 0 keeps no such set.
+        monitor: name of the value, as `perdure.training.evaluation.measured` gives it.
+        maximise: whether more of it is better.
+        keep: how many per-task files stay; none keeps all.
+        light: whether an epoch's weights are also written alone.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        stem: str,
-        save: bool,
-        cadence: Cadence,
-        joint: bool = False,
-        extra: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.folder = folder
-        self.stem = stem
-        self.keep_tasks = save
-        self.cadence = cadence
-        self.joint = joint
-        self.extra = extra or {}
-        self._rolling: list[Path] = []
+    save: bool = False
+    top_k: int = 1
+    monitor: str = "average_accuracy.class_il"
+    maximise: bool = True
+    keep: int | None = None
+    light: bool = True
+
+    def rank(self, value: float | None) -> float:
+        """Higher is better; what is no number comes last."""
+        if value is None or math.isnan(value):
+            return -math.inf
+        return value if self.maximise else -value
+
+
+@dataclass
+class CheckpointManager:
+    """Keeps a run's checkpoints in `folder`, by `policy`.
+
+    With `policy.save`: `<stem>_<task>.pt` after each task (`joint` when training jointly), and for
+    each evaluated epoch `<stage>.<epoch>_full.pth` with its light twin, of which the top K of the
+    stage and the last stay; `best*.pth` and `last*.pth` are links to them. Between, and for runs
+    without `save`, `step-<global step>_full.pth`: the newest two, none after a good end.
+
+    Attributes:
+        folder: made when the first file is written.
+        stem: start of the per-task files' names.
+        cadence: when to save within a task.
+        extra: what every full file holds besides the trainer's state: versions, overrides, …
+    """
+
+    folder: Path
+    stem: str
+    policy: Policy
+    cadence: Cadence
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._writer = Writer()
+        self._written: list[Written] = []
+        self._staged: dict[str, Any] | None = None
+        self._ledger = ledger.entries(self.folder)
 
     def due(self, position: Position) -> bool:
-        """Whether to save at this step boundary."""
+        """Whether to save at this step boundary; raises what went wrong in the background."""
+        self._writer.check()
         return self.cadence.due(position)
 
-    def save(self, state: dict[str, Any], position: Position, task: int | None) -> Path | None:
-        """Write `state`; `task` is the number of the task that has just ended, if one has.
+    def wants_epochs(self) -> bool:
+        """Whether every evaluated epoch is worth a file."""
+        return self.policy.save and self.policy.top_k > 0
+
+    def save(self, state: dict[str, Any], occasion: Occasion) -> None:
+        """Keep `state`: at once when it is small, else staged now and written in the background.
 
         Raises:
             UserError: the folder cannot be written to.
         """
-        if task is not None and self.keep_tasks:
-            path = self.folder / f"{self.stem}_{'joint' if self.joint else task}.pt"
+        started = time.perf_counter()
+        self._writer.wait()
+        content = plain({**state, **self.extra, "format": files.FORMAT}, kept=self._staged)
+        # The position goes on while the file is written.
+        at = Position(**occasion.position.as_dict())
+        plan = self._plan(occasion, at)
+
+        def job() -> None:
+            with _worded(self.folder):
+                files.make_folder(self.folder)
+                self._write(content, plan, occasion)
+            task = at.task if occasion.ended is None else occasion.ended
+            seconds = time.perf_counter() - started
+            self._written.append(Written(plan[0][0], task, at.global_step, seconds))
+
+        if _n_bytes(content) < _AT_ONCE:
+            job()
         else:
-            path = self.folder / f"step-{position.global_step}_full.pth"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            files.write(path, {**state, **self.extra}, {"position": position.as_dict()})
-        except OSError as error:
-            raise UserError(f"cannot write the checkpoint {path}: {error.strerror}") from error
+            self._staged = content
+            self._writer.start(job)
         self.cadence.saved()
-        if path.suffix == ".pth":
-            self._rolling.append(path)
-        self._retain(_KEEP_ROLLING)
-        return path
+
+    def written(self) -> list[Written]:
+        """What has become durable since the last call."""
+        done, self._written = self._written, []
+        return done
+
+    def wait(self) -> None:
+        """Until nothing is being written any more."""
+        self._writer.wait()
 
     def finish(self) -> None:
         """The run ended well and its results are durable: the rolling files go."""
-        self._retain(0)
+        self._writer.wait()
+        self._retain("step", 0)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
-    def _retain(self, n: int) -> None:
-        for path in self._rolling[: len(self._rolling) - n]:
-            files.remove(path)
-        self._rolling = self._rolling[len(self._rolling) - n :]
+    # --- names --------------------------------------------------------------------------------
+
+    def _plan(self, occasion: Occasion, at: Position) -> list[tuple[Path, dict[str, Any]]]:
+        """The full files to write: path and sidecar of each; the first holds the bytes."""
+        value = occasion.measured.get(self.policy.monitor)
+        about = {
+            "position": at.as_dict(),
+            "stage": occasion.stage,
+            "epoch": occasion.epoch,
+            "monitor": self.policy.monitor if value is not None else None,
+            "value": None if value is None or math.isnan(value) else value,
+            "selected_on": occasion.split,
+        }
+        plan = []
+        if occasion.ended is not None and self.policy.save:
+            task = "joint" if occasion.stage == "joint" else occasion.ended
+            plan.append((self.folder / f"{self.stem}_{task}.pt", {**about, "kind": "task"}))
+        if occasion.measured and self.wants_epochs():
+            name = f"{occasion.stage}.{occasion.epoch}_full.pth"
+            plan.append((self.folder / name, {**about, "kind": "epoch"}))
+        if not plan:
+            name = f"step-{at.global_step}_full.pth"
+            plan.append((self.folder / name, {**about, "kind": "step"}))
+        return plan
+
+    # --- writing ------------------------------------------------------------------------------
+
+    def _write(
+        self, content: dict[str, Any], plan: list[tuple[Path, dict[str, Any]]], why: Occasion
+    ) -> None:
+        (first, about), *others = plan
+        files.commit(first, content, about)
+        for path, other in others:
+            files.link(first, path, other)
+        for path, facts in plan:
+            if facts["kind"] == "epoch" and self.policy.light:
+                light = path.with_name(path.name.replace("_full.pth", ".pth"))
+                weights = {"model_state_dict": _backbone_of(content["model"])}
+                files.commit(light, weights, {**facts, "kind": "light"})
+        self._ledger = ledger.entries(self.folder)
+        if self.wants_epochs() and why.measured:
+            self._retain_epochs(why.stage)
+        self._retain("step", _KEEP_ROLLING)
+        if self.policy.keep is not None:
+            self._retain("task", self.policy.keep)
+
+    def _retain_epochs(self, stage: str) -> None:
+        """Keep the stage's top K and its last epoch, and point `best` and `last` at them."""
+        mine = [e for e in self._ledger if e.kind == "epoch" and e.stage == stage]
+        ranked = sorted(mine, key=lambda e: (-self.policy.rank(e.value), e.order))
+        best, last = ranked[0], mine[-1]
+        files.point(self.folder / "best_full.pth", best.path)
+        files.point(self.folder / "last_full.pth", last.path)
+        if self.policy.light:
+            for name, entry in (("best.pth", best), ("last.pth", last)):
+                target = entry.path.name.replace("_full.pth", ".pth")
+                files.point(self.folder / name, entry.path.with_name(target))
+        kept = {e.epoch for e in ranked[: self.policy.top_k]} | {last.epoch}
+        self._remove(
+            e
+            for e in self._ledger
+            if e.stage == stage and e.kind in ("epoch", "light") and e.epoch not in kept
+        )
+
+    def _retain(self, kind: str, n: int) -> None:
+        """Keep the newest `n` of `kind`."""
+        mine = [e for e in self._ledger if e.kind == kind]
+        self._remove(mine[: max(0, len(mine) - n)])
+
+    def _remove(self, gone: Iterable[ledger.Entry]) -> None:
+        for entry in list(gone):
+            files.remove(entry.path)
+            self._ledger.remove(entry)
+
+
+@contextmanager
+def _worded(folder: Path) -> Iterator[None]:
+    """Turns the disk's errors into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        what = error.strerror or error
+        raise UserError(f"cannot write a checkpoint in {folder}: {what}") from error
+
+
+def _n_bytes(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(map(_n_bytes, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(_n_bytes, value))
+    return value.numel() * value.element_size() if hasattr(value, "element_size") else 0
+
+
+def _backbone_of(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The network's own weights, without the method around it."""
+    prefix = "backbone."
+    return {k.removeprefix(prefix): v for k, v in model.items() if k.startswith(prefix)}

@@ -70,3 +70,17 @@ class Evaluator:
                 choice = logits[:, among.start : among.stop].argmax(1) + among.start
                 correct[name] = correct[name] + (choice == y).sum()
         return correct, len(split.y)
+
+
+def measured(accuracy: dict[str, list[float]], trained: int) -> dict[str, float]:
+    """What one evaluation says of the tasks trained so far, by the names that a monitor uses.
+
+    `average_accuracy.<name>` is the mean over them, `accuracy.<name>` that on the last one.
+    """
+    values: dict[str, float] = {}
+    for name, row in accuracy.items():
+        seen = row[: trained + 1]
+        if seen:
+            values[f"average_accuracy.{name}"] = sum(seen) / len(seen)
+            values[f"accuracy.{name}"] = seen[-1]
+    return values

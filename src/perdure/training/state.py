@@ -1,10 +1,20 @@
-"""What must survive: the position and the parts that hold state, and nothing else."""
+"""What must survive: one object that holds all of it, and what keeps it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from perdure.buffers.base import Buffer
+from perdure.models.base import Method
+from perdure.tracking.events import Recorder
+from perdure.training.clock import Clock
+from perdure.training.results import Results
 
 
 @dataclass
@@ -25,23 +35,147 @@ class Position:
         return asdict(self)
 
 
-class Stateful(Protocol):
-    """A part that can be saved and go on: method, optimizer, scheduler, buffer, metrics, …"""
+class LossMeter:
+    """The mean loss since it was last read, summed on the device."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def __init__(self, device: torch.device) -> None:
+        self.sum = torch.zeros((), device=device)
+        self.steps = 0
 
-    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+    def add(self, loss: Tensor) -> None:
+        """Take in one step's loss, []; nothing waits."""
+        self.sum += loss
+        self.steps += 1
+
+    def read(self) -> float:
+        """The mean, and start anew; waits for the device."""
+        mean = float(self.sum) / self.steps
+        self.sum.zero_()
+        self.steps = 0
+        return mean
+
+
+@dataclass
+class TrainState:
+    """The single answer to "what must survive?"; checkpoint and resume use this object alone."""
+
+    method: Method
+    optimizer: torch.optim.Optimizer
+    scheduler: Any | None
+    scaler: torch.amp.GradScaler | None
+    buffer: Buffer | None
+    results: Results
+    clock: Clock
+    recorders: Sequence[Recorder]
+    seed: int
+    config: dict[str, Any]
+    device: torch.device
+    position: Position = field(default_factory=Position)
+
+    def __post_init__(self) -> None:
+        self.loss = LossMeter(self.device)
+
+    def summary(self) -> dict[str, Any]:
+        """What results.json holds now."""
+        position = self.position
+        return self.results.summary(
+            tasks_done=position.task, global_step=position.global_step, **self.clock.totals()
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, by the names that a full checkpoint gives it."""
+        return {
+            "model": dict(self.method.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+            "buffer": self.buffer.state_dict() if self.buffer is not None else None,
+            "rng": {"seed": self.seed, "streams": "philox4x64"},
+            "position": self.position.as_dict(),
+            "args": self.config,
+            "results": {
+                "summary": self.summary(),
+                "measured": self.results.state_dict(),
+                "loss": {"sum": self.loss.sum, "steps": self.loss.steps},
+                "clock": self.clock.state_dict(),
+                "recorders": {r.name: r.state_dict() for r in self.recorders},
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where `state_dict()` was taken."""
+        self.method.load_state_dict(state["model"])
+        self.position = Position(**state["position"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler:
+            self.scheduler.load_state_dict(state["scheduler"])
+        if self.scaler:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.buffer is not None:
+            self.buffer.load_state_dict(state["buffer"], self.device)
+        results = state["results"]
+        self.results.load_state_dict(results["measured"])
+        self.loss.sum.copy_(results["loss"]["sum"])
+        self.loss.steps = results["loss"]["steps"]
+        self.clock.load_state_dict(results["clock"])
+        for recorder in self.recorders:
+            if recorder.name in results["recorders"]:
+                recorder.load_state_dict(results["recorders"][recorder.name])
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """Why a state is worth keeping.
+
+    Attributes:
+        position: where training stands.
+        stage: the task's name in file names, `task0` … or `joint`.
+        epoch: epochs of the task done.
+        ended: number of the task that has just ended, if one has.
+        measured: what the evaluation just made gave, by `average_accuracy.class_il`, …; empty
+            when none was made here.
+        split: what it was measured on, `test` or `validation`.
+    """
+
+    position: Position
+    stage: str
+    epoch: int
+    ended: int | None = None
+    measured: dict[str, float] = field(default_factory=dict)
+    split: str = "test"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A checkpoint that is durable now."""
+
+    path: Path
+    task: int
+    global_step: int
+    seconds: float
 
 
 class Checkpoints(Protocol):
     """What the trainer asks of whoever keeps its checkpoints."""
 
     def due(self, position: Position) -> bool:
-        """Whether to save at this step boundary."""
+        """Whether to save at this step boundary; raises what went wrong in the background."""
         ...
 
-    def save(self, state: dict[str, Any], position: Position, task: int | None) -> Path | None:
-        """Keep `state`; `task` is the number of the task that has just ended, if one has."""
+    def wants_epochs(self) -> bool:
+        """Whether every evaluated epoch is worth a file."""
+        ...
+
+    def save(self, state: dict[str, Any], occasion: Occasion) -> None:
+        """Keep `state`, at once or in the background."""
+        ...
+
+    def written(self) -> list[Written]:
+        """What has become durable since the last call."""
+        ...
+
+    def wait(self) -> None:
+        """Until nothing is being written any more."""
         ...
 
     def finish(self) -> None:

@@ -15,16 +15,16 @@ from perdure.datasets.batch import Batch
 from perdure.datasets.scenarios import Scenario
 from perdure.datasets.streams import TaskStream
 from perdure.datasets.transforms import Scale
-from perdure.errors import DivergenceError, UserError
+from perdure.errors import DivergenceError, PreemptedError, UserError
 from perdure.models.base import Method, Task
 from perdure.optim import SGD
 from perdure.randomness import Streams
 from perdure.tracking import events
 from perdure.training.clock import Clock
-from perdure.training.evaluation import Evaluator
+from perdure.training.evaluation import Evaluator, measured
 from perdure.training.results import Results
 from perdure.training.settings import Settings
-from perdure.training.state import Checkpoints, Position
+from perdure.training.state import Checkpoints, Occasion, Position, TrainState
 from perdure.training.step import Step
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
@@ -50,6 +50,8 @@ class Trainer:
         config: the composed configuration, for the recorders and the checkpoints.
         folder: where the run's files go, for the recorders.
         clock: counts seconds; a new one starts now.
+        notices: sentences that recorders show once at the start.
+        stop: asked at every step boundary; a reason to save and leave, or none.
     """
 
     def __init__(
@@ -68,105 +70,89 @@ class Trainer:
         folder: Path | None = None,
         clock: Clock | None = None,
         notices: Sequence[str] = (),
+        stop: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self.method = method
+        check(method, benchmark, settings, buffer)
+        device = next(method.parameters()).device
+        buffer = buffer if method.replays else None
+        transform = transform or Scale()
         self.benchmark = benchmark
         self.settings = settings
-        self.buffer = buffer if method.replays else None
         self.recorders = recorders
         self.checkpoints = checkpoints
-        self.config = config or {}
         self.folder = folder or Path()
         self.notices = tuple(notices)
-        self.clock = clock or Clock()
-        self.position = Position()
-        self._check()
-        self.device = next(method.parameters()).device
-        self.streams = Streams(settings.seed)
-        transform = transform or Scale()
-        self._step = Step(method, transform, self.buffer, self.streams, settings, self.device)
-        self._evaluator = Evaluator(method, benchmark, transform, settings.eval_batch_size)
+        self.n_tasks = 1 if settings.joint else settings.stop_after or benchmark.n_tasks
+        self._stop = stop
+        self._streams = Streams(settings.seed)
         self._transform = transform
+        self._step = Step(method, transform, buffer, self._streams, settings, device)
+        self._evaluator = Evaluator(method, benchmark, transform, settings.eval_batch_size)
         self._make_optimizer = optimizer or (lambda params: SGD(params, lr=0.1))
         self._make_scheduler = scheduler
-        self._fresh_optimizer()
-        self.results = Results(benchmark.accuracies, benchmark.n_tasks, facts or {})
-        self.n_tasks = 1 if settings.joint else settings.stop_after or benchmark.n_tasks
-        self._loss_sum = torch.zeros((), device=self.device)
-        self._loss_steps = 0
+        self.state = TrainState(
+            method,
+            *self._fresh_optimizer(method),
+            self._step.scaler,
+            buffer,
+            Results(benchmark.accuracies, benchmark.n_tasks, facts or {}),
+            clock or Clock(),
+            recorders,
+            settings.seed,
+            config or {},
+            device,
+        )
         self._rate = (time.monotonic(), 0)
         self._next_tick = 0.0
+        self._saved_at: int | None = None
+
+    @property
+    def method(self) -> Method:
+        """The method that is trained."""
+        return self.state.method
+
+    @property
+    def position(self) -> Position:
+        """Where training stands."""
+        return self.state.position
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that must survive: `TrainState.state_dict`."""
+        return self.state.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where `state_dict()` was taken."""
+        self.state.load_state_dict(state)
 
     def fit(self) -> dict[str, Any]:
         """Train all tasks from where the position stands; returns what results.json holds.
 
         Raises:
             DivergenceError: the loss or a weight is not a finite number any more.
+            PreemptedError: `stop` gave a reason; the state is saved.
         """
         self._start()
+        results = self.state.results
         try:
             if self.settings.evaluate_future and self.position.global_step == 0:
                 self._evaluate(trained=-1, boundary=True)
             while self.position.task < self.n_tasks:
-                with self.clock.phase("training"):
+                with self.state.clock.phase("training"):
                     self._train_task()
+            self._tell_written(wait=True)
         except BaseException as error:
-            known = isinstance(error, (DivergenceError, KeyboardInterrupt))
-            interrupted = isinstance(error, KeyboardInterrupt)
-            self.results.status = "interrupted" if interrupted else "failed"
-            told = str(error) if known else f"{type(error).__name__}: {error}"
-            self._emit(events.RunEnd(self._summary(), "interrupted" if interrupted else told))
+            stopped = isinstance(error, PreemptedError | KeyboardInterrupt)
+            told = isinstance(error, PreemptedError | DivergenceError | UserError)
+            results.status = "interrupted" if stopped else "failed"
+            reason = str(error) if told else f"{type(error).__name__}: {error}".rstrip(": ")
+            self._emit(events.RunEnd(self.state.summary(), reason))
             raise
-        self.results.status = "finished"
-        summary = self._summary()
+        results.status = "finished"
+        summary = self.state.summary()
         self._emit(events.RunEnd(summary))
         if self.checkpoints is not None:
             self.checkpoints.finish()
         return summary
-
-    # --- what survives ------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that must survive, by the names that a full checkpoint gives it."""
-        scaler = self._step.scaler
-        return {
-            "model": dict(self.method.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
-            "scaler": scaler.state_dict() if scaler else None,
-            "buffer": self.buffer.state_dict() if self.buffer is not None else None,
-            "rng": {"seed": self.settings.seed, "streams": "philox4x64"},
-            "position": self.position.as_dict(),
-            "args": self.config,
-            "results": {
-                "summary": self._summary(),
-                "measured": self.results.state_dict(),
-                "loss_sum": self._loss_sum,
-                "loss_steps": self._loss_steps,
-                "clock": self.clock.state_dict(),
-                "recorders": {r.name: r.state_dict() for r in self.recorders},
-            },
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on exactly where `state_dict()` was taken."""
-        self.method.load_state_dict(state["model"])
-        self.position = Position(**state["position"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler:
-            self.scheduler.load_state_dict(state["scheduler"])
-        if self._step.scaler:
-            self._step.scaler.load_state_dict(state["scaler"])
-        if self.buffer is not None:
-            self.buffer.load_state_dict(state["buffer"], self.device)
-        results = state["results"]
-        self.results.load_state_dict(results["measured"])
-        self._loss_sum.copy_(results["loss_sum"])
-        self._loss_steps = results["loss_steps"]
-        self.clock.load_state_dict(results["clock"])
-        for recorder in self.recorders:
-            if recorder.name in results["recorders"]:
-                recorder.load_state_dict(results["recorders"][recorder.name])
 
     # --- one task -----------------------------------------------------------------------------
 
@@ -177,7 +163,7 @@ class Trainer:
         stream = TaskStream(
             split,
             self.settings.batch_size,
-            self.streams,
+            self._streams,
             task,
             self.settings.epochs,
             self.settings.iterations,
@@ -185,11 +171,10 @@ class Trainer:
         self._begin_task(stream)
         for epoch in range(position.epoch, stream.epochs):
             self._train_epoch(stream, epoch)
-        self._end_task(split, time.perf_counter() - started)
+        self._end_task(split, stream, time.perf_counter() - started)
 
     def _begin_task(self, stream: TaskStream) -> None:
-        task = self.position.task
-        joint = self.settings.joint
+        task, joint = self.position.task, self.settings.joint
         last = self.benchmark.n_tasks - 1 if joint else task
         self.method.task = Task(
             task,
@@ -199,53 +184,54 @@ class Trainer:
         self.method.train()
         if self.position.task_begins:
             if task > 0 and self.settings.reset_optimizer:
-                self._fresh_optimizer()
+                state = self.state
+                state.optimizer, state.scheduler = self._fresh_optimizer(self.method)
             self.method.before_task()
         label = "all tasks" if joint else self.benchmark.label(task)
         self._emit(events.TaskStart(task, label, stream.n, stream.steps, stream.steps_per_epoch))
         self._rate = (time.monotonic(), self.position.global_step)
 
     def _train_epoch(self, stream: TaskStream, epoch: int) -> None:
-        position = self.position
+        state, position = self.state, self.position
         last = stream.steps_of(epoch)
         for raw, y, labels in stream.batches(epoch, position.step):
-            loss = self._step(raw, y, labels, self.optimizer, position)
-            self._loss_sum += loss
-            self._loss_steps += 1
+            state.loss.add(self._step(raw, y, labels, state.optimizer, position))
             position.step += 1
             position.global_step += 1
             if position.global_step % self.settings.log_every == 0:
                 self._log()
-            if self.scheduler and self.settings.scheduler_per == "step":
-                self.scheduler.step()
+            if state.scheduler and self.settings.scheduler_per == "step":
+                state.scheduler.step()
             if time.monotonic() >= self._next_tick:
                 self._tick(stream)
             if position.step == last:
                 self._end_epoch(stream)
-            ended = position.epoch == stream.epochs
-            if self.checkpoints is not None and not ended and self.checkpoints.due(position):
-                self._save(None)
+            if position.epoch < stream.epochs:
+                self._between_steps()
 
     def _end_epoch(self, stream: TaskStream) -> None:
-        position = self.position
+        position, every = self.position, self.settings.evaluate_every
         position.epoch, position.step = position.epoch + 1, 0
-        if self.scheduler and self.settings.scheduler_per == "epoch":
-            self.scheduler.step()
-        every = self.settings.evaluate_every
+        if self.state.scheduler and self.settings.scheduler_per == "epoch":
+            self.state.scheduler.step()
         if every and position.epoch % every == 0 and position.epoch < stream.epochs:
-            self._evaluate(trained=self._last_task(), boundary=False)
+            values = self._evaluate(trained=self._last_task(), boundary=False)
+            if self.checkpoints is not None and self.checkpoints.wants_epochs():
+                self._save(position.task, position.epoch, measured=values)
 
-    def _end_task(self, split: Split, seconds: float) -> None:
-        position, task = self.position, self.position.task
+    def _end_task(self, split: Split, stream: TaskStream, seconds: float) -> None:
+        position, task, state = self.position, self.position.task, self.state
         self.method.after_task(self._all_of(split))
         self.method.train()
-        if self.buffer is not None and self.method.stores == "task":
-            self._remember_task(split)
-        self._evaluate(trained=self._last_task(), boundary=True)
+        if state.buffer is not None and self.method.stores == "task":
+            generator = self._streams.numpy("remember", task=task)
+            state.buffer.add({"raw": split.x, "y": split.y}, split.y.cpu().numpy(), generator)
+        values = self._evaluate(trained=self._last_task(), boundary=True)
         position.task, position.epoch, position.step = task + 1, 0, 0
-        self._emit(events.TaskEnd(task, position.global_step, seconds, self._summary()))
-        if self.checkpoints is not None:
-            self._save(task)
+        self._emit(events.TaskEnd(task, position.global_step, seconds, state.summary()))
+        self._save(task, stream.epochs, ended=task, measured=values)
+        if position.task < self.n_tasks:
+            self._leave_if_asked()
 
     def _all_of(self, split: Split) -> Callable[[int], Iterable[Batch]]:
         """The task's examples without augmentation, in a fixed order, for `after_task`."""
@@ -256,23 +242,31 @@ class Trainer:
 
         return data
 
-    def _remember_task(self, split: Split) -> None:
-        """Offer the whole task to the buffer."""
-        assert self.buffer is not None
-        generator = self.streams.numpy("remember", task=self.position.task)
-        self.buffer.add({"raw": split.x, "y": split.y}, split.y.cpu().numpy(), generator)
-
     # --- between steps ------------------------------------------------------------------------
 
-    def _evaluate(self, trained: int, boundary: bool) -> None:
-        started = time.perf_counter()
-        position = self.position
+    def _between_steps(self) -> None:
+        if self.checkpoints is not None and self.checkpoints.due(self.position):
+            self._save(self.position.task, self.position.epoch)
+        self._leave_if_asked()
+
+    def _leave_if_asked(self) -> None:
+        reason = self._stop()
+        if reason is None:
+            return
+        if self._saved_at != self.position.global_step:
+            self._save(self.position.task, self.position.epoch)
+        self._tell_written(wait=True)
+        raise PreemptedError(reason)
+
+    def _evaluate(self, trained: int, boundary: bool) -> dict[str, float]:
+        """Accuracy on the tasks seen so far (or on all), told to the recorders."""
+        started, position = time.perf_counter(), self.position
         everything = self.settings.evaluate_future or self.settings.joint
         n = self.benchmark.n_tasks if everything else trained + 1
         seen = range(0) if trained < 0 else self.method.task.seen
-        with self.clock.phase("evaluation"):
+        with self.state.clock.phase("evaluation"):
             counts = self._evaluator.count(range(n), seen)
-            accuracy = self.results.add(counts, trained, boundary)
+            accuracy = self.state.results.add(counts, trained, boundary)
         self._emit(
             events.Evaluation(
                 position.task,
@@ -284,17 +278,13 @@ class Trainer:
                 time.perf_counter() - started,
             )
         )
+        return measured(accuracy, trained)
 
     def _log(self) -> None:
         """Read the mean loss since the last time; the one place where a step waits."""
-        position = self.position
-        loss = float(self._loss_sum) / self._loss_steps
-        self._loss_sum.zero_()
-        self._loss_steps = 0
+        position, loss = self.position, self.state.loss.read()
         self._require_finite(loss)
-        before, step = self._rate
-        now = time.monotonic()
-        rate = (position.global_step - step) / max(now - before, 1e-9)
+        (before, step), now = self._rate, time.monotonic()
         self._rate = (now, position.global_step)
         self._emit(
             events.StepLog(
@@ -303,8 +293,8 @@ class Trainer:
                 position.step,
                 position.global_step,
                 loss,
-                float(self.optimizer.param_groups[0]["lr"]),
-                rate,
+                float(self.state.optimizer.param_groups[0]["lr"]),
+                (position.global_step - step) / max(now - before, 1e-9),
             )
         )
 
@@ -314,20 +304,36 @@ class Trainer:
         done = position.epoch * stream.steps_per_epoch + position.step
         self._emit(events.Tick(position.task, position.epoch, done, position.global_step))
 
-    def _save(self, task: int | None) -> None:
-        """Keep the state; `task` is the one that has just ended, if any."""
-        assert self.checkpoints is not None
-        started = time.perf_counter()
-        self._require_finite(float(self._loss_sum))
-        with self.clock.phase("checkpoint"):
-            finite = [p.isfinite().all() for p in self.method.trainable()]
-            if not torch.stack(finite).all():
-                self._require_finite(float("nan"))
-            path = self.checkpoints.save(self.state_dict(), self.position, task)
-        if path is not None:
-            now = self.position.task if task is None else task
-            seconds = time.perf_counter() - started
-            self._emit(events.CheckpointWritten(path, now, self.position.global_step, seconds))
+    def _save(
+        self,
+        task: int,
+        epoch: int,
+        ended: int | None = None,
+        measured: dict[str, float] | None = None,
+    ) -> None:
+        """Keep the state, unless there is a number in it that is none."""
+        if self.checkpoints is None:
+            return
+        finite = [p.isfinite().all() for p in self.method.trainable()]
+        self._require_finite(float(self.state.loss.sum))
+        if not torch.stack(finite).all():
+            self._require_finite(float("nan"))
+        stage = "joint" if self.settings.joint else f"task{task}"
+        occasion = Occasion(
+            self.position, stage, epoch, ended, measured or {}, self.benchmark.split
+        )
+        with self.state.clock.phase("checkpoint"):
+            self.checkpoints.save(self.state.state_dict(), occasion)
+        self._saved_at = self.position.global_step
+        self._tell_written()
+
+    def _tell_written(self, wait: bool = False) -> None:
+        if self.checkpoints is None:
+            return
+        if wait:
+            self.checkpoints.wait()
+        for one in self.checkpoints.written():
+            self._emit(events.CheckpointWritten(one.path, one.task, one.global_step, one.seconds))
 
     def _require_finite(self, loss: float) -> None:
         if loss - loss == 0:
@@ -345,11 +351,11 @@ class Trainer:
         self._emit(
             events.RunStart(
                 self.folder,
-                self.config,
-                self._summary(),
+                self.state.config,
+                self.state.summary(),
                 self.n_tasks,
                 sum(p.numel() for p in self.method.trainable()),
-                str(self.device),
+                str(self.state.device),
                 self.position.global_step,
                 self.notices,
             )
@@ -358,34 +364,32 @@ class Trainer:
     def _last_task(self) -> int:
         return self.benchmark.n_tasks - 1 if self.settings.joint else self.position.task
 
-    def _fresh_optimizer(self) -> None:
-        self.optimizer = self._make_optimizer(self.method.trainable())
-        self.scheduler = self._make_scheduler(self.optimizer) if self._make_scheduler else None
-
-    def _summary(self) -> dict[str, Any]:
-        position = self.position
-        return self.results.summary(
-            tasks_done=position.task, global_step=position.global_step, **self.clock.totals()
-        )
+    def _fresh_optimizer(self, method: Method) -> tuple[torch.optim.Optimizer, Any | None]:
+        optimizer = self._make_optimizer(method.trainable())
+        return optimizer, self._make_scheduler(optimizer) if self._make_scheduler else None
 
     def _emit(self, event: events.Event) -> None:
         for recorder in self.recorders:
             recorder.receive(event)
 
-    def _check(self) -> None:
-        """Refuse combinations that make no sense."""
-        method, name = self.method, type(self.method).__name__
-        if method.replays and self.buffer is None:
-            raise UserError(f"{name} replays from a buffer: give it one")
-        if self.benchmark.kind not in method.scenarios:
-            raise UserError(
-                f"{name} is defined for {' and '.join(method.scenarios)} benchmarks, not for a "
-                f"{self.benchmark.kind} one"
-            )
-        if self.settings.joint and not method.joint:
-            raise UserError(f"{name} cannot train jointly")
-        stop = self.settings.stop_after
-        if stop is not None and stop > self.benchmark.n_tasks:
-            raise UserError(
-                f"dataset.stop_after={stop}: the benchmark has {self.benchmark.n_tasks} tasks"
-            )
+
+def check(method: Method, benchmark: Scenario, settings: Settings, buffer: Buffer | None) -> None:
+    """Refuse combinations that make no sense.
+
+    Raises:
+        UserError: says which.
+    """
+    name = type(method).__name__
+    if method.replays and buffer is None:
+        raise UserError(f"{name} replays from a buffer: give it one")
+    if benchmark.kind not in method.scenarios:
+        raise UserError(
+            f"{name} is defined for {' and '.join(method.scenarios)} benchmarks, not for a "
+            f"{benchmark.kind} one"
+        )
+    if settings.joint and not method.joint:
+        raise UserError(f"{name} cannot train jointly")
+    if settings.stop_after is not None and settings.stop_after > benchmark.n_tasks:
+        raise UserError(
+            f"dataset.stop_after={settings.stop_after}: the benchmark has {benchmark.n_tasks} tasks"
+        )

@@ -1,0 +1,59 @@
+"""One writer a run folder: a second one is refused, and told who the first is."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+
+from perdure.errors import UserError
+
+
+class RunLock:
+    """Held from `acquire` until the process ends, however it ends; the kernel lets it go.
+
+    Args:
+        folder: the run's folder, which must exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / ".lock"
+        self._handle: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            UserError: another process writes to this folder; the message names it.
+        """
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(handle, 1000, 0).decode(errors="replace")
+            os.close(handle)
+            raise UserError(
+                f"{self.path.parent}: another run writes there ({_words(holder)}); wait for it, "
+                "or choose another folder"
+            ) from None
+        os.ftruncate(handle, 0)
+        os.pwrite(
+            handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0
+        )
+        self._handle = handle
+
+    def release(self) -> None:
+        """Let the next writer in."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def _words(holder: str) -> str:
+    try:
+        who = json.loads(holder)
+        return f"process {who['pid']} on {who['host']}"
+    except (ValueError, KeyError, TypeError):
+        return "which one is not known"

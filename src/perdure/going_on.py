@@ -1,0 +1,91 @@
+"""Filling a freshly built run from a checkpoint: exactly, or with weights alone."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+import perdure
+from perdure.errors import UserError
+from perdure.resume import Source, cache
+from perdure.training.trainer import Trainer
+
+_METRICS = "metrics.jsonl"
+
+
+def versions(plain: Mapping[str, Any]) -> dict[str, str]:
+    """What a resumed run must share to end with the same bits."""
+    return {
+        "perdure": perdure.__version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "device": torch.device(plain["device"]).type if plain["device"] != "auto" else "auto",
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def go_on(trainer: Trainer, source: Source, folder: Path | None) -> list[str]:
+    """Bring `trainer` to where `source` stood; returns what the user should know.
+
+    Raises:
+        UserError: the state does not fit the run as it is configured now.
+    """
+    try:
+        trainer.load_state_dict(source.state)
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{source.path}: does not fit this configuration ({reason})") from error
+    history = source.run / _METRICS
+    if source.fork and folder is not None and history.is_file():
+        shutil.copyfile(history, folder / _METRICS)
+    facts = trainer.state.results.facts
+    before = source.state["results"]["summary"].get("resumes", [])
+    entry = {"from": str(source.path), "at": datetime.now().isoformat(timespec="seconds")}
+    facts["resumes"] = [*before, {**entry, "fork": source.fork}]
+    at = trainer.position
+    where = f"task {at.task}, epoch {at.epoch}, step {at.step} (global step {at.global_step})"
+    verb = "a fork of" if source.fork else "goes on from"
+    return [f"{verb} {source.path} at {where}", *_changes(trainer, source)]
+
+
+def _changes(trainer: Trainer, source: Source) -> Iterator[str]:
+    """Where the software or the machine is another than the checkpoint's."""
+    now = versions(trainer.state.config)
+    for name, before in source.state.get("versions", {}).items():
+        if name in now and now[name] != before:
+            yield f"{name} is {now[name]}, the checkpoint has {before}: the bits may differ"
+
+
+def start_from(trainer: Trainer, config: DictConfig) -> list[str]:
+    """Initialise the network with the weights that `checkpoint.load` names.
+
+    Raises:
+        UserError: the file holds no weights that fit.
+    """
+    from perdure.checkpoint import foreign, weights
+    from perdure.checkpoint.references import resolve
+
+    wanted = config.checkpoint
+    path = resolve(wanted.load, cache())
+    opened = foreign.open_file(path)
+    report = weights.fill(
+        trainer.method.backbone,
+        opened.weights,
+        allow_missing=wanted.allow_missing,
+        new_head=wanted.new_head,
+    )
+    told = [f"{path.name} ({opened.kind}): {line}" for line in report.lines()]
+    if wanted.take_buffer:
+        if trainer.state.buffer is None:
+            raise UserError("checkpoint.take_buffer=true: this method keeps no buffer")
+        told += weights.mammoth_buffer(opened, trainer.state.buffer)
+    return told
