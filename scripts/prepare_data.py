@@ -15,9 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from perdure import wording
 from perdure.build import build
+from perdure.composition import compose
 from perdure.errors import UserError
 from perdure.launch import stop
-from perdure.notebook import compose
 
 
 def main(overrides: list[str]) -> None:

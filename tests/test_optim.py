@@ -53,9 +53,11 @@ def feed(net: nn.Module, step: int) -> None:
     net[0].bias.grad[::4] = -0.0  # type: ignore[union-attr, index]
 
 
-def run(optimizer: torch.optim.Optimizer, net: nn.Module, steps: range) -> None:
+def run(
+    optimizer: torch.optim.Optimizer, net: nn.Module, steps: range, to_none: bool = True
+) -> None:
     for step in steps:
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=to_none)
         feed(net, step)
         optimizer.step()
 
@@ -126,6 +128,17 @@ def test_a_loaded_velocity_is_a_copy_in_the_parameter_s_own_type() -> None:
     optimizer.load_state_dict(state)
     run(optimizer, net, range(3, 5))
     assert all(torch.equal(state["state"][k]["momentum_buffer"], v) for k, v in held.items())
+
+
+def test_a_loaded_state_takes_the_place_of_all_that_was_there() -> None:
+    net, other = network(), network()
+    optimizer = SGD(net.parameters(), lr=0.1, momentum=0.9)
+    run(optimizer, net, range(3))
+    optimizer.load_state_dict(SGD(net.parameters(), lr=0.1, momentum=0.9).state_dict())
+    net.load_state_dict(other.state_dict())
+    run(optimizer, net, range(3, 6))
+    run(SGD(other.parameters(), lr=0.1, momentum=0.9), other, range(3, 6))
+    assert equal(net, other)
 
 
 @pytest.mark.parametrize("key", ["dampening", "maximize"])
@@ -226,6 +239,14 @@ def test_a_closure_is_called_with_gradients_before_the_step() -> None:
     assert torch.equal(*losses)
     assert equal(*nets)
     assert not equal(nets[0], network())
+
+
+def test_gradients_that_stay_in_place_are_not_taken_for_velocities() -> None:
+    nets = [network(), network()]
+    for net, kind in zip(nets, (SGD, torch.optim.SGD), strict=True):
+        optimizer = kind(net.parameters(), lr=0.1, momentum=0.9)
+        run(optimizer, net, range(20), to_none=False)
+    assert equal(*nets)
 
 
 @pytest.mark.parametrize("to_none", [True, False], ids=["none", "zero"])

@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from perdure.notebook import compose, train
+    from perdure.composition import compose
+    from perdure.notebook import train
 
 __version__ = "0.1.0"
 __all__ = ["compose", "train"]
@@ -18,7 +19,7 @@ STARTED = time.perf_counter()
 def __getattr__(name: str) -> Any:
     """Import on first use: the bare package must cost nothing."""
     if name in __all__:
-        from perdure import notebook
+        from perdure import composition, notebook
 
-        return getattr(notebook, name)
+        return getattr(notebook if name == "train" else composition, name)
     raise AttributeError(f"module 'perdure' has no attribute {name!r}")

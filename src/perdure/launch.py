@@ -11,56 +11,26 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from perdure import wording
+from perdure import composition, wording
 from perdure.checkpoint.lock import RunLock
-from perdure.config import Config, validate
+from perdure.config import validate
 from perdure.errors import DivergenceError, PreemptedError, UserError
 from perdure.preemption import RESUMABLE, StopFlag
-from perdure.recipes import by_buffer_size, notices
+from perdure.recipes import notices
 from perdure.resume import Source, expand, good, job_record
 
-TIMESTAMP = "%Y%m%d-%H%M%S"
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 _FRESH = {".hydra", "train.log", ".lock"}
-_reserving = False
 _source: Source | None = None
-
-
-def register() -> None:
-    """Make the schema and the resolvers known to Hydra; needed before anything is composed."""
-    ConfigStore.instance().store(name="schema", node=Config)
-    OmegaConf.register_new_resolver("run_timestamp", run_timestamp, use_cache=True, replace=True)
-    OmegaConf.register_new_resolver("by_buffer_size", by_buffer_size, replace=True)
-
-
-def run_timestamp(root: str) -> str:
-    """The run's time to the second, unlike that of any other run under `root`.
-
-    While a run starts, the folder of this name is made at once, so that two commands that start
-    in the same second get two: the later one takes the next free second.
-    """
-    moment = datetime.now()
-    while _reserving:
-        try:
-            Path(root).mkdir(parents=True, exist_ok=True)
-            (Path(root) / moment.strftime(TIMESTAMP)).mkdir()
-            break
-        except FileExistsError:
-            moment += timedelta(seconds=1)
-        except OSError as error:
-            raise UserError(f"output_root={root}: cannot write there ({error.strerror})") from None
-    return moment.strftime(TIMESTAMP)
 
 
 class Launch(Callback):
@@ -74,7 +44,6 @@ class Launch(Callback):
 
     @staticmethod
     def _prepare(config: DictConfig, mode: str) -> None:
-        global _reserving
         try:
             validate(config)
             raw: Any = OmegaConf.to_container(config.hydra[mode], resolve=False)
@@ -86,7 +55,7 @@ class Launch(Callback):
                 with read_write(config):
                     config.timestamp = Path(record.read_text()).name
             else:
-                _reserving = ours
+                composition.reserving = ours
             folder = Path(config.hydra[mode].dir)
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK):
@@ -97,7 +66,7 @@ class Launch(Callback):
         except (UserError, OSError, OmegaConfBaseException) as error:
             stop(wording.explain(error))
         finally:
-            _reserving = False
+            composition.reserving = False
 
 
 def job(config: DictConfig) -> float | None:
@@ -114,7 +83,11 @@ def job(config: DictConfig) -> float | None:
         discard(folder)
         leave(folder, wording.explain(error), 2)
     except PreemptedError as error:
-        leave(folder, f"{error}; the same command with checkpoint.load={folder} goes on", RESUMABLE)
+        leave(
+            folder,
+            f"{error}; python train.py checkpoint.load={folder} goes on from there",
+            RESUMABLE,
+        )
     except DivergenceError as error:
         leave(folder, str(error), 1)
     except OSError as error:
@@ -172,7 +145,7 @@ def leave(folder: Path, sentence: str, exit_status: int) -> NoReturn:
 def command_line(main: Callable[[], Any]) -> None:
     """Run Hydra's `main`; a user's mistake ends in one sentence and exit status 2."""
     global _source
-    register()
+    composition.register()
     traceback_wanted = "HYDRA_FULL_ERROR" in os.environ
     # Without this Hydra prints its own long text and exits with status 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -50,6 +50,11 @@ def _left_setting(config: DictConfig, overrides: list[str]) -> Iterator[str]:
             f"hyperparameters for {nearest(size, sizes)} are used"
         )
     given = dict(o.split("=", 1) for o in overrides if "=" in o)
+    if "optimizer" in given and "optimizer.lr" not in given:
+        yield (
+            f"optimizer={given['optimizer']} runs at optimizer.lr={config.optimizer.lr}, which was "
+            f"published for {pair} with another optimizer"
+        )
     for key, published in _published(config):
         value = OmegaConf.select(config, key)
         if key in given and value != published:

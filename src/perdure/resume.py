@@ -175,7 +175,7 @@ def _pins(saved: list[str], args: Mapping[str, Any]) -> Iterator[str]:
     """Overrides for what the repository's files say otherwise today than when the run started."""
     from omegaconf import OmegaConf
 
-    from perdure.notebook import compose
+    from perdure.composition import compose
 
     today: Any = OmegaConf.to_container(
         compose(*saved, "timestamp=now"), resolve=True, enum_to_str=True

@@ -68,7 +68,7 @@ def _known_keys() -> Iterator[str]:
     """Groups and keys of the default configuration."""
     from hydra import compose
 
-    from perdure.notebook import configuration
+    from perdure.composition import configuration
 
     with configuration():
         yield from _paths(compose("train"))

@@ -123,15 +123,22 @@ def test_a_buffer_that_was_offered_nothing_round_trips(make_fields: MakeFields) 
     assert buffer.contents()["id"].tolist() == [7, 8]
 
 
-def test_saved_and_loaded_states_share_no_memory(make_fields: MakeFields) -> None:
-    first, second = filled(make_fields, 10), Reservoir(10, 4)
-    state = first.state_dict()
+def test_a_loaded_buffer_leaves_the_state_that_it_came_from_alone(make_fields: MakeFields) -> None:
+    buffer, state = Reservoir(10, 4), filled(make_fields, 10).state_dict()
     saved = {key: value.clone() for key, value in state["fields"].items()}
-    second.load_state_dict(state)
+    buffer.load_state_dict(state)
     labels = np.zeros(100, dtype=np.int64)
-    for buffer in (first, second):
-        buffer.add(make_fields(range(500, 600), labels), labels, np.random.default_rng(0))
+    buffer.add(make_fields(range(500, 600), labels), labels, np.random.default_rng(0))
+    assert (buffer.contents()["id"] >= 500).any()
     assert all(torch.equal(state["fields"][key], value) for key, value in saved.items())
+
+
+def test_examples_that_another_method_remembered_are_refused(make_fields: MakeFields) -> None:
+    buffer, labels = filled(make_fields, 3), np.zeros(2, dtype=np.int64)
+    fields = make_fields([7, 8], labels)
+    del fields["logits"]
+    with pytest.raises(UserError, match="holds raw, y, logits, id of each example, .* raw, y, id"):
+        buffer.add(fields, labels, np.random.default_rng(0))
 
 
 def test_a_state_of_another_size_is_refused(make_fields: MakeFields) -> None:

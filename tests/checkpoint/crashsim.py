@@ -16,6 +16,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 from unittest.mock import patch
@@ -56,6 +57,8 @@ class Operation:
 class Recorder:
     """Logs the operations below `root`, which is empty at first.
 
+    No fsync is really made: what is safe is for `Disk` to say, and a kill loses nothing unsynced.
+
     Args:
         root: the folder.
         before: called with its number before each operation; may end the process.
@@ -78,7 +81,7 @@ class Recorder:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Have what the package does to the disk pass through here."""
-        self._real = {name: getattr(os, name) for name in ("open", "fdopen", "fsync", *_KINDS)}
+        self._real = {name: getattr(os, name) for name in ("open", "fdopen", *_KINDS)}
         mine: dict[str, Any] = {name: self._named(name) for name in _KINDS}
         mine.update(open=self._open, fdopen=self._fdopen, fsync=self._fsync)
         # pathlib of Python 3.10 holds its own references to the functions.
@@ -143,11 +146,9 @@ class Recorder:
     def _fsync(self, handle: int) -> None:
         folder = stat.S_ISDIR(os.fstat(handle).st_mode)
         name, file = self._opened.get(handle, (None, 0))
-        if name is None:
-            self._real["fsync"](handle)
-        elif not self.drops(folder):
-            operation = Operation("sync folder" if folder else "sync", (name,), file)
-            self.do(operation, lambda: self._real["fsync"](handle))
+        if name is not None and not self.drops(folder):
+            kind = "sync folder" if folder else "sync"
+            self.do(Operation(kind, (name,), file), lambda: None)
 
 
 class _Raw(io.FileIO):
@@ -187,11 +188,11 @@ class Disk:
         for number, operation in enumerate(log, 1):
             self._take(number, operation)
 
-    def tree(self) -> dict[str, bytes | str | None]:
+    def tree(self) -> Tree:
         """What the living system sees."""
         return self._tree(self._seen, {inode: held[-1] for inode, held in self._bytes.items()})
 
-    def crashes(self, draw: random.Random, limit: int) -> Iterator[dict[str, bytes | str | None]]:
+    def crashes(self, draw: random.Random, limit: int) -> Iterator[Tree]:
         """What power loss may leave: every set of pending names, every loss of unsynced bytes.
 
         At most `limit` sets of names, and of bytes for each; drawn where there are more.
@@ -233,29 +234,26 @@ class Disk:
 
     def _namespaces(self, draw: random.Random, limit: int) -> Iterator[dict[str, int]]:
         """Each pending operation done or not, but none without an earlier one on the same name."""
-        known = set()
+        known = set[str]()
         for choice in _some(draw, limit, [(True, False)] * len(self.pending)):
-            names, missing, done = dict(self.safe), set[str](), []
-            for number, ((operation, inode), chosen) in enumerate(
-                zip(self.pending, choice, strict=True)
-            ):
+            names, missing, done = dict(self.safe), set[str](), ""
+            for (operation, inode), chosen in zip(self.pending, choice, strict=True):
                 if chosen and missing.isdisjoint(operation.names):
                     _apply(names, operation, inode)
-                    done.append(number)
+                    done += "+"
                 else:
                     missing.update(operation.names)
-            if tuple(done) not in known:
-                known.add(tuple(done))
+                    done += "-"
+            if done not in known:
+                known.add(done)
                 yield names
 
-    def _tree(
-        self, names: Mapping[str, int], held: Mapping[int, bytes]
-    ) -> dict[str, bytes | str | None]:
+    def _tree(self, names: Mapping[str, int], held: Mapping[int, bytes]) -> Tree:
         folders = {".", *(name for name, inode in names.items() if inode in self._folders)}
         return {
             name: self._targets.get(inode, held.get(inode))
             for name, inode in names.items()
-            if all(str(parent) in folders for parent in Path(name).parents)
+            if folders.issuperset(_above(name))
         }
 
 
@@ -267,7 +265,12 @@ def _apply(names: dict[str, int], operation: Operation, inode: int) -> None:
 
 
 def _folder(operation: Operation) -> str:
-    return str(Path(operation.names[0]).parent)
+    return _above(operation.names[0])[0]
+
+
+@cache
+def _above(name: str) -> tuple[str, ...]:
+    return tuple(map(str, Path(name).parents))
 
 
 def _losses(held: Sequence[bytes]) -> list[bytes]:

@@ -10,29 +10,39 @@ import io
 import itertools
 import json
 import os
-import random
-import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
-from checkpoint.crashsim import Disk, Operation, Recorder, Tree
+from checkpoint.crashjudge import (
+    KEEP,
+    SYNCS,
+    Judge,
+    Recording,
+    lay,
+    numbered,
+    power_losses,
+    record,
+    tree_of,
+)
+from checkpoint.crashsim import Disk, Recorder
 from process import ROOT, environment
 
 from perdure.checkpoint import format as files
-from perdure.errors import UserError
-
-SEED = 20261122
-KEEP = 2
+from perdure.checkpoint.cadence import Cadence
+from perdure.checkpoint.ledger import folder_of
+from perdure.checkpoint.manager import CheckpointManager, Policy
+from perdure.resume import good
+from perdure.training.state import Occasion, Position
 
 
 def state(n: int) -> dict[str, Any]:
@@ -56,6 +66,23 @@ def rolling(run: Path) -> None:
             files.point(folder / "best.pth", folder / "task0.1.pth")
         if n > KEEP:
             files.remove(folder / f"step-{n - KEEP}.pth")
+
+
+def managed(run: Path) -> None:
+    """The package's own manager, going on from the newest intact file if there is one."""
+    folder = folder_of(run)
+    files.sweep(folder)
+    source = good(run)
+    manager = CheckpointManager(folder, "er", Policy(save=True, top_k=1), Cadence())
+    for n in range(1 if source is None else source.state["n"] + 1, 9):
+        task, step = divmod(n - 1, 4)
+        about = Occasion(Position(n // 4, step // 2, 0, n), f"task{task}", 1 + step // 2)
+        if step % 2:  # two epochs a task, of which the second is better
+            about.measured["average_accuracy.class_il"] = 0.1 * n
+        if step == 3:
+            about = replace(about, ended=task)
+        manager.save({**state(n), "model": {"backbone.bias": torch.full((3,), n)}}, about)
+    manager.finish()
 
 
 def deleting_first(run: Path) -> None:
@@ -90,6 +117,8 @@ def in_place(path: Path, fill: Callable[[Any], object]) -> tuple[str, int]:
 
 def sidecar_first(path: Path, content: Any, about: Any) -> None:
     """The commit comes before what it commits."""
+    if files.sidecar(path).exists():
+        raise FileExistsError(path)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     data = buffer.getvalue()
@@ -99,232 +128,55 @@ def sidecar_first(path: Path, content: Any, about: Any) -> None:
     files.replace(path, lambda file: file.write(data))
 
 
-def fixed_temporary() -> Any:
+@contextmanager
+def fixed_temporary() -> Iterator[None]:
     """One temporary name for ever: what a killed writer left stands in the way of the next."""
-    return patch.object(files.secrets, "token_hex", lambda n: "0" * 2 * n)
-
-
-# --- recording ------------------------------------------------------------------------------------
-
-SYNCS = (
-    "the-file",
-    "its-name",
-    "its-sidecar",
-    "name-of-its-sidecar",
-    "name-of-a-link",
-    "sidecar-of-a-link",
-    "name-of-the-sidecar-of-a-link",
-    "name-of-the-folder",
-)
-"""Every fsync of the protocol: four of `commit`, three of `link`, one of `make_folder`."""
-
-
-@dataclass
-class Recording:
-    """What a run did to the disk, and what it was told.
-
-    Attributes:
-        began: by file, the operation at which its commit began, and the state it is to hold.
-        acknowledged: by file, the number of operations when its commit was told to be done.
-        released: by file, the operation at which its removal began.
-        told: gets the name of each acknowledged file.
-    """
-
-    recorder: Recorder
-    told: Callable[[str], object] = lambda name: None
-    began: dict[str, tuple[int, Any]] = field(default_factory=dict)
-    acknowledged: dict[str, int] = field(default_factory=dict)
-    released: dict[str, int] = field(default_factory=dict)
-    next_sync: int = SYNCS.index("name-of-the-folder")
-
-    @property
-    def log(self) -> list[Operation]:
-        return self.recorder.log
-
-    def drops(self, missing: str) -> Callable[[bool], bool]:
-        """Tells the one fsync of `SYNCS` that the protocol under test leaves out."""
-
-        def dropped(folder: bool) -> bool:
-            self.next_sync += 1
-            return SYNCS[self.next_sync - 1] == missing
-
-        return dropped
-
-    @contextmanager
-    def on(self) -> Iterator[None]:
-        """Record; temporary names are numbers, so that each recording has the same."""
-        real_commit, real_link, real_remove = files.commit, files.link, files.remove
-
-        def commit(path: Path, content: Any, about: Any) -> None:
-            self._during(path, content, SYNCS.index("the-file"), real_commit, content, about)
-
-        def link(source: Path, path: Path, about: Any) -> None:
-            content, first = self.began[source.name][1], SYNCS.index("name-of-a-link")
-            self._during(
-                path, content, first, lambda to, about: real_link(source, to, about), about
-            )
-
-        def remove(path: Path) -> None:
-            self.released[path.name] = len(self.log)
-            real_remove(path)
-
-        numbers = (f"{n:04}" for n in range(10_000))
-        with (
-            patch.multiple(files, commit=commit, link=link, remove=remove),
-            patch.object(files.secrets, "token_hex", lambda n: next(numbers)),
-            self.recorder.installed(),
-        ):
-            yield
-
-    def _during(self, path: Path, content: Any, first: int, act: Any, *arguments: Any) -> None:
-        self.began[path.name] = len(self.log), content
-        self.next_sync = first
-        act(path, *arguments)
-        self.acknowledged[path.name] = len(self.log)
-        self.told(path.name)
-
-
-def record(run: Path, what: Callable[[Path], None], missing: str = "nothing") -> Recording:
-    """Do `what` in the new folder `run`."""
-    run.mkdir()
-    recording = Recording(Recorder(run))
-    recording.recorder.drops = recording.drops(missing)
-    with recording.on():
-        what(run)
-    assert Disk(recording.log).tree() == tree_of(run), "an operation went past the recorder"
-    return recording
-
-
-def tree_of(root: Path) -> dict[str, bytes | str | None]:
-    """What is really below `root`."""
-    return {
-        str(path.relative_to(root)): os.readlink(path)
-        if path.is_symlink()
-        else None
-        if path.is_dir()
-        else path.read_bytes()
-        for path in root.rglob("*")
-    }
-
-
-# --- judging --------------------------------------------------------------------------------------
-
-
-class Judge:
-    """Says what is wrong with what a crash left of a recorded run."""
-
-    def __init__(self, recording: Recording, scratch: Path) -> None:
-        self.recording = recording
-        self.scratch = scratch
-        scratch.mkdir()
-        self._verdicts: dict[Any, str] = {}
-        self._recoveries: dict[Any, bool] = {}
-
-    def faults(self, done: int, tree: Tree) -> list[str]:
-        """What is wrong when `tree` is left after `done` operations of the run."""
-        r = self.recording
-        begun = {name: content for name, (at, content) in r.began.items() if at < done}
-        acknowledged = {name for name, at in r.acknowledged.items() if at <= done}
-        held = {name for name in acknowledged if r.released.get(name, done) >= done}
-        verdicts = {name: self._verdict(name, tree) for name in begun}
-        found = [v for v in verdicts.values() if v not in ("good", "absent")]
-        found += ["lost" for name in held if verdicts[name] != "good"]
-        steps = {begun[name]["n"] for name, v in verdicts.items() if v == "good"}
-        promised = {begun[name]["n"] for name in acknowledged}
-        if len(steps) < min(KEEP, len(promised)):
-            found.append("too few")
-        if max(steps, default=0) < max(promised, default=0):
-            found.append("behind")
-        again = frozenset(n for n, v in verdicts.items() if v == "absent" and n not in acknowledged)
-        if not self._recovers(tree, again):
-            found.append("stuck")
-        return found
-
-    def _verdict(self, name: str, tree: Tree) -> str:
-        path = f"checkpoints/{name}"
-        key = name, tree.get(path), tree.get(f"{path}.json")
-        if key not in self._verdicts:
-            lay({path: key[1], f"{path}.json": key[2]}, self.scratch / "read")
-            self._verdicts[key] = verdict(self.scratch / "read" / path, self.recording.began[name][1])
-        return self._verdicts[key]
-
-    def _recovers(self, tree: Tree, again: frozenset[str]) -> bool:
-        """Whether a run that goes on can write the files `again`, and leaves nothing behind."""
-        key = again, frozenset(tree)
-        if key not in self._recoveries:
-            run = self.scratch / "recover"
-            lay(tree, run)
-            self._recoveries[key] = self._goes_on(run / "checkpoints", again)
-        return self._recoveries[key]
-
-    def _goes_on(self, folder: Path, again: frozenset[str]) -> bool:
-        try:
-            files.make_folder(folder)
-            files.sweep(folder)
-            for name in again:
-                files.commit(folder / name, self.recording.began[name][1], {})
-        except OSError:
-            return False
-        good = all(
-            verdict(folder / name, self.recording.began[name][1]) == "good" for name in again
-        )
-        return good and not [p for p in folder.iterdir() if p.name.startswith(".tmp-")]
-
-
-def lay(tree: Tree, folder: Path) -> None:
-    """Put `tree` into `folder`, and nothing else."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    for name, content in tree.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        elif isinstance(content, str):
-            path.symlink_to(content)
-
-
-def verdict(path: Path, expected: Any) -> str:
-    """`good`; `absent`, which reading says; `wrong`, read as good; or `error`, another one."""
-    try:
-        found = files.read(path)
-    except UserError:
-        return "absent"
-    except Exception:
-        return "error"
-    return "good" if same(found, expected) else "wrong"
-
-
-def same(a: Any, b: Any) -> bool:
-    """Bit for bit."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    return bool(type(a) is type(b) and a == b)
-
-
-def power_losses(recording: Recording, scratch: Path, limit: int) -> tuple[int, Counter[str]]:
-    """Every crash of the recorded run: how many states, and what is wrong with them."""
-    judge, draw = Judge(recording, scratch), random.Random(SEED)
-    states, found = 0, Counter[str]()
-    for done in range(len(recording.log) + 1):
-        for tree in Disk(recording.log[:done]).crashes(draw, limit):
-            states += 1
-            found.update(judge.faults(done, tree))
-    return states, found
+    with patch.object(files, "sweep"), patch.object(files.secrets, "token_hex", lambda n: "0"):
+        yield
 
 
 # --- tests ----------------------------------------------------------------------------------------
 
 
-def test_power_loss_at_any_instant_loses_nothing(tmp_path: Path) -> None:
-    recording = record(tmp_path / "run", rolling)
-    states, found = power_losses(recording, tmp_path / "scratch", limit=256)
-    print(f"\n{len(recording.log)} operations, {states} power losses, {dict(found)} violations")
+@pytest.mark.parametrize(
+    ("what", "limit", "operations", "states"),
+    [
+        pytest.param(rolling, 256, 90, 1500, id="format"),  # all there are
+        pytest.param(managed, 24, 190, 3000, id="manager"),
+    ],
+)
+def test_power_loss_at_any_instant_loses_nothing(
+    what: Callable[[Path], None], limit: int, operations: int, states: int, tmp_path: Path
+) -> None:
+    recording = record(tmp_path / "run", what)
+    tried, found = power_losses(recording, tmp_path / "scratch", limit)
+    print(f"\n{len(recording.log)} operations, {tried} power losses, {dict(found)} violations")
     assert not found
-    assert len(recording.log) > 100
-    assert states > 5000
+    assert len(recording.log) > operations
+    assert tried > states
+
+
+def committed(run: Path) -> dict[str, Any]:
+    """What counts in the run's folder: files with a sidecar, and links."""
+    tree = tree_of(folder_of(run))
+    return {
+        name: found
+        for name, found in tree.items()
+        if isinstance(found, str) or f"{name}.json" in tree or name.endswith(".json")
+    }
+
+
+def test_a_run_killed_before_any_operation_ends_with_the_same_files(tmp_path: Path) -> None:
+    recording = record(tmp_path / "run", managed)
+    whole, different = committed(tmp_path / "run"), Counter[str]()
+    for done in range(len(recording.log)):
+        lay(Disk(recording.log[:done]).tree(), tmp_path / "again")
+        with patch.object(os, "fsync"):
+            managed(tmp_path / "again")
+        found = committed(tmp_path / "again")
+        different.update(n for n in {*whole, *found} if whole.get(n) != found.get(n))
+    print(f"\n{len(recording.log)} kills and resumes, files that differ: {dict(different)}")
+    assert not different
 
 
 def storm(folder: Path) -> None:
@@ -340,9 +192,9 @@ def storm(folder: Path) -> None:
                 if operation == number:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-            with Recording(
-                Recorder(run, kill), lambda name, told=told: os.write(told, f"{name}\n".encode())
-            ).on():
+            recording = Recording(Recorder(run, kill))
+            recording.told = lambda name, told=told: os.write(told, f"{name}\n".encode())
+            with numbered(), recording.on():
                 rolling(run)
             os._exit(0)
         _, status = os.waitpid(child, 0)
@@ -353,7 +205,8 @@ def storm(folder: Path) -> None:
 
 
 def test_sigkill_before_any_operation_loses_nothing(tmp_path: Path) -> None:
-    recording = record(tmp_path / "run", rolling)
+    with numbered():
+        recording = record(tmp_path / "run", rolling)
     judge, found = Judge(recording, tmp_path / "scratch"), Counter[str]()
     (tmp_path / "storm").mkdir()
     code = "import sys, pathlib, checkpoint.test_crash as t; t.storm(pathlib.Path(sys.argv[1]))"

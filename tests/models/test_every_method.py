@@ -19,7 +19,7 @@ from perdure.notebook import compose
 from perdure.optim import SGD
 from perdure.run import make_method, settings
 from perdure.tracking import events
-from perdure.training.state import Position
+from perdure.training.state import Occasion, Position, Written
 from perdure.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -53,12 +53,19 @@ class Keep:
     def due(self, position: Position) -> bool:
         return position.global_step in self.steps
 
-    def save(self, state: dict[str, Any], position: Position, task: int | None) -> Path | None:
-        file = io.BytesIO()
+    def wants_epochs(self) -> bool:
+        return False
+
+    def save(self, state: dict[str, Any], occasion: Occasion) -> None:
+        file, ended = io.BytesIO(), occasion.ended
         torch.save(state, file)
-        name = f"step {position.global_step}" if task is None else f"task {task}"
+        name = f"step {occasion.position.global_step}" if ended is None else f"task {ended}"
         self.files[name] = file.getvalue()
-        return None
+
+    def written(self) -> list[Written]:
+        return []
+
+    def wait(self) -> None: ...
 
     def finish(self) -> None: ...
 
@@ -121,7 +128,7 @@ def test_trains_on_one_task_after_another(
     benchmark = SCENARIOS[kind](tiny, 2)
     trainer = make_trainer(plain_of(name), benchmark, recorders=[listener], checkpoints=keep)
     weights = [[p.detach().clone() for p in trainer.method.trainable()]]
-    trainer.fit()
+    summary = trainer.fit()
     losses = [e.loss for e in listener.of(events.StepLog)]
     assert len(losses) == 2 * STEPS
     assert all(loss == loss and abs(loss) < 1e6 for loss in losses)
@@ -131,7 +138,6 @@ def test_trains_on_one_task_after_another(
         weights.append([state[names[id(p)]] for p in trainer.method.trainable()])
     for before, after in zip(weights, weights[1:], strict=False):
         assert not any(torch.equal(p, q) for p, q in zip(before, after, strict=True))
-    summary = trainer.results.summary()
     assert all(len(matrix) == 2 for matrix in summary["accuracy_matrix"].values())
 
 

@@ -61,6 +61,11 @@ class Buffer(ABC):
             self._fields = {
                 key: value.new_zeros((self.size, *value.shape[1:])) for key, value in fields.items()
             }
+        if fields.keys() != self._fields.keys():
+            raise UserError(
+                f"the buffer holds {', '.join(self._fields)} of each example, the method gives "
+                f"{', '.join(fields)}: another method filled it"
+            )
         device = next(iter(self._fields.values())).device
         take = torch.tensor(rows).to(device, non_blocking=True)
         put = torch.tensor(slots).to(device, non_blocking=True)

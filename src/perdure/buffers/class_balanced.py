@@ -32,7 +32,6 @@ class ClassBalancedReservoir(Buffer):
         for row in self._candidates(labels, order, keep):
             slot = self._slot_for(int(labels[row]), int(order[row]), keep[row], pick[row])
             if slot is not None:
-                placed.pop(slot, None)
                 placed[slot] = row
         return list(placed.values()), list(placed.keys())
 

@@ -61,7 +61,8 @@ class Opened:
         kind: `perdure` (a full file of ours), `light` (`model_state_dict`, and no training loop
             known to us), `mammoth`, `catalyst` (20.12 to 22.04), `plain` (a network's weights).
         content: all of it, as it stands.
-        verified: whether its SHA-256 is that of a sidecar.
+        about: what its sidecar says, whose SHA-256 it has; empty for a file without one, which was
+            checked by the CRC-32 sums within it alone.
         weights: the network's tensors, without the prefixes of what was wrapped around it.
         args: the configuration in it; empty where there is none.
         results: the measurements in it, as they stand.
@@ -71,7 +72,7 @@ class Opened:
     path: Path
     kind: Kind
     content: dict[str, Any]
-    verified: bool
+    about: dict[str, Any]
     weights: dict[str, Tensor]
     args: dict[str, Any]
     results: Any
@@ -90,10 +91,8 @@ def open_file(path: Path, limit: int = LIMIT) -> Opened:
         raise UserError(f"{path}: {'no plain file' if path.exists() else 'there is no such file'}")
     # A link such as best.pth has no sidecar of its own.
     path = Path(os.path.realpath(path))
-    verified = files.sidecar(path).exists()
-    if verified:
-        files.verify(path)
-    content = _load(path) if verified else _load(path, limit)
+    about = files.verify(path) if files.sidecar(path).exists() else {}
+    content = _load(path, None if about else limit)
     kind, state = _recognise(path, content)
     args, rows = content.get("args"), content.get("buffer")
     if kind == "perdure" and isinstance(rows, Mapping):
@@ -102,7 +101,7 @@ def open_file(path: Path, limit: int = LIMIT) -> Opened:
         path,
         kind,
         content,
-        verified,
+        about,
         {name: state[full] for full, name in shorten(state).items()},
         dict(args) if isinstance(args, Mapping) else {},
         content.get("results"),
@@ -119,7 +118,7 @@ def shorten(names: Iterable[str]) -> dict[str, str]:
     full = list(names)
     common = {name: name for name in full}
     while len(first := set(map(_wrapper, common.values()))) == 1 and first != {""}:
-        common = {name: _PREFIX.sub("", short, count=1) for name, short in common.items()}
+        common = {name: short.partition(".")[2] for name, short in common.items()}
     bare = {name: _bare(short) for name, short in common.items()}
     times = Counter(bare.values())
     return {name: bare[name] if times[bare[name]] == 1 else common[name] for name in full}
@@ -195,7 +194,7 @@ def _tensors(value: Any) -> dict[str, Tensor]:
 # --- opening ----------------------------------------------------------------------------------
 
 
-def _load(path: Path, limit: int | None = None) -> dict[str, Any]:
+def _load(path: Path, limit: int | None) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             _check_archive(path, file, limit)
@@ -241,12 +240,12 @@ def _check_archive(path: Path, file: BinaryIO, limit: int | None) -> None:
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo], size: int) -> None:
     names = {entry.filename for entry in entries}
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise UserError(f"{path}: refused: a TorchScript program; its state_dict() is accepted")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise UserError(f"{path}: refused: compressed, which torch.save never does")
     if len(names) < len(entries) or sum(entry.file_size for entry in entries) > size:
         raise UserError(f"{path}: refused: its entries overlap")
-    if any(name.endswith("/constants.pkl") for name in names):
-        raise UserError(f"{path}: refused: a TorchScript program; its state_dict() is accepted")
     if not any(name.endswith("/data.pkl") for name in names):
         raise UserError(f"{path}: no file that torch.save wrote")
     if any(entry.external_attr & _FOLDER for entry in entries):
@@ -276,12 +275,17 @@ def _check_content(path: Path, content: Mapping[str, Any], limit: int) -> None:
     _require_size(path, n_bytes, limit)
 
 
-def _walk(value: Any, depth: int = 0) -> Iterator[tuple[Any, int]]:
-    yield value, depth
-    children = value.values() if isinstance(value, Mapping) else value
-    if depth < _DEEPEST and isinstance(value, Mapping | list | tuple | set):
-        for child in children:
-            yield from _walk(child, depth + 1)
+def _walk(value: Any) -> Iterator[tuple[Any, int]]:
+    """Every value within `value`, itself included, and how deep it is nested."""
+    levels = [iter((value,))]
+    while levels:
+        for inner in levels[-1]:
+            yield inner, len(levels)
+            if isinstance(inner, Mapping | list | tuple | set):
+                levels.append(iter(inner.values() if isinstance(inner, Mapping) else inner))
+                break
+        else:
+            levels.pop()
 
 
 def _n_bytes(value: Any) -> int:

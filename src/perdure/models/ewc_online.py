@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
 from torch.nn.utils import parameters_to_vector
 
 from perdure.backbones.base import Backbone
 from perdure.datasets.batch import Batch
 from perdure.errors import UserError
+from perdure.fisher import squared_gradients
 from perdure.models.base import Loss, Method
 
-_GRADIENT_ELEMENTS = 2**24
+_EXAMPLES = 256
 
 
 class EWCOnline(Method):
@@ -60,19 +59,11 @@ class EWCOnline(Method):
         self.anchor.copy_(parameters_to_vector(self.trainable()).detach())
 
     def _fisher_of(self, data: Callable[[int], Iterable[Batch]]) -> Tensor:
-        parameters = {
-            name: p.detach() for name, p in self.backbone.named_parameters() if p.requires_grad
-        }
-
-        def negative_log_likelihood(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            logits = functional_call(self.backbone, weights, (x[None],))
-            return F.cross_entropy(logits, y[None])
-
-        gradients = vmap(grad(negative_log_likelihood), in_dims=(None, 0, 0))
+        names = [name for name, p in self.backbone.named_parameters() if p.requires_grad]
         total, n = torch.zeros_like(self.fisher), 0
         self.eval()
-        for batch in data(max(1, _GRADIENT_ELEMENTS // self.fisher.numel())):
-            each = gradients(parameters, batch.x, batch.y)
-            total += torch.cat([each[name].square().sum(0).flatten() for name in parameters])
+        for batch in data(_EXAMPLES):
+            squares = squared_gradients(self.backbone, batch.x, batch.y)
+            total += torch.cat([squares[name].flatten() for name in names])
             n += len(batch)
         return total / n

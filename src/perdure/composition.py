@@ -1,0 +1,71 @@
+"""Composing a configuration: the schema, the resolvers, and the repository's `conf/`.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from hydra import compose as _compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from perdure.config import Config
+from perdure.errors import UserError
+from perdure.recipes import CONF, by_buffer_size
+
+TIMESTAMP = "%Y%m%d-%H%M%S"
+reserving = False
+"""Whether the next timestamp is that of a run which starts, and so reserves its folder."""
+
+
+def register() -> None:
+    """Make the schema and the resolvers known to Hydra; needed before anything is composed."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    OmegaConf.register_new_resolver("run_timestamp", run_timestamp, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("by_buffer_size", by_buffer_size, replace=True)
+
+
+def run_timestamp(root: str) -> str:
+    """The run's time to the second, unlike that of any other run under `root`.
+
+    While a run starts, the folder of this name is made at once, so that two commands that start
+    in the same second get two: the later one takes the next free second.
+    """
+    moment = datetime.now()
+    while reserving:
+        try:
+            Path(root).mkdir(parents=True, exist_ok=True)
+            (Path(root) / moment.strftime(TIMESTAMP)).mkdir()
+            break
+        except FileExistsError:
+            moment += timedelta(seconds=1)
+        except OSError as error:
+            raise UserError(f"output_root={root}: cannot write there ({error.strerror})") from None
+    return moment.strftime(TIMESTAMP)
+
+
+@contextmanager
+def configuration() -> Iterator[None]:
+    """Hydra set up on the repository's `conf/`, whatever it was set up on before."""
+    register()
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield
+    finally:
+        if before is not None:
+            GlobalHydra.instance().hydra = before
+
+
+def compose(*overrides: str) -> DictConfig:
+    """The configuration that `python train.py <overrides>` would run."""
+    with configuration():
+        return _compose("train", overrides=list(overrides))
