@@ -29,11 +29,10 @@ from torch import Tensor
 from whole_runs import phases_table, spread, whole_runs
 
 from perdure.build import build
+from perdure.composition import compose
 from perdure.datasets.arrays import Split
-from perdure.notebook import compose
 from perdure.run import make_trainer
 from perdure.tracking.events import Recorder, StepLog
-from perdure.training.clock import Clock
 from perdure.training.evaluation import Evaluator
 from perdure.training.trainer import Trainer
 
@@ -164,7 +163,7 @@ def _trainer(model: str, turns: int, steps: int) -> tuple[dict[str, Any], Traine
     seen = (f"training.log_every={steps}", "tracking.console=off")
     config = compose(*chosen, *length, *seen)
     plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    return plain, make_trainer(plain, config, None, [], [], Clock())
+    return plain, make_trainer(plain, config)
 
 
 def _rivals(

@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(map(_clean, _text(found[0]))))
     for problem in (file["problem"] for file in found if "problem" in file):
         _say(problem)
-    return max((file["status"] for file in found), key=(0, 2, 1).index)
+    statuses: list[int] = [file["status"] for file in found]
+    return max(statuses, key=(0, 2, 1).index)
 
 
 def _say(sentence: str) -> None:

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,19 +20,22 @@ from perdure.training.trainer import Trainer
 _METRICS = "metrics.jsonl"
 
 
-def versions(plain: Mapping[str, Any]) -> dict[str, str]:
+def versions(device: torch.device, code: str) -> dict[str, str]:
     """What a resumed run must share to end with the same bits."""
     return {
+        "code": code,
         "perdure": perdure.__version__,
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "python": platform.python_version(),
-        "device": torch.device(plain["device"]).type if plain["device"] != "auto" else "auto",
+        "device": device.type,
         "threads": str(torch.get_num_threads()),
     }
 
 
-def go_on(trainer: Trainer, source: Source, folder: Path | None) -> list[str]:
+def go_on(
+    trainer: Trainer, source: Source, folder: Path | None, software: Mapping[str, str]
+) -> list[str]:
     """Bring `trainer` to where `source` stood; returns what the user should know.
 
     Raises:
@@ -54,15 +56,14 @@ def go_on(trainer: Trainer, source: Source, folder: Path | None) -> list[str]:
     at = trainer.position
     where = f"task {at.task}, epoch {at.epoch}, step {at.step} (global step {at.global_step})"
     verb = "a fork of" if source.fork else "goes on from"
-    return [f"{verb} {source.path} at {where}", *_changes(trainer, source)]
+    return [f"{verb} {source.path} at {where}", *_changes(software, source)]
 
 
-def _changes(trainer: Trainer, source: Source) -> Iterator[str]:
+def _changes(now: Mapping[str, str], source: Source) -> Iterator[str]:
     """Where the software or the machine is another than the checkpoint's."""
-    now = versions(trainer.state.config)
     for name, before in source.state.get("versions", {}).items():
-        if name in now and now[name] != before:
-            yield f"{name} is {now[name]}, the checkpoint has {before}: the bits may differ"
+        if now.get(name) != before:
+            yield f"{name} is {now.get(name)}, the checkpoint has {before}: the bits may differ"
 
 
 def start_from(trainer: Trainer, config: DictConfig) -> list[str]:

@@ -65,24 +65,29 @@ def run(
     if source is not None and not source.fork:
         plain["timestamp"] = source.state["args"]["timestamp"]
         require_same(plain, source.state["args"], source.path)
-    trainer = make_trainer(plain, config, folder, list(overrides), told, stop)
+    trainer = make_trainer(plain, config, folder, stop)
+    device = trainer.state.device
+    manager = make_checkpoints(plain, config, folder or Path(), trainer.benchmark.accuracies)
+    code = "unknown" if folder is None else snapshot_code(folder, Path(__file__).parents[2])
+    software = versions(device, code)
+    manager.extra = {"versions": software, "overrides": list(overrides)}
+    if folder is not None:
+        trainer.checkpoints = manager
     if source is not None:
-        told += go_on(trainer, source, folder)
+        told += go_on(trainer, source, folder, software)
     elif config.checkpoint.load is not None:
         told += start_from(trainer, config)
+    if not plain["deterministic"] and device.type == "cuda":
+        told.append("deterministic=false: faster kernels, and no promise of the same bits again")
     trainer.notices = tuple(told)
-    if folder is not None:
-        snapshot_code(folder, Path(__file__).parents[2])
     return trainer.fit()
 
 
 def make_trainer(
     plain: dict[str, Any],
     config: DictConfig,
-    folder: Path | None,
-    overrides: list[str],
-    notices: list[str],
-    stop: Callable[[], str | None],
+    folder: Path | None = None,
+    stop: Callable[[], str | None] = lambda: None,
 ) -> Trainer:
     """All objects of a run, put together."""
     device = choose_device(plain["device"])
@@ -106,13 +111,12 @@ def make_trainer(
         _scheduler(plain["scheduler"]),
         _buffer(plain),
         recorders,
-        _checkpoints(plain, config, folder, overrides, benchmark.accuracies),
+        None,
         facts(plain, config, benchmark, device),
         plain,
         folder,
         Clock(perdure.STARTED),
-        notices,
-        stop,
+        stop=stop,
     )
 
 
@@ -230,13 +234,14 @@ def _buffer(plain: Mapping[str, Any]) -> Any:
     return build(plain["buffer"], "buffer")
 
 
-def _checkpoints(
-    plain: Mapping[str, Any],
-    config: DictConfig,
-    folder: Path | None,
-    overrides: list[str],
-    accuracies: tuple[str, ...],
-) -> CheckpointManager | None:
+def make_checkpoints(
+    plain: Mapping[str, Any], config: DictConfig, folder: Path, accuracies: tuple[str, ...]
+) -> CheckpointManager:
+    """Who keeps the checkpoints of the run in `folder`.
+
+    Raises:
+        UserError: the cadence or the monitored value is not known.
+    """
     wanted = plain["checkpoint"]
     cadence = Cadence(wanted["every"], config.training.mode is Mode.joint)
     policy = Policy(
@@ -247,8 +252,6 @@ def _checkpoints(
         wanted["keep"],
         wanted["light"],
     )
-    if folder is None:
-        return None
     start = stem(
         wanted["name"],
         plain["model"]["name"],
@@ -257,8 +260,7 @@ def _checkpoints(
         plain["dataset"]["epochs"],
         plain["timestamp"],
     )
-    extra = {"versions": versions(plain), "overrides": overrides}
-    return CheckpointManager(folder_of(folder), start, policy, cadence, extra)
+    return CheckpointManager(folder_of(folder), start, policy, cadence)
 
 
 def _monitor(name: str, accuracies: tuple[str, ...]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from others import (
     MammothMLP,
@@ -186,6 +186,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
+@settings(deadline=None)
 @given(prefix=prefixes)
 def test_prefixes_go_however_many_there_are(names: list[str], prefix: str) -> None:
     wrapped = [prefix + name for name in names]

@@ -73,7 +73,7 @@ def test_every_file_is_there(main_job: tuple[Path, str]) -> None:
     names = {p.name for p in folder.iterdir()}
     assert names == {
         ".hydra", "code", "checkpoints", "results.json", "metrics.jsonl", "accuracy.csv",
-        "accuracy_matrix.png", "report.html", "train.log",
+        "accuracy_matrix.png", "report.html", "train.log", "status.json", ".lock",
     }  # fmt: skip
     assert (folder / "accuracy_matrix.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert (folder / "code" / "train.py").read_text() == (ROOT / "train.py").read_text()
@@ -98,8 +98,11 @@ def test_one_full_checkpoint_a_task(main_job: tuple[Path, str]) -> None:
     folder, _ = main_job
     checkpoints = folder / "checkpoints"
     names = [f"er_seq-mnist_500_1_{folder.name}_{task}.pt" for task in range(5)]
+    epochs = [f"task{task}.1{kind}.pth" for task in range(5) for kind in ("", "_full")]
+    links = [f"{name}{kind}.pth" for name in ("best", "last") for kind in ("", "_full")]
+    files = [*names, *epochs]
     assert sorted(p.name for p in checkpoints.iterdir()) == sorted(
-        [*names, *(f"{name}.json" for name in names)]
+        [*files, *(f"{name}.json" for name in files), *links]
     )
     state = read(checkpoints / names[2])
     assert state["position"] == {"task": 3, "epoch": 0, "step": 0, "global_step": 3603}
@@ -167,7 +170,7 @@ def test_a_killed_run_keeps_what_it_had(tmp_path: Path) -> None:
     assert read(newest)["position"]["global_step"] >= 2450
 
 
-def test_ctrl_c_ends_in_one_line(tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_ends_in_one_line(tmp_path: Path) -> None:
     with subprocess.Popen(
         command(),
         cwd=tmp_path,
@@ -184,8 +187,9 @@ def test_ctrl_c_ends_in_one_line(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         process.stdout.read()
         told = process.stderr.read()
-    assert process.returncode == 130
-    assert told == "perdure: interrupted\n"
+    assert process.returncode == 75
+    assert told.startswith("perdure: stopped by SIGINT; python train.py checkpoint.load=")
+    assert told.count("\n") == 1
     assert results_of(run_folder(tmp_path))["status"] == "interrupted"
 
 

@@ -13,8 +13,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -47,17 +47,9 @@ def write(path: Path, state: Mapping[str, Any], about: Mapping[str, Any]) -> Non
 
 def commit(path: Path, content: Mapping[str, Any], about: Mapping[str, Any]) -> None:
     """`write` for a state that is plain already and holds its format number."""
-    if sidecar(path).exists():
-        raise FileExistsError(f"{path} exists already")
-    try:
+    with _whole_or_not_at_all(path):
         digest, size = replace(path, lambda file: torch.save(content, file))
-        facts = {**about, "format": FORMAT, "bytes": size, "sha256": digest}
-        text = json.dumps(facts, indent=1).encode()
-        replace(sidecar(path), lambda file: file.write(text))
-    except BaseException:
-        with suppress(OSError):  # the first error is the one to tell
-            remove(path)
-        raise
+        _seal(path, {**about, "format": FORMAT, "bytes": size, "sha256": digest})
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -99,18 +91,15 @@ def link(source: Path, path: Path, about: Mapping[str, Any]) -> None:
     Raises:
         FileExistsError: `path` is committed already.
     """
-    if sidecar(path).exists():
-        raise FileExistsError(f"{path} exists already")
-    path.unlink(missing_ok=True)
-    try:
-        os.link(source, path)
-        _sync_folder(path.parent)
-    except OSError:
-        replace(path, lambda file: file.write(source.read_bytes()))
     known = json.loads(sidecar(source).read_text())
-    facts = {**about, **{key: known[key] for key in ("format", "bytes", "sha256")}}
-    text = json.dumps(facts, indent=1).encode()
-    replace(sidecar(path), lambda file: file.write(text))
+    with _whole_or_not_at_all(path):
+        path.unlink(missing_ok=True)
+        try:
+            os.link(source, path)
+            _sync_folder(path.parent)
+        except OSError:
+            replace(path, lambda file: file.write(source.read_bytes()))
+        _seal(path, {**about, **{key: known[key] for key in ("format", "bytes", "sha256")}})
 
 
 def point(path: Path, target: Path) -> None:
@@ -162,6 +151,24 @@ def sweep(folder: Path) -> None:
 def sidecar(path: Path) -> Path:
     """The JSON file whose presence commits `path`."""
     return path.with_name(path.name + ".json")
+
+
+@contextmanager
+def _whole_or_not_at_all(path: Path) -> Iterator[None]:
+    if sidecar(path).exists():
+        raise FileExistsError(f"{path} exists already")
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # the first error is the one to tell
+            remove(path)
+        raise
+
+
+def _seal(path: Path, facts: Mapping[str, Any]) -> None:
+    """Commit `path`: its sidecar appears."""
+    text = json.dumps(facts, indent=1).encode()
+    replace(sidecar(path), lambda file: file.write(text))
 
 
 def _sha256(file: BinaryIO) -> str:

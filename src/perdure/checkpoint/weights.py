@@ -143,8 +143,8 @@ class _Plan:
         """Refuse a plan that the user would not want."""
         if not any(not name.endswith(_COUNTER) for name in self.filled):
             raise UserError(
-                f"the checkpoint fills nothing: it holds {_few(list(self.weights))}; the network "
-                f"has {_few(list(self.own))}"
+                f"the checkpoint fills nothing: it holds {_few(list(self.weights)) or 'nothing'}; "
+                f"the network has {_few(list(self.own))}"
             )
         kept = [name for name in self.own if self.new_head and self._in_head(name)]
         missing = [n for n in self.missing if not n.endswith(_COUNTER) and n not in kept]

@@ -24,12 +24,15 @@ DIFF = ("diff", "HEAD", "--relative", "--no-color", "--no-ext-diff", "--no-textc
         "--src-prefix=a/", "--dst-prefix=b/")  # fmt: skip
 
 
-def snapshot_code(folder: Path, root: Path) -> None:
+def snapshot_code(folder: Path, root: Path) -> str:
     """Write `folder`/code: commit.txt, diff.patch, environment.txt, and the text files of `root`.
 
     A later call writes nothing where the code is the same, and `folder`/code-2, … where it is not:
     a run that was resumed with other code keeps both. `root` is the folder that holds conf/, src/
     and train.py; nothing outside it is followed. Missing git never fails a run.
+
+    Returns:
+        The code's version in a word: the commit, with a + where files differ from it.
     """
     git = _Git(root)
     files: dict[str, bytes] = {}
@@ -39,6 +42,7 @@ def snapshot_code(folder: Path, root: Path) -> None:
             files[str(path.relative_to(root))] = path.read_bytes()
     files["environment.txt"] = environment().encode()
     commit, patch = git.answers()
+    version = _in_a_word(commit)
     files["diff.patch"] = patch
     identity = hashlib.sha256()
     for name, data in sorted(files.items()):
@@ -48,6 +52,14 @@ def snapshot_code(folder: Path, root: Path) -> None:
     target = _free_folder(folder, files["commit.txt"])
     if target is not None:
         _write(target, files)
+    return version
+
+
+def _in_a_word(commit: str) -> str:
+    name, *rest = commit.splitlines()
+    if not name.startswith("commit "):
+        return "unknown"
+    return name.removeprefix("commit ")[:12] + ("+" if "dirty" in rest else "")
 
 
 def text_files(root: Path) -> Iterator[Path]:
