@@ -92,7 +92,7 @@ def look(path: Path) -> dict[str, Any]:
         "seen": _dictionary(opened.content.get("buffer")).get("seen"),
         "parts": {str(name): _n_bytes(part) for name, part in opened.content.items()},
         "versions": _dictionary(opened.content.get("versions")),
-        "overrides": opened.content.get("overrides"),
+        "overrides": _words(opened.content.get("overrides")),
         "accuracy_matrix": _matrices(opened),
         "args": opened.args,
         "status": 0,
@@ -124,6 +124,10 @@ def _written(path: Path) -> float:
 
 def _dictionary(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _words(value: Any) -> list[str]:
+    return [str(word) for word in value] if isinstance(value, list | tuple) else []
 
 
 def _summary(opened: Opened) -> dict[str, Any]:
@@ -183,7 +187,7 @@ def _text(file: dict[str, Any]) -> list[str]:
         "file": f"{Path(file['file']).name}: {KINDS[file['kind']]}, {byte_size(file['bytes'])}",
         "intact": _intact(file),
         "run": file["subject"],
-        "overrides": " ".join(map(str, file["overrides"] or ())),
+        "overrides": " ".join(file["overrides"]),
         "stands": _stands(file),
         "network": _network(file["network"]),
         "buffer": _buffer(file),

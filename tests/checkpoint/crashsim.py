@@ -25,15 +25,8 @@ Tree: TypeAlias = Mapping[str, "bytes | str | None"]
 """By path below the root: a file's bytes, a symbolic link's target, or None for a folder."""
 
 _SECTOR = 512
-_KINDS = {
-    "mkdir": "mkdir",
-    "unlink": "unlink",
-    "remove": "unlink",
-    "rename": "rename",
-    "replace": "rename",
-    "link": "link",
-    "symlink": "symlink",
-}
+_KINDS = {name: name for name in ("mkdir", "unlink", "rename", "link", "symlink")}
+_KINDS |= {"remove": "unlink", "replace": "rename"}
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from process import ROOT, environment
 
 from perdure.checkpoint import format as files
 from perdure.checkpoint.cadence import Cadence
-from perdure.checkpoint.ledger import folder_of
+from perdure.checkpoint.ledger import entries, folder_of
 from perdure.checkpoint.manager import CheckpointManager, Policy
 from perdure.resume import good
 from perdure.training.state import Occasion, Position
@@ -166,16 +166,35 @@ def committed(run: Path) -> dict[str, Any]:
     }
 
 
-def test_a_run_killed_before_any_operation_ends_with_the_same_files(tmp_path: Path) -> None:
+def damage_the_newest(run: Path) -> None:
+    """Flip one bit in the middle of the file that a resume would take, if there are two."""
+    full = [entry for entry in entries(folder_of(run)) if entry.full]
+    if len(full) > 1:
+        data = bytearray(full[-1].path.read_bytes())
+        data[len(data) // 2] ^= 1
+        full[-1].path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("harm", "every"),
+    [
+        pytest.param(lambda run: None, 1, id="killed"),
+        pytest.param(damage_the_newest, 5, id="killed-and-damaged"),
+    ],
+)
+def test_a_run_killed_before_any_operation_ends_with_the_same_files(
+    harm: Callable[[Path], None], every: int, tmp_path: Path
+) -> None:
     recording = record(tmp_path / "run", managed)
     whole, different = committed(tmp_path / "run"), Counter[str]()
-    for done in range(len(recording.log)):
+    for done in range(0, len(recording.log), every):
         lay(Disk(recording.log[:done]).tree(), tmp_path / "again")
+        harm(tmp_path / "again")
         with patch.object(os, "fsync"):
             managed(tmp_path / "again")
         found = committed(tmp_path / "again")
         different.update(n for n in {*whole, *found} if whole.get(n) != found.get(n))
-    print(f"\n{len(recording.log)} kills and resumes, files that differ: {dict(different)}")
+    print(f"\n{len(recording.log)} operations, files that differ: {dict(different)}")
     assert not different
 
 

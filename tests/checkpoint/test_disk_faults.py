@@ -30,7 +30,6 @@ from perdure.checkpoint.cadence import Cadence
 from perdure.checkpoint.ledger import entries
 from perdure.checkpoint.manager import CheckpointManager, Policy
 from perdure.errors import UserError
-from perdure.resume import good
 from perdure.training.state import Occasion, Position
 
 EARLIER = torch.arange(100)
@@ -62,25 +61,16 @@ def files_up_to(n_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("n_bytes", [0, 1, 1000, 8192, 50_000, 300_000])
+@pytest.mark.parametrize("n_bytes", [0, 1, 1000, 8192, 100_000])
 @pytest.mark.parametrize("state", [LARGE, MANY], ids=["large", "many"])
 def test_a_file_that_may_not_grow(tmp_path: Path, state: Any, n_bytes: int) -> None:
     prepare(tmp_path)
-    whole = len(torch_bytes(state, tmp_path))
-    with files_up_to(min(n_bytes, whole - 1)), pytest.raises(OSError, match="too large") as caught:
+    with files_up_to(n_bytes), pytest.raises(OSError, match="too large") as caught:
         files.write(tmp_path / "new.pt", state, {})
     assert caught.value.errno == errno.EFBIG
     assert_only_the_earlier(tmp_path)
     files.write(tmp_path / "new.pt", state, {})
     assert files.read(tmp_path / "new.pt").keys() == {*state, "format"}
-
-
-def torch_bytes(state: Any, folder: Path) -> bytes:
-    """What `state` is as a file."""
-    files.write(folder / "measure.pt", state, {})
-    data = (folder / "measure.pt").read_bytes()
-    files.remove(folder / "measure.pt")
-    return data
 
 
 def test_no_room_for_the_sidecar_takes_the_file_back(tmp_path: Path) -> None:
@@ -153,15 +143,17 @@ def test_a_disk_that_is_full_and_one_that_is_read_only(tmp_path: Path) -> None:
 
 
 class Broken:
-    """Fails the operation with number `at`, and each later one too if it is `for_good`."""
+    """Fails attempt `at` at an operation, and each later one too if it is `for_good`."""
 
     def __init__(self, at: int, for_good: bool) -> None:
         self.at = at
         self.for_good = for_good
+        self.attempts = 0
         self.failed = False
 
     def __call__(self, number: int) -> None:
-        if number >= self.at and (self.for_good or not self.failed):
+        self.attempts += 1
+        if self.attempts > self.at and (self.for_good or not self.failed):
             self.failed = True
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -253,25 +245,17 @@ def test_a_missing_folder_is_told(tmp_path: Path) -> None:
 # --- what others left -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dangling", [False, True], ids=["file", "dangling"])
-def test_a_symbolic_link_at_the_temporary_name_is_not_followed(
-    tmp_path: Path, dangling: bool
-) -> None:
-    victim = tmp_path / "victim"
-    if not dangling:
-        victim.write_text("precious")
-    folder = tmp_path / "checkpoints"
+def test_a_symbolic_link_at_the_temporary_name_is_not_followed(tmp_path: Path) -> None:
+    victim, folder = tmp_path / "victim", tmp_path / "checkpoints"
+    victim.write_text("precious")
     folder.mkdir()
     (folder / ".tmp-0").symlink_to(victim)
-    with (
-        patch.object(files.secrets, "token_hex", lambda n: "0"),
-        pytest.raises(FileExistsError),
-    ):
+    known = patch.object(files.secrets, "token_hex", lambda n: "0")
+    with known, pytest.raises(FileExistsError):
         files.write(folder / "new.pt", {"x": 1}, {})
-    assert victim.exists() is not dangling
     files.sweep(folder)
     assert list(folder.iterdir()) == []
-    assert dangling or victim.read_text() == "precious"
+    assert victim.read_text() == "precious"
 
 
 def test_a_symbolic_link_at_the_final_name_is_replaced_not_followed(tmp_path: Path) -> None:
@@ -293,44 +277,15 @@ def test_what_a_killed_writer_left_stands_in_no_ones_way(tmp_path: Path) -> None
     files.sweep(tmp_path / "nowhere")
 
 
-# --- a run ----------------------------------------------------------------------------------------
-
-
-def train(run: Path, until: int) -> None:
-    """Epochs `1` … `until`, going on from the newest intact one."""
-    source = good(run)
-    manager = CheckpointManager(
-        run / "checkpoints", "er", Policy(save=True, top_k=9), Cadence(), {}
-    )
-    for n in range(1 if source is None else source.state["n"] + 1, until + 1):
-        about = Occasion(Position(0, n, 0, n), "task0", n)
-        about.measured["average_accuracy.class_il"] = 0.1 * n
-        weights = torch.arange(20_000) * n
-        manager.save({"n": n, "model": {"backbone.weight": weights}}, about)
-
-
 def test_a_run_whose_disk_is_full_says_so_and_can_go_on(tmp_path: Path) -> None:
-    train(tmp_path, 2)
+    manager = CheckpointManager(tmp_path, "er", Policy(), Cadence())
+
+    def save(n: int) -> None:
+        manager.save({**LARGE, "n": n}, Occasion(Position(0, 0, n, n), "task0", 0))
+
+    save(1)
     with files_up_to(50_000), pytest.raises(UserError, match=r"checkpoint.*File too large"):
-        train(tmp_path, 3)
-    assert [e.epoch for e in entries(tmp_path / "checkpoints") if e.full] == [1, 2]
-    train(tmp_path, 3)
-    source = good(tmp_path)
-    assert source is not None
-    assert source.state["n"] == 3
-
-
-@pytest.mark.parametrize("n_damaged", [1, 2])
-def test_a_run_whose_newest_files_are_damaged_writes_them_again(
-    tmp_path: Path, n_damaged: int
-) -> None:
-    train(tmp_path, 4)
-    for n in range(4, 4 - n_damaged, -1):
-        path = tmp_path / "checkpoints" / f"task0.{n}_full.pth"
-        data = bytearray(path.read_bytes())
-        data[len(data) // 2] ^= 1
-        path.write_bytes(data)
-    train(tmp_path, 5)
-    for n in range(1, 6):
-        state = files.read(tmp_path / "checkpoints" / f"task0.{n}_full.pth")
-        assert torch.equal(state["model"]["backbone.weight"], torch.arange(20_000) * n)
+        save(2)
+    assert [e.order[0] for e in entries(tmp_path)] == [1]
+    save(3)
+    assert [files.read(e.path)["n"] for e in entries(tmp_path)] == [1, 3]

@@ -116,11 +116,12 @@ def test_wrappers_never_matter_in_either_direction(
         assert torch.equal(target.state_dict()[name], tensor)
 
 
-def test_what_belongs_to_the_method_is_left_out() -> None:
+@pytest.mark.parametrize("around", [[], ["module"]], ids=["bare", "wrapped"])
+def test_what_belongs_to_the_method_is_left_out(around: list[str]) -> None:
     method = EWCOnline(mlp(seed=4), 1.0, 0.9)
     backbone = mlp()
-    report = fill(backbone, method.state_dict())
-    assert set(report.skipped) == {"fisher", "anchor"}
+    report = fill(backbone, wrap(method, *around).state_dict())
+    assert {name.rpartition(".")[2] for name in report.skipped} == {"fisher", "anchor"}
     assert torch.equal(backbone.head.weight, method.backbone.head.weight)
 
 
@@ -250,7 +251,7 @@ def test_the_report_is_short_and_names_the_reasons() -> None:
     )
     assert report.lines() == [
         "filled 2 of the network's 3 tensors",
-        "not in the file, so freshly initialised: d",
+        "not filled, so as initialised: d",
         "skipped (the network has no such tensor): old.0, old.1, old.2, old.3, old.4, old.5 and "
         "2 more",
         "skipped (odd): c",

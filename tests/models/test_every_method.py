@@ -94,7 +94,7 @@ def make_trainer(plain: dict[str, Any], benchmark: Scenario, **more: Any) -> Tra
         method,
         benchmark,
         settings(plain),
-        optimizer=lambda parameters: SGD(parameters, lr=0.05, momentum=0.5),
+        optimizer=lambda parameters: SGD(parameters, lr=0.01, momentum=0.5),
         buffer=buffer,
         **more,
     )

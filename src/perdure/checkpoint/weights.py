@@ -49,7 +49,7 @@ class Report:
         n = len(self.filled)
         lines = [f"filled {n} of the network's {n + len(self.missing)} tensors"]
         if self.missing:
-            lines.append(f"not in the file, so freshly initialised: {_few(self.missing)}")
+            lines.append(f"not filled, so as initialised: {_few(self.missing)}")
         for reason in dict.fromkeys(self.skipped.values()):
             names = [name for name, why in self.skipped.items() if why == reason]
             lines.append(f"skipped ({reason}): {_few(names)}")
@@ -95,7 +95,8 @@ class _Plan:
         self.weights = weights
         self.new_head = new_head
         self.short = shorten(own)
-        self.given = {short: name for name, short in shorten(weights).items()}
+        self.bare = shorten(weights)
+        self.given = {short: name for name, short in self.bare.items()}
         self.aliases = _aliases(self.short.values())
         self.filled: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
@@ -181,11 +182,11 @@ class _Plan:
 
     def _deeper(self) -> list[str]:
         """What was skipped though its neighbours were taken: `layer1.2` beside `layer1.1`."""
-        stems = {_stem(name) for name in self.filled.values()}
+        stems = {_stem(self.bare[name]) for name in self.filled.values()}
         return [
             given
             for given, reason in self.skipped.items()
-            if reason.startswith("the network has no") and _stem(given) in stems
+            if reason.startswith("the network has no") and _stem(self.bare[given]) in stems
         ]
 
 
