@@ -47,7 +47,8 @@ def go_on(
         reason = str(error).splitlines()[0]
         raise UserError(f"{source.path}: does not fit this configuration ({reason})") from error
     history = source.run / _METRICS
-    if source.fork and folder is not None and history.is_file():
+    in_its_run = source.path.parent.name == "checkpoints" and history.is_file()
+    if source.fork and folder is not None and in_its_run:
         shutil.copyfile(history, folder / _METRICS)
     facts = trainer.state.results.facts
     before = source.state["results"]["summary"].get("resumes", [])
@@ -78,6 +79,11 @@ def start_from(trainer: Trainer, config: DictConfig) -> list[str]:
     wanted = config.checkpoint
     path = resolve(wanted.load, cache())
     opened = foreign.open_file(path)
+    if opened.kind == "perdure":
+        raise UserError(
+            f"checkpoint.load={wanted.load}: is a full checkpoint, which continues one run; a "
+            "sweep can start from a light file (best.pth)"
+        )
     report = weights.fill(
         trainer.method.backbone,
         opened.weights,

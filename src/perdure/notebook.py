@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from perdure.composition import compose
+from perdure.composition import compose, register
 from perdure.recipes import notices
+from perdure.resume import expand
 
 
 def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
@@ -14,7 +15,8 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
 
     Args:
         overrides: as on the command line, `"model=derpp", "seed=1"`.
-        folder: where the run's files go; none writes no files.
+        folder: where the run's files go; none writes no files. A full checkpoint named by
+            `checkpoint.load` goes on in its own folder unless it is forked.
 
     Returns:
         What results.json holds.
@@ -22,10 +24,22 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
     Raises:
         UserError: something in the overrides, the data or the disk does not allow the run.
     """
+    from perdure.checkpoint.lock import RunLock
     from perdure.run import run
 
-    config = compose(*overrides)
+    register()
+    arguments, source = expand(overrides)
+    typed = [argument for argument in arguments if not argument.startswith("hydra.")]
+    config = compose(*typed)
     target = None if folder is None else Path(folder)
-    if target is not None:
-        target.mkdir(parents=True, exist_ok=True)
-    return run(config, target, list(overrides), notices(config, list(overrides)))
+    if source is not None and not source.fork:
+        target = source.run
+    if target is None:
+        return run(config, None, typed, notices(config, typed), source)
+    target.mkdir(parents=True, exist_ok=True)
+    lock = RunLock(target)
+    lock.acquire()
+    try:
+        return run(config, target, typed, notices(config, typed), source)
+    finally:
+        lock.release()

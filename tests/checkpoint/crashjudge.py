@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -100,7 +101,7 @@ class Recording:
 def numbered() -> Any:
     """Temporary names 0000, 0001, …, so that the same run does the same operations again."""
     numbers = (f"{n:04}" for n in range(10_000))
-    return patch.object(files.secrets, "token_hex", lambda n: next(numbers))
+    return patch.object(secrets, "token_hex", lambda n: next(numbers))
 
 
 def record(run: Path, what: Callable[[Path], None], missing: str = "nothing") -> Recording:

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 from unittest.mock import patch
@@ -156,7 +156,7 @@ class _Raw(io.FileIO):
         whole, (name, file) = bytes(data), self.about
         for part in filter(None, (whole[: len(whole) // 2], whole[len(whole) // 2 :])):
             operation = Operation("write", (name,), file, part)
-            self.recorder.do(operation, lambda part=part: super(_Raw, self).write(part))
+            self.recorder.do(operation, partial(super().write, part))
         return len(whole)
 
 

@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -131,7 +132,7 @@ def sidecar_first(path: Path, content: Any, about: Any) -> None:
 @contextmanager
 def fixed_temporary() -> Iterator[None]:
     """One temporary name for ever: what a killed writer left stands in the way of the next."""
-    with patch.object(files, "sweep"), patch.object(files.secrets, "token_hex", lambda n: "0"):
+    with patch.object(files, "sweep"), patch.object(secrets, "token_hex", lambda n: "0"):
         yield
 
 
@@ -178,7 +179,7 @@ def damage_the_newest(run: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "every"),
     [
-        pytest.param(lambda run: None, 1, id="killed"),
+        pytest.param(lambda run: None, 2, id="killed"),
         pytest.param(damage_the_newest, 5, id="killed-and-damaged"),
     ],
 )
@@ -211,8 +212,10 @@ def storm(folder: Path) -> None:
                 if operation == number:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-            recording = Recording(Recorder(run, kill))
-            recording.told = lambda name, told=told: os.write(told, f"{name}\n".encode())
+            def tell(name: str, told: int = told) -> None:
+                os.write(told, f"{name}\n".encode())
+
+            recording = Recording(Recorder(run, kill), tell)
             with numbered(), recording.on():
                 rolling(run)
             os._exit(0)

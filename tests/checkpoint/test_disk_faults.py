@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import resource
+import secrets
 import shutil
 import subprocess
 import sys
@@ -250,7 +251,7 @@ def test_a_symbolic_link_at_the_temporary_name_is_not_followed(tmp_path: Path) -
     victim.write_text("precious")
     folder.mkdir()
     (folder / ".tmp-0").symlink_to(victim)
-    known = patch.object(files.secrets, "token_hex", lambda n: "0")
+    known = patch.object(secrets, "token_hex", lambda n: "0")
     with known, pytest.raises(FileExistsError):
         files.write(folder / "new.pt", {"x": 1}, {})
     files.sweep(folder)
