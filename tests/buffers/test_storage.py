@@ -137,7 +137,7 @@ def test_examples_that_another_method_remembered_are_refused(make_fields: MakeFi
     buffer, labels = filled(make_fields, 3), np.zeros(2, dtype=np.int64)
     fields = make_fields([7, 8], labels)
     del fields["logits"]
-    with pytest.raises(UserError, match="holds raw, y, logits, id of each example, .* raw, y, id"):
+    with pytest.raises(UserError, match=r"holds raw, y, logits, id of each.* raw, y, id"):
         buffer.add(fields, labels, np.random.default_rng(0))
 
 

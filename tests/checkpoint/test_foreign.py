@@ -203,6 +203,10 @@ def test_other_names_stay(name: str) -> None:
     assert shorten([name]) == {name: name}
 
 
+def test_prefixes_that_not_all_names_have_go_too() -> None:
+    assert list(shorten(["net.module.fc.bias", "fisher"]).values()) == ["fc.bias", "fisher"]
+
+
 def test_two_names_never_become_one() -> None:
     names = ["module.net.a", "module.a", "module.b"]
     assert list(shorten(names).values()) == ["net.a", "a", "b"]

@@ -1,127 +1,31 @@
-"""A real web server with faults, and writers of the real file formats."""
+"""A web server, and writers of the real file formats."""
 
 from __future__ import annotations
 
 import gzip
 import pickle
-import re
 import socket
 import struct
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from webserver import Answer, Server, serving
 
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.sources import FashionMNIST
 
-Answer = Callable[["Handler", bytes], None]
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Gives the next scripted answer, else what a good server gives."""
-
-    server: Server
-
-    def do_GET(self) -> None:
-        self.server.requests.append((self.path, self.headers.get("Range")))
-        answer = self.server.script.popleft() if self.server.script else self.server.usual
-        answer(self, self.server.files.get(self.path, b""))
-
-    def body(self, data: bytes, status: int = 200, length: int | None = None, **more: str) -> None:
-        """`length`: what is promised, where that is not what is sent; -1 promises nothing."""
-        self.send_response(status)
-        if length != -1:
-            self.send_header("Content-Length", str(len(data) if length is None else length))
-        for name, value in more.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(data)
-        self.server.sent += len(data)
-
-    def log_message(self, *_: object) -> None:
-        """Not on the console of the tests."""
-
-
-class Server(ThreadingHTTPServer):
-    """`files`: path -> contents; `script`: answers to the next requests, then `usual` for ever."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, bytes] = {}
-        self.script: deque[Answer] = deque()
-        self.usual: Answer = self.ranged
-        self.requests: list[tuple[str, str | None]] = []
-        self.sent = 0
-
-    def url(self, path: str = "") -> str:
-        return f"http://127.0.0.1:{self.server_port}{path}"
-
-    def handle_error(self, *_: object) -> None:
-        """A client that hangs up is part of the tests."""
-
-    @staticmethod
-    def whole(handler: Handler, data: bytes) -> None:
-        handler.body(data)
-
-    @staticmethod
-    def ranged(handler: Handler, data: bytes) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-        start = int(asked[1]) if asked else 0
-        if asked and start >= len(data):
-            handler.body(b"", 416, Content_Range=f"bytes */{len(data)}")
-        elif asked:
-            told = f"bytes {start}-{len(data) - 1}/{len(data)}"
-            handler.body(data[start:], 206, Content_Range=told)
-        elif data:
-            handler.body(data)
-        else:
-            handler.send_error(404)
-
-    @staticmethod
-    def cut(size: int) -> Answer:
-        """Promises everything and hangs up after `size` bytes."""
-        return lambda handler, data: handler.body(data[:size], length=len(data))
-
-    @staticmethod
-    def failing(status: int) -> Answer:
-        return lambda handler, data: handler.send_error(status)
-
-    @staticmethod
-    def redirect(url: str) -> Answer:
-        return lambda handler, data: handler.body(b"", 302, Location=url)
-
-    @staticmethod
-    def gated(gate: threading.Event, first: int) -> Answer:
-        """Sends `first` bytes, and the rest when the gate opens."""
-
-        def answer(handler: Handler, data: bytes) -> None:
-            handler.body(data[:first], length=len(data))
-            handler.wfile.flush()
-            gate.wait(20)
-            handler.wfile.write(data[first:])
-            handler.server.sent += len(data) - first
-
-        return answer
+__all__ = ["Answer", "Server"]  # where the tests of fetching look for them
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(Server()) as running:
         yield running
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -130,7 +132,7 @@ def test_parts_add_up_to_the_whole(
 def bounds(cuts: list[int], n: int) -> list[tuple[int, int]]:
     """Consecutive spans of 0…n, one more than there are cuts; some may be empty."""
     edges = [0, *sorted(min(cut, n) for cut in cuts), n]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))
 
 
 def shard(whole: Batch, start: int, stop: int) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any, cast
 
@@ -136,7 +137,7 @@ def test_trains_on_one_task_after_another(
         state = torch.load(io.BytesIO(keep.files[task]), weights_only=True)["model"]
         names = {id(p): n for n, p in trainer.method.named_parameters()}
         weights.append([state[names[id(p)]] for p in trainer.method.trainable()])
-    for before, after in zip(weights, weights[1:], strict=False):
+    for before, after in itertools.pairwise(weights):
         assert not any(torch.equal(p, q) for p, q in zip(before, after, strict=True))
     assert all(len(matrix) == 2 for matrix in summary["accuracy_matrix"].values())
 

@@ -1,19 +1,14 @@
-"""Data files on disk: checked as they are read, written whole or not at all, by one writer."""
+"""Data files that are what their names promise, or an error that says how they are not."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import sys
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
+from perdure.disk import hasher
 from perdure.errors import UserError
 
-_BLOCK = 1 << 20
+ROOT = "data.root"
+"""The key that names the folder of all data sets, for the advice in errors."""
 
 
 class DamagedError(UserError):
@@ -43,96 +38,5 @@ def check(
 ) -> None:
     """Raises DamagedError unless `data` has every checksum that is given."""
     for algorithm, expected in (("md5", md5), ("sha256", sha256)):
-        if expected is not None and _hasher(algorithm, data).hexdigest() != expected:
+        if expected is not None and hasher(algorithm, data).hexdigest() != expected:
             raise DamagedError(path, f"its {algorithm} is not the published {expected}")
-
-
-def matches(path: Path, *, md5: str | None = None, sha256: str | None = None) -> bool:
-    """Whether a file is there and has the checksum; read in blocks, so its size does not matter."""
-    algorithm, expected = ("md5", md5) if sha256 is None else ("sha256", sha256)
-    hasher = _hasher(algorithm)
-    try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                hasher.update(block)
-    except OSError:
-        return False
-    return hasher.hexdigest() == expected
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turns an operating system's refusal to write in `folder` into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write in {folder} ({error.strerror}): "
-            "free it, or name another folder with data.root=FOLDER"
-        ) from error
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[bool]:
-    """Holds `<name>.lock` beside `path` while one process writes it; the others wait.
-
-    Yields False on a file system without locks: then write under a name of one's own only
-    (`partial`).
-    """
-    name = path.with_name(f"{path.name}.lock")
-    while True:
-        with writing(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = name.open("a")
-        with lock:
-            alone = _acquire(lock, path)
-            # Whoever held the lock removed its file: a lock on a removed file excludes nobody.
-            if alone and not _same_file(lock, name):
-                continue
-            try:
-                yield alone
-            finally:
-                with suppress(OSError):
-                    name.unlink()
-            return
-
-
-def partial(path: Path, alone: bool) -> Path:
-    """Where `path` is built up: `<name>.part`, found again later; without a lock, a unique name."""
-    return path.with_name(f"{path.name}.part" if alone else f"{path.name}.{uuid.uuid4().hex}.part")
-
-
-def publish(part: Path, path: Path) -> None:
-    """Gives a finished file or folder its name, atomically, and makes the name last."""
-    with writing(path.parent):
-        os.replace(part, path)
-    with suppress(OSError):  # some file systems cannot sync a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _hasher(algorithm: str, data: bytes | memoryview = b"") -> hashlib._Hash:
-    return hashlib.new(algorithm, data, usedforsecurity=algorithm != "md5")
-
-
-def _acquire(lock: IO[str], path: Path) -> bool:
-    try:
-        import fcntl
-
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process to fetch {path.name}", file=sys.stderr, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-    except (ImportError, OSError):
-        return False
-    return True
-
-
-def _same_file(lock: IO[str], name: Path) -> bool:
-    with suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(lock.fileno()), name.stat())
-    return False

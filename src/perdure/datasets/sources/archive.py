@@ -9,7 +9,8 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from perdure.datasets.files import DamagedError, partial, publish, writing
+from perdure.datasets.files import ROOT, DamagedError
+from perdure.disk import partial, publish, writing
 
 
 def extract(archive: Path, inside: str, names: Iterable[str], folder: Path, alone: bool) -> None:
@@ -21,7 +22,7 @@ def extract(archive: Path, inside: str, names: Iterable[str], folder: Path, alon
     """
     wanted = {f"{inside}/{name}": name for name in names}
     part = partial(folder, alone)
-    with writing(folder.parent):
+    with writing(folder.parent, ROOT):
         shutil.rmtree(part, ignore_errors=True)  # of a process that was killed here
         part.mkdir(parents=True)
     try:
@@ -47,7 +48,7 @@ def _unpack(archive: Path, wanted: dict[str, str], part: Path) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with writing(path.parent), path.open("wb") as file:
+    with writing(path.parent, ROOT), path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -56,7 +57,7 @@ def _write(path: Path, data: bytes) -> None:
 def _replace(part: Path, folder: Path) -> None:
     old = partial(folder.with_name(f"{folder.name}.old"), alone=False)
     if folder.exists():
-        with writing(folder.parent):
+        with writing(folder.parent, ROOT):
             os.replace(folder, old)
-    publish(part, folder)
+    publish(part, folder, ROOT)
     shutil.rmtree(old, ignore_errors=True)

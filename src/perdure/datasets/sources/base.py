@@ -9,7 +9,8 @@ from typing import ClassVar, Protocol
 
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.fetch import FetchError
-from perdure.datasets.files import DamagedError, locked
+from perdure.datasets.files import ROOT, DamagedError
+from perdure.disk import locked
 from perdure.errors import UserError
 
 _OURS = "perdure"  # the one folder under data.root whose files may be replaced
@@ -73,7 +74,7 @@ class FetchedSource(ABC):
         own = root / _OURS / self.folder
         arrays, _ = self._sound(own)
         if arrays is None:
-            with locked(own) as alone:
+            with locked(own, ROOT) as alone:
                 arrays, damage = self._sound(own)  # another process may have fetched it meanwhile
                 if arrays is None:
                     self._download_or_advise(root, own, alone, damage)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.datasets.files import locked, matches
+from perdure.disk import locked, matches
 
 
 def test_never_two_hold_the_lock_though_its_file_goes_each_time(tmp_path: Path) -> None:

@@ -1,0 +1,149 @@
+"""References to checkpoints, wherever they lie, as files on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from perdure.checkpoint.buckets import PACKAGES, Bucket
+from perdure.checkpoint.cache import Remote, fetch
+from perdure.disk import digest
+from perdure.download import RefusedError, Source
+from perdure.errors import UserError
+from perdure.web import Web, check, clean, origin
+
+ACCEPTED = (
+    "a local path, https://…, http://…, hf://owner/repo/file[@revision], "
+    f"{', '.join(f'{scheme}://…' for scheme in PACKAGES)}, with or without "
+    "#sha256=<64 hex digits> at the end"
+)
+"""For the advice in errors."""
+
+_HUB = "https://huggingface.co"
+_TIMEOUT = 20.0  # seconds a server may be silent
+_PIN = re.compile(r"[0-9a-f]{64}")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+class Wanted(NamedTuple):
+    """A remote file: its address, the SHA-256 it must have if any, and where it is to go."""
+
+    address: str
+    pin: str | None
+    cache: Path
+    limit: int
+
+    @property
+    def scheme(self) -> str:
+        return self.address.partition(":")[0]
+
+    def remote(self, url: str, source: Source, advice: str = "") -> Remote:
+        return Remote(_shown(self.address), url, source, self.pin, self.limit, advice)
+
+
+def resolve(ref: str, cache: Path, *, limit: int = 20 * 2**30) -> Path:
+    """The local file that a reference means, fetched into `cache` where it is remote.
+
+    A local path is returned as it is typed, `~` expanded. `limit`: bytes taken at most.
+
+    Raises:
+        UserError: it means nothing, is not there, or is not what its pin says.
+    """
+    address, mark, pin = ref.partition("#sha256=")
+    if mark and not _PIN.fullmatch(pin.lower()):
+        raise UserError(f"{_shown(address)}: a pin is #sha256= and 64 hex digits, at the end")
+    scheme = _SCHEME.match(address)
+    if not address or address.lower().startswith("file:"):
+        raise UserError(f"checkpoint reference {ref!r}: must be {ACCEPTED}")
+    if scheme is None:
+        return _local(address, pin.lower())
+    fetcher = _FETCHERS.get(scheme[1].lower())
+    if fetcher is None:
+        raise UserError(f"{_shown(address)}: {scheme[1]}:// is not known; must be {ACCEPTED}")
+    if "#" in address:
+        raise UserError(f"{_shown(address)}: what follows # must be sha256=<64 hex digits>")
+    address = scheme[0].lower() + address[scheme.end() :]
+    return fetcher(Wanted(address, pin.lower() or None, Path(cache).expanduser(), limit))
+
+
+def _local(address: str, pin: str) -> Path:
+    try:
+        path = Path(address).expanduser()
+        if not pin and path.is_dir():
+            return path
+        if not path.is_file():
+            what = "a folder, and a pin is of one file" if path.is_dir() else "no such file"
+            raise UserError(f"{address}: {what}; must be {ACCEPTED}")
+        found = digest(path) if pin else ""
+    except (OSError, ValueError, RuntimeError) as error:  # no rights, a NUL byte, no such home
+        raise UserError(f"{address}: cannot be read ({error}); must be {ACCEPTED}") from error
+    if found != pin:
+        raise UserError(f"{address}: its SHA-256 is {found}, not the pinned {pin}")
+    return path
+
+
+def _from_web(wanted: Wanted) -> Path:
+    url = clean(wanted.address)
+    _check(url, _shown(wanted.address))
+    return fetch(wanted.remote(url, Web(_TIMEOUT)), wanted.cache)
+
+
+def _from_hub(wanted: Wanted) -> Path:
+    """Hugging Face's hub, or what HF_ENDPOINT names; HF_TOKEN is shown to that origin alone."""
+    path, at, revision = wanted.address.removeprefix("hf://").partition("@")
+    parts = path.split("/")
+    if len(parts) < 3 or {"", ".", ".."} & set(parts) or (at and not revision):
+        raise UserError(f"{wanted.address}: must be hf://owner/repo/path/of/the/file[@revision]")
+    base = os.environ.get("HF_ENDPOINT", "").rstrip("/") or _HUB
+    _check(base, "HF_ENDPOINT")
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if not (token.isascii() and token.isprintable()):
+        raise UserError("HF_TOKEN: is no token (a token is made of letters, digits and _)")
+    repository, file = quote("/".join(parts[:2])), quote("/".join(parts[2:]))
+    url = clean(f"{base}/{repository}/resolve/{quote(revision or 'main', safe='')}/{file}")
+    web = Web(_TIMEOUT, {origin(url): token} if token else {})
+    advice = "" if token else "a private or gated repository needs HF_TOKEN"
+    return fetch(wanted.remote(url, web, advice), wanted.cache)
+
+
+def _from_bucket(wanted: Wanted) -> Path:
+    if "::" in wanted.address:
+        raise UserError(f"{_shown(wanted.address)}: must name one store, without ::")
+    bucket = Bucket(PACKAGES[wanted.scheme])
+    return fetch(wanted.remote(wanted.address, bucket), wanted.cache)
+
+
+def _shown(address: str) -> str:
+    """An address for messages: without what may be a password or a signature."""
+    scheme, mark, rest = re.split(r"[?#]", address)[0].partition("://")
+    if not mark:
+        return address
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def _check(url: str, shown: str) -> None:
+    try:
+        check(url)
+    except RefusedError as refusal:
+        raise UserError(f"{shown}: {refusal}; must be {ACCEPTED}") from refusal
+
+
+def _not_yet(wanted: Wanted) -> Path:
+    raise UserError(
+        f"{_shown(wanted.address)}: {wanted.scheme}:// is not available in this version; "
+        f"must be {ACCEPTED}"
+    )
+
+
+_FETCHERS: Mapping[str, Callable[[Wanted], Path]] = {
+    "http": _from_web,
+    "https": _from_web,
+    "hf": _from_hub,
+    **dict.fromkeys(PACKAGES, _from_bucket),
+    "wandb": _not_yet,
+}
