@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,9 +73,11 @@ def good(folder: Path) -> Source | None:
     for entry in reversed(full):
         try:
             state = files.read(entry.path)
-        except UserError as error:
-            if "newer" in str(error):
-                raise
+            if list(state["position"].values()) != entry.at:
+                raise UserError(f"{entry.path}: damaged (its sidecar names another position)")
+        except files.NewerFormatError:
+            raise
+        except (UserError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
             reasons.append(str(error))
             log.warning("%s; going on from the one before it", error)
             continue

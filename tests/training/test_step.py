@@ -173,6 +173,24 @@ def test_a_step_is_a_function_of_its_position(tiny: Arrays) -> None:
     assert not torch.equal(ends[0][0], ends[2][0])
 
 
+def test_dropout_is_another_at_every_position(tiny: Arrays) -> None:
+    """On the same weights and examples only the position can make the losses differ."""
+    method = FineTuning(Dropping())
+    step, optimizer = step_of(method), SGD(method.trainable(), lr=0.0)
+    raw, y = tiny.train.x[:10], tiny.train.y[:10]
+    places = [Position(), Position(1, 0, 0, 9), Position(0, 1, 0, 9), Position(0, 0, 1, 1)]
+    losses = [float(step(raw, y, y.numpy(), optimizer, at)) for at in (*places, *places)]
+    assert losses[:4] == losses[4:]
+    assert len(set(losses)) == 4
+
+
+def test_scaled_gradients_are_clipped_at_their_true_size(tiny: Arrays) -> None:
+    method = FineTuning(network())
+    start = weights_of(method)
+    take(step_of(method, precision="fp16", clip_norm=1e-3), tiny, 0, lr=1.0)
+    assert float((weights_of(method) - start).norm()) == pytest.approx(1e-3, rel=0.01)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_stays_close_to_full(tiny: Arrays, precision: str) -> None:
     """Weights stay float32; the losses agree to half precision's three digits."""

@@ -35,6 +35,10 @@ class DamagedError(UserError):
     """A checkpoint whose bytes are not the ones that were written."""
 
 
+class NewerFormatError(UserError):
+    """The file was written by a later version; an older file is no substitute for it."""
+
+
 def write(path: Path, state: Mapping[str, Any], about: Mapping[str, Any]) -> None:
     """Write `state` to `path`, and `about` with size and hash to its sidecar, durably.
 
@@ -72,7 +76,7 @@ def verify(path: Path) -> dict[str, Any]:
     """
     about = _sidecar_of(path)
     if about["format"] > FORMAT:
-        raise UserError(
+        raise NewerFormatError(
             f"{path}: format {about['format']} is newer than {FORMAT}, the newest this version "
             "of Perdure reads"
         )
@@ -104,6 +108,8 @@ def link(source: Path, path: Path, about: Mapping[str, Any]) -> None:
 
 def point(path: Path, target: Path) -> None:
     """Let the symbolic link `path` name `target`, in the same folder, in one step."""
+    if path.is_symlink() and os.readlink(path) == target.name:
+        return
     temporary = path.with_name(_TEMPORARY + secrets.token_hex(8))
     temporary.symlink_to(target.name)
     os.replace(temporary, path)

@@ -34,6 +34,12 @@ class Entry:
     value: float | None
 
     @property
+    def at(self) -> list[int]:
+        """Task, epoch, step and global step, in the order of `Position`."""
+        global_step, task, epoch, step = self.order
+        return [task, epoch, step, global_step]
+
+    @property
     def full(self) -> bool:
         """Whether a run can go on from it."""
         return self.kind != "light"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -84,6 +85,7 @@ class CheckpointManager:
         self._written: list[Written] = []
         self._staged: dict[str, Any] | None = None
         self._ledger = ledger.entries(self.folder)
+        self._settled = False
 
     def due(self, position: Position) -> bool:
         """Whether to save at this step boundary; raises what went wrong in the background."""
@@ -109,8 +111,10 @@ class CheckpointManager:
 
         def job() -> None:
             with _worded(self.folder):
-                files.make_folder(self.folder)
-                self._write(content, plan, occasion)
+                if not self._settled:  # the process before this one may have been killed
+                    files.make_folder(self.folder)
+                    self._settle()
+                self._write(content, plan)
             task = at.task if occasion.ended is None else occasion.ended
             seconds = time.perf_counter() - started
             self._written.append(Written(plan[0][0], task, at.global_step, seconds))
@@ -134,6 +138,8 @@ class CheckpointManager:
     def finish(self) -> None:
         """The run ended well and its results are durable: the rolling files go."""
         self._writer.wait()
+        if not self._settled:
+            self._settle()
         self._retain("step", 0)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
@@ -141,7 +147,7 @@ class CheckpointManager:
     # --- names --------------------------------------------------------------------------------
 
     def _plan(self, occasion: Occasion, at: Position) -> list[tuple[Path, dict[str, Any]]]:
-        """The full files to write: path and sidecar of each; the first holds the bytes."""
+        """The files to write: path and sidecar of each; the first is full and holds the bytes."""
         value = occasion.measured.get(self.policy.monitor)
         about = {
             "position": at.as_dict(),
@@ -156,8 +162,10 @@ class CheckpointManager:
             task = "joint" if occasion.stage == "joint" else occasion.ended
             plan.append((self.folder / f"{self.stem}_{task}.pt", {**about, "kind": "task"}))
         if occasion.measured and self.wants_epochs():
-            name = f"{occasion.stage}.{occasion.epoch}_full.pth"
-            plan.append((self.folder / name, {**about, "kind": "epoch"}))
+            name = f"{occasion.stage}.{occasion.epoch}"
+            plan.append((self.folder / f"{name}_full.pth", {**about, "kind": "epoch"}))
+            if self.policy.light:
+                plan.append((self.folder / f"{name}.pth", {**about, "kind": "light"}))
         if not plan:
             name = f"step-{at.global_step}_full.pth"
             plan.append((self.folder / name, {**about, "kind": "step"}))
@@ -165,36 +173,57 @@ class CheckpointManager:
 
     # --- writing ------------------------------------------------------------------------------
 
-    def _write(
-        self, content: dict[str, Any], plan: list[tuple[Path, dict[str, Any]]], why: Occasion
-    ) -> None:
+    def _write(self, content: dict[str, Any], plan: list[tuple[Path, dict[str, Any]]]) -> None:
         (first, about), *others = plan
-        files.commit(first, content, about)
-        for path, other in others:
-            files.link(first, path, other)
-        for path, facts in plan:
-            if facts["kind"] == "epoch" and self.policy.light:
-                light = path.with_name(path.name.replace("_full.pth", ".pth"))
-                weights = {"model_state_dict": _backbone_of(content["model"])}
-                files.commit(light, weights, {**facts, "kind": "light"})
+        twins = [[path.name, facts] for path, facts in others]
+        files.commit(first, content, {**about, "twins": twins})
+        self._settle(content)
+
+    def _settle(self, content: Mapping[str, Any] | None = None) -> None:
+        """All that follows from what is committed, so that it can be made up for after a kill."""
         self._ledger = ledger.entries(self.folder)
-        if self.wants_epochs() and why.measured:
-            self._retain_epochs(why.stage)
+        if full := [e for e in self._ledger if e.full]:
+            for entry in [e for e in full if e.order == full[-1].order]:
+                self._add_twins(entry.path, content)
+            self._ledger = ledger.entries(self.folder)
+        if stages := list(dict.fromkeys(e.stage for e in self._ledger if e.kind == "epoch")):
+            self._point(stages[-1])
+            for stage in stages:
+                self._retain_epochs(stage)
         self._retain("step", _KEEP_ROLLING)
         if self.policy.keep is not None:
             self._retain("task", self.policy.keep)
+        self._settled = True
+
+    def _add_twins(self, path: Path, content: Mapping[str, Any] | None) -> None:
+        """The other files that were to be written with `path`, where they are missing."""
+        for name, facts in json.loads(files.sidecar(path).read_text()).get("twins", []):
+            twin = self.folder / Path(name).name
+            if files.sidecar(twin).exists():
+                continue
+            if facts["kind"] == "light":
+                content = content or files.read(path)
+                files.commit(twin, {"model_state_dict": _backbone_of(content["model"])}, facts)
+            else:
+                files.link(path, twin, facts)
+
+    def _ranked(self, stage: str) -> tuple[list[ledger.Entry], ledger.Entry]:
+        """The stage's epochs, best first, and its last."""
+        mine = [e for e in self._ledger if e.kind == "epoch" and e.stage == stage]
+        return sorted(mine, key=lambda e: (-self.policy.rank(e.value), e.order)), mine[-1]
+
+    def _point(self, stage: str) -> None:
+        """Let `best` and `last` be the stage's."""
+        ranked, last = self._ranked(stage)
+        for name, entry in (("best", ranked[0]), ("last", last)):
+            files.point(self.folder / f"{name}_full.pth", entry.path)
+            if self.policy.light:
+                light = entry.path.name.replace("_full.pth", ".pth")
+                files.point(self.folder / f"{name}.pth", entry.path.with_name(light))
 
     def _retain_epochs(self, stage: str) -> None:
-        """Keep the stage's top K and its last epoch, and point `best` and `last` at them."""
-        mine = [e for e in self._ledger if e.kind == "epoch" and e.stage == stage]
-        ranked = sorted(mine, key=lambda e: (-self.policy.rank(e.value), e.order))
-        best, last = ranked[0], mine[-1]
-        files.point(self.folder / "best_full.pth", best.path)
-        files.point(self.folder / "last_full.pth", last.path)
-        if self.policy.light:
-            for name, entry in (("best.pth", best), ("last.pth", last)):
-                target = entry.path.name.replace("_full.pth", ".pth")
-                files.point(self.folder / name, entry.path.with_name(target))
+        """Keep the stage's top K and its last epoch."""
+        ranked, last = self._ranked(stage)
         kept = {e.epoch for e in ranked[: self.policy.top_k]} | {last.epoch}
         self._remove(
             e
