@@ -73,7 +73,7 @@ def good(folder: Path) -> Source | None:
     for entry in reversed(full):
         try:
             state = files.read(entry.path)
-            if list(state["position"].values()) != entry.at:
+            if list(state.get("position", {}).values()) not in ([], entry.at):
                 raise UserError(f"{entry.path}: damaged (its sidecar names another position)")
         except files.NewerFormatError:
             raise
