@@ -1,0 +1,102 @@
+"""For every method and every buffer in the repository: save, load, and go on equals going on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from perdure.build import build
+from perdure.checkpoint.encode import plain
+from perdure.composition import compose
+from perdure.datasets.arrays import Arrays
+from perdure.datasets.scenarios import ClassIncremental
+from perdure.recipes import CONF
+from perdure.run import make_method, settings
+from perdure.training.state import Occasion, Position, Written
+from perdure.training.trainer import Trainer
+
+SMALL = (
+    "dataset.n_tasks=3", "dataset.stop_after=2", "dataset.iterations=9", "backbone=mlp",
+    "backbone.hidden=[12]", "buffer.size=20", "optimizer.momentum=0.9",
+)  # fmt: skip
+METHODS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+BUFFERS = sorted({path.stem for path in (CONF / "buffer").glob("*.yaml")} - {"none"})
+CLOCK = {"clock", "seconds", "cpu_seconds"}
+
+
+class InMemory:
+    """Keeps the state at one global step, as the plain data that a file would hold."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.state: dict[str, Any] = {}
+
+    def due(self, position: Position) -> bool:
+        return position.global_step == self.at
+
+    def wants_epochs(self) -> bool:
+        return False
+
+    def save(self, state: dict[str, Any], occasion: Occasion) -> None:
+        if occasion.position.global_step == self.at:
+            self.state = plain(state)
+
+    def written(self) -> list[Written]:
+        return []
+
+    def wait(self) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+def end_of(trainer: Trainer) -> Any:
+    trainer.fit()
+    return without_clock(plain(trainer.state_dict()))
+
+
+def without_clock(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: without_clock(v) for k, v in value.items() if k not in CLOCK}
+    return [without_clock(v) for v in value] if isinstance(value, list) else value
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+@pytest.mark.parametrize("buffer", BUFFERS)
+@pytest.mark.parametrize("model", METHODS)
+def test_going_on_from_a_saved_state_changes_no_bit(model: str, buffer: str, tiny: Arrays) -> None:
+    config = compose(f"model={model}", f"buffer={buffer}", *SMALL)
+    if not config.model.needs_buffer and buffer != BUFFERS[0]:
+        pytest.skip("the method keeps no buffer")
+    node: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    lr = node["optimizer"]["lr"]
+
+    def trainer(keep: InMemory | None = None) -> Trainer:
+        benchmark = ClassIncremental(tiny, 3, seed=1)
+        return Trainer(
+            make_method(node, benchmark, torch.device("cpu")),
+            benchmark,
+            settings(node),
+            optimizer=lambda p: torch.optim.SGD(p, lr=lr, momentum=0.9),
+            buffer=build(node["buffer"], "buffer") if node["model"]["needs_buffer"] else None,
+            checkpoints=keep,
+        )
+
+    for at in (4, 9, 14):
+        keep = InMemory(at)
+        expected = end_of(trainer(keep))
+        resumed = trainer()
+        torch.manual_seed(at)
+        resumed.load_state_dict(keep.state)
+        assert same(end_of(resumed), expected), f"saved at step {at}"
