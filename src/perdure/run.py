@@ -213,19 +213,26 @@ def facts(
 
 
 def _optimizer(node: dict[str, Any]) -> Callable[[Any], torch.optim.Optimizer]:
-    options = {key: value for key, value in node.items() if key != "_target_"}
-    target = locate(node["_target_"], "optimizer")
-    check(target, options, "optimizer")
-    return lambda parameters: target(parameters, **options)
+    return _maker(node, "optimizer")
 
 
 def _scheduler(node: dict[str, Any] | None) -> Callable[[torch.optim.Optimizer], Any] | None:
-    if not node or not node.get("_target_"):
-        return None
+    return _maker(node, "scheduler") if node and node.get("_target_") else None
+
+
+def _maker(node: dict[str, Any], group: str) -> Callable[[Any], Any]:
+    """A call with one argument to the class that `node` names, with the rest of `node`."""
     options = {key: value for key, value in node.items() if key != "_target_"}
-    target = locate(node["_target_"], "scheduler")
-    check(target, options, "scheduler")
-    return lambda optimizer: target(optimizer, **options)
+    target = locate(node["_target_"], group)
+    check(target, options, group)
+
+    def make(first: Any) -> Any:
+        try:
+            return target(first, **options)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{group}: {error}") from error
+
+    return make
 
 
 def _buffer(plain: Mapping[str, Any]) -> Any:

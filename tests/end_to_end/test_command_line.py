@@ -19,6 +19,8 @@ MISTAKES = [
     (["training.precision=fp8"], "expected one of [fp32, bf16, fp16]"),
     (["optimizer.lr=abc"], "optimizer.lr=abc: must be a number"),
     (["optimizer.lr=-1"], "optimizer.lr=-1: must be 0 or more"),
+    (["optimizer=adam", "optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+    (["scheduler=multistep", "scheduler.milestones=3"], "scheduler"),
     (["buffer=none"], "model=er with buffer=none"),
     (["model=er-ace", "training=joint"], "model=er-ace with training=joint"),
     (["model=er-ace", "dataset=perm-mnist"], "class-incremental"),
