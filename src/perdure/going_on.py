@@ -33,9 +33,7 @@ def versions(device: torch.device, code: str) -> dict[str, str]:
     }
 
 
-def go_on(
-    trainer: Trainer, source: Source, folder: Path | None, software: Mapping[str, str]
-) -> list[str]:
+def go_on(trainer: Trainer, source: Source, folder: Path | None) -> list[str]:
     """Bring `trainer` to where `source` stood; returns what the user should know.
 
     Raises:
@@ -57,10 +55,10 @@ def go_on(
     at = trainer.position
     where = f"task {at.task}, epoch {at.epoch}, step {at.step} (global step {at.global_step})"
     verb = "a fork of" if source.fork else "goes on from"
-    return [f"{verb} {source.path} at {where}", *_changes(software, source)]
+    return [f"{verb} {source.path} at {where}"]
 
 
-def _changes(now: Mapping[str, str], source: Source) -> Iterator[str]:
+def changes(now: Mapping[str, str], source: Source) -> Iterator[str]:
     """Where the software or the machine is another than the checkpoint's."""
     for name, before in source.state.get("versions", {}).items():
         if now.get(name) != before:
@@ -94,5 +92,11 @@ def start_from(trainer: Trainer, config: DictConfig) -> list[str]:
     if wanted.take_buffer:
         if trainer.state.buffer is None:
             raise UserError("checkpoint.take_buffer=true: this method keeps no buffer")
-        told += weights.mammoth_buffer(opened, trainer.state.buffer)
+        told += weights.mammoth_buffer(
+            opened,
+            trainer.state.buffer,
+            remembered=trainer.method.remembers,
+            shape=trainer.benchmark.shape,
+            device=trainer.state.device,
+        )
     return told

@@ -19,7 +19,7 @@ from perdure.checkpoint.manager import CheckpointManager, Policy, stem
 from perdure.config import Direction, Mode, Screen, buffer_size, validate
 from perdure.datasets.scenarios import Scenario
 from perdure.errors import UserError
-from perdure.going_on import go_on, start_from, versions
+from perdure.going_on import changes, go_on, start_from, versions
 from perdure.models.base import Method
 from perdure.randomness import Streams
 from perdure.resume import Source, require_same
@@ -68,15 +68,18 @@ def run(
     trainer = make_trainer(plain, config, folder, stop)
     device = trainer.state.device
     manager = make_checkpoints(plain, config, folder or Path(), trainer.benchmark.accuracies)
+    # What is wrong with the checkpoint is found before the run leaves anything behind.
+    if source is not None:
+        told += go_on(trainer, source, folder)
+    elif config.checkpoint.load is not None:
+        told += start_from(trainer, config)
     code = "unknown" if folder is None else snapshot_code(folder, Path(__file__).parents[2])
     software = versions(device, code)
     manager.extra = {"versions": software, "overrides": list(overrides)}
     if folder is not None:
         trainer.checkpoints = manager
     if source is not None:
-        told += go_on(trainer, source, folder, software)
-    elif config.checkpoint.load is not None:
-        told += start_from(trainer, config)
+        told += changes(software, source)
     if not plain["deterministic"] and device.type == "cuda":
         told.append("deterministic=false: faster kernels, and no promise of the same bits again")
     trainer.notices = tuple(told)

@@ -9,11 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import torch
-from checkpoint.fetching import DATA, OTHER, PINNED, SHA256, asked, get, refused
+from checkpoint.fetching import DATA, OTHER, PINNED, SHA256, asked, get
 from webserver import Server
 
-from perdure.checkpoint import format as files
 from perdure.checkpoint.references import resolve
 from perdure.errors import UserError
 
@@ -167,116 +165,3 @@ def test_a_cache_that_cannot_be_written_is_named(url: str, tmp_path: Path) -> No
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write in .*/file/cache .*PERDURE_CACHE=FOLDER"):
         resolve(url, tmp_path / "file" / "cache")
-
-
-# --- sidecars -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def ours(server: Server, url: str, tmp_path: Path) -> str:
-    """A checkpoint of ours and its sidecar on the server; the pin of it."""
-    path = tmp_path / "made" / "er.pt"
-    path.parent.mkdir()
-    files.write(path, {"model": {"w": torch.arange(50_000.0)}}, {"position": {"step": 3}})
-    server.files["/er.pt"] = path.read_bytes()
-    server.files["/er.pt.json"] = files.sidecar(path).read_bytes()
-    return f"#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}"
-
-
-@pytest.mark.parametrize("pinned", [False, True], ids=["unpinned", "pinned"])
-def test_a_checkpoint_of_ours_can_be_read(
-    server: Server, url: str, cache: Path, ours: str, pinned: bool
-) -> None:
-    for _ in range(2):
-        path = resolve(url + ours * pinned, cache)
-        assert torch.equal(files.read(path)["model"]["w"], torch.arange(50_000.0))
-    assert {f.name.removeprefix(path.name) for f in cache.iterdir()} == {"", ".json", ".version"}
-    assert len(asked(server, "/er.pt.json")) == 1
-
-
-def test_the_sidecar_is_beside_the_path_not_the_query(
-    server: Server, cache: Path, ours: str
-) -> None:
-    for name in ("/er.pt", "/er.pt.json"):
-        server.files[f"{name}?download=1"] = server.files[name]
-    assert "model" in files.read(resolve(server.url("/er.pt?download=1"), cache))
-
-
-def test_a_new_version_comes_with_its_own_sidecar(
-    server: Server, url: str, cache: Path, ours: str, tmp_path: Path
-) -> None:
-    resolve(url, cache)
-    newer = tmp_path / "made" / "newer.pt"
-    files.write(newer, {"model": 4}, {"position": {"step": 4}})
-    server.files["/er.pt"], server.tells["/er.pt"] = newer.read_bytes(), {"ETag": '"2"'}
-    server.files["/er.pt.json"] = files.sidecar(newer).read_bytes()
-    assert files.read(resolve(url, cache))["model"] == 4
-    server.files["/er.pt"], server.tells["/er.pt"] = DATA, {"ETag": '"3"'}
-    del server.files["/er.pt.json"]
-    get(url, cache)
-
-
-def test_a_file_that_its_sidecar_does_not_fit_is_refused(
-    server: Server, url: str, cache: Path, ours: str
-) -> None:
-    flipped = bytearray(server.files["/er.pt"])
-    flipped[1000] ^= 1
-    server.files["/er.pt"] = bytes(flipped)
-    assert "not the one in its sidecar" in refused(url, cache)
-
-
-def test_a_pinned_file_is_kept_without_a_sidecar_that_is_of_another(
-    server: Server, url: str, cache: Path, ours: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    server.files["/er.pt"] = DATA
-    get(url + PINNED, cache)
-    assert caplog.messages == [f"the sidecar of {url} is of another file"]
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"<!doctype html>",
-        b"[" * 100_000,
-        b"[]",
-        b"{}",
-        b'{"sha256": 1, "bytes": 1, "format": 1}',
-        b" " * (1 << 20) + b"{}",
-    ],
-    ids=["page", "deep", "list", "empty", "kinds", "too-large"],
-)
-@pytest.mark.parametrize("pin", ["", PINNED], ids=["unpinned", "pinned"])
-def test_what_is_no_sidecar_of_ours_is_not_kept(
-    server: Server, url: str, cache: Path, body: bytes, pin: str
-) -> None:
-    server.files["/er.pt.json"] = body
-    get(url + pin, cache)
-
-
-@pytest.mark.parametrize("pinned", [False, True], ids=["unpinned", "pinned"])
-@pytest.mark.parametrize("harm", ["not-fetched", "damaged", "gone"])
-def test_a_sidecar_that_lacks_is_asked_for_again(
-    server: Server,
-    url: str,
-    cache: Path,
-    ours: str,
-    pinned: bool,
-    harm: str,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    if harm == "not-fetched":
-        server.script.extend([server.ranged, *[server.failing(500)] * 3])
-    path = resolve(url + ours * pinned, cache)
-    told = [
-        f"the sidecar of {url} could not be fetched (127.0.0.1: HTTP 500 Internal Server Error)"
-    ]
-    assert caplog.messages == told * (harm == "not-fetched")
-    sent = server.sent
-    if harm == "damaged":
-        files.sidecar(path).write_text("{")
-    elif harm == "gone":
-        files.sidecar(path).unlink()
-        if pinned:  # where the record stays, it says that all is there
-            path.with_name(f"{path.name}.version").unlink()
-    assert "model" in files.read(resolve(url + ours * pinned, cache))
-    assert server.sent - sent < 1000

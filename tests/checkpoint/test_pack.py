@@ -225,7 +225,7 @@ def test_a_full_file_of_a_run_fills_a_method_or_its_network(tmp_path: Path) -> N
     assert fresh.param_groups[0]["lr"] == 0.125
 
     network = mlp(1)
-    unpack_checkpoint(checkpoint, network)
+    unpack_checkpoint(checkpoint, nn.DataParallel(network))
     assert torch.equal(network.head.weight, method.backbone.head.weight)
 
 
@@ -241,13 +241,13 @@ def test_a_mammoth_file_fills_our_network() -> None:
 def test_an_interrupted_save_leaves_the_older_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: int) -> None:
+    def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     path = tmp_path / "last.pth"
     save_checkpoint({"model_state_dict": {"w": torch.ones(1)}}, path)
     with monkeypatch.context() as disk:
-        disk.setattr("perdure.checkpoint.format.os.fsync", full)
+        disk.setattr("perdure.checkpoint.format.os.replace", full)
         with pytest.raises(OSError, match="No space"):
             save_checkpoint({"model_state_dict": {"w": torch.zeros(1)}}, path)
     assert load_checkpoint(str(path))["model_state_dict"]["w"] == 1

@@ -21,6 +21,7 @@ from perdure.checkpoint.weights import Report, fill
 from perdure.errors import UserError
 from perdure.models.ewc_online import EWCOnline
 
+FISHER = {"fisher": torch.ones(3)}
 WRAPPERS = ("module", "_orig_mod", "net", "backbone", "model", "network")
 
 
@@ -206,6 +207,8 @@ def test_a_deeper_network_is_refused(
     backbone = ours()
     with pytest.raises(UserError, match="more layers than this one"):
         fill(backbone, weights)
+    with pytest.raises(UserError, match="more layers than this one"):
+        fill(backbone, {f"module.{name}": tensor for name, tensor in weights.items()} | FISHER)
     assert unchanged(backbone)
     assert fill(backbone, weights, allow_missing=True).missing == ()
 

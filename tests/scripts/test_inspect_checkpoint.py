@@ -197,11 +197,12 @@ def test_a_folder(path: Path, state: Run, capsys: pytest.CaptureFixture[str]) ->
     weights = {"model_state_dict": MLP((1, 28, 28), 10).state_dict()}
     files.write(folder / "task1.1.pth", weights, {"position": state["position"]})
     files.point(folder / "best.pth", folder / "task1.1.pth")
+    os.utime(path)
     for wanted in (folder, folder.parent):
         status, out, err = told(capsys, wanted)
         rows = [line.split()[0] for line in out.splitlines()]
         assert (status, err) == (0, "")
-        assert rows == ["file", "er_1.pt", "task1.1.pth", "best.pth"]
+        assert rows == ["file", "task1.1.pth", "er_1.pt", "best.pth"]
         assert out.count("next is task 2, epoch 0, step 0; 24 steps done") == 3
         assert "best.pth -> task1.1.pth" in out
     flip(path)

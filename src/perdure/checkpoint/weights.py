@@ -235,7 +235,7 @@ def mammoth_buffer(
     shape: tuple[int, int, int] | None = None,
     seen: int | None = None,
     device: torch.device | str = "cpu",
-) -> str:
+) -> list[str]:
     """Put the rows of a Mammoth checkpoint's buffer into `buffer`, and say what that means.
 
     Mammoth stores images as float32 in [0, 1], here they are bytes again. Rows that it never
@@ -269,11 +269,11 @@ def mammoth_buffer(
     }
     state = {"size": buffer.size, "seen": n if seen is None else seen, "filled": n}
     buffer.load_state_dict({**state, "fields": fields}, device)
-    told = f"took {n:,} rows of {opened.path.name}'s buffer"
+    told = [f"took {n:,} rows of {opened.path.name}'s buffer"]
     if seen is None:
-        told += (
-            f"; Mammoth does not save how many examples they were drawn from, so that counts as "
-            f"{n:,}, and the next task will replace more of them than it should"
+        told.append(
+            "Mammoth does not save how many examples a buffer's rows were drawn from: that counts "
+            f"as {n:,}, and the next task will replace more of them than it should"
         )
     return told
 

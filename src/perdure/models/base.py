@@ -40,6 +40,7 @@ class Method(nn.Module):
 
     Class attributes declare what the trainer must provide:
         replays: independent draws from the buffer that `loss` takes; 0 needs no buffer.
+        remembers: what `loss` gives to be remembered of each example, besides bytes and label.
         stores: when examples are offered to the buffer: each "step", or at the end of a "task".
         joint: whether training on all tasks at once makes sense.
         scenarios: kinds of scenario it is defined for.
@@ -47,6 +48,7 @@ class Method(nn.Module):
     """
 
     replays: ClassVar[int] = 0
+    remembers: ClassVar[tuple[str, ...]] = ()
     stores: ClassVar[Literal["step", "task"]] = "step"
     joint: ClassVar[bool] = True
     scenarios: ClassVar[tuple[str, ...]] = ("class-incremental", "domain-incremental")

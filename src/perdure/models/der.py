@@ -19,6 +19,7 @@ class DER(Method):
     """
 
     replays = 1
+    remembers = ("logits",)
 
     def __init__(self, backbone: Backbone, alpha: float) -> None:
         super().__init__(backbone)

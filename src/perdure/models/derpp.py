@@ -20,6 +20,7 @@ class DERpp(Method):
     """
 
     replays = 2
+    remembers = ("logits",)
 
     def __init__(self, backbone: Backbone, alpha: float, beta: float) -> None:
         super().__init__(backbone)

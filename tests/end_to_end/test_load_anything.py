@@ -1,0 +1,108 @@
+"""Weights of other files, named on the command line, into a fresh run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from process import run_folder, train_in
+
+from perdure.backbones.mlp import MLP
+from perdure.checkpoint.format import read
+
+FIXED = ("optimizer.lr=0.0", "dataset.iterations=1", "dataset.stop_after=1", "checkpoint.save=true")
+
+
+@pytest.fixture
+def network() -> MLP:
+    torch.manual_seed(5)
+    return MLP((1, 28, 28), 10)
+
+
+def mammoth(network: MLP, rows: int = 30) -> dict:
+    """What Mammoth's safe mode writes for DER with a partly filled buffer."""
+    hidden = [m for m in network.modules() if isinstance(m, torch.nn.Linear)]
+    layers = [*(m for m in hidden if m is not network.head), network.head]
+    names = ("net.fc1", "net.fc2", "net.classifier")
+    model = {
+        f"net.{name.removeprefix('net.')}.{part}": getattr(layer, part).detach()
+        for name, layer in zip(names, layers, strict=True)
+        for part in ("weight", "bias")
+    }
+    images = torch.randint(0, 256, (rows, 1, 28, 28)).float() / 255
+    images[20:] = 0
+    return {
+        "model": model,
+        "optimizer": {"state": {}, "param_groups": []},
+        "scheduler": None,
+        "args": {"model": "der", "dataset": "seq-mnist", "buffer_size": rows},
+        "results": [[["88.1"]], [["99.1"]], {}],
+        "buffer": {
+            "examples": images,
+            "labels": torch.randint(0, 10, (rows,)),
+            "logits": torch.randn(rows, 10),
+        },
+    }
+
+
+def end(root: Path) -> dict:
+    (path,) = (run_folder(root) / "checkpoints").glob("*_0.pt")
+    return read(path)
+
+
+def test_a_mammoth_checkpoint_with_its_buffer(tmp_path: Path, network: MLP) -> None:
+    torch.save(mammoth(network), tmp_path / "mammoth.pt")
+    done = train_in(
+        tmp_path, "model=der", "buffer.size=30", "checkpoint.load=mammoth.pt",
+        "checkpoint.take_buffer=true", *FIXED,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "took 20 rows" in done.stdout
+    state = end(tmp_path)
+    for name, value in network.state_dict().items():
+        assert torch.equal(state["model"][f"backbone.{name}"], value)
+    assert state["buffer"]["seen"] == 30
+    assert set(state["buffer"]["fields"]) == {"raw", "y", "logits"}
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module.", "backbone."])
+def test_a_plain_state_dict_with_any_prefix(tmp_path: Path, network: MLP, prefix: str) -> None:
+    torch.save({prefix + k: v for k, v in network.state_dict().items()}, tmp_path / "plain.pt")
+    done = train_in(tmp_path, "model=sgd", "checkpoint.load=plain.pt", *FIXED)
+    assert done.returncode == 0, done.stderr
+    for name, value in network.state_dict().items():
+        assert torch.equal(end(tmp_path)["model"][f"backbone.{name}"], value)
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "sentence"),
+    [
+        pytest.param({"other": torch.zeros(3)}, [], "other", id="nothing-fits"),
+        pytest.param(
+            MLP((1, 28, 28), 7).state_dict(), [], "checkpoint.new_head", id="other-classes"
+        ),
+    ],
+)
+def test_what_does_not_fit_is_told(
+    tmp_path: Path, content: dict, options: list[str], sentence: str
+) -> None:
+    torch.save(content, tmp_path / "file.pt")
+    done = train_in(tmp_path, "model=sgd", "checkpoint.load=file.pt", *options, *FIXED)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("outputs/*"))
+
+
+def test_another_number_of_classes_on_request(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    seven = MLP((1, 28, 28), 7)
+    torch.save(seven.state_dict(), tmp_path / "seven.pt")
+    done = train_in(
+        tmp_path, "model=sgd", "checkpoint.load=seven.pt", "checkpoint.new_head=true", *FIXED
+    )
+    assert done.returncode == 0, done.stderr
+    name = next(k for k in seven.state_dict() if not k.startswith("head"))
+    assert torch.equal(end(tmp_path)["model"][f"backbone.{name}"], seven.state_dict()[name])
+    assert "head" in done.stdout
