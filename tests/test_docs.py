@@ -10,12 +10,13 @@ import pytest
 
 import perdure
 from perdure.config import validate
+from perdure.manual import text
 from perdure.recipes import CONF
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 DESIGN = (ROOT / "docs" / "design.md").read_text()
-HELP = (CONF / "train.yaml").read_text()
+HELP = text()
 
 COMMANDS = sorted(set(re.findall(r"python train\.py ([^#\n`]+)", README + HELP)))
 

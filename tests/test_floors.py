@@ -15,6 +15,7 @@ FLOORS: dict[str, int] = {
     "randomness": 0,
     "build": 0,
     "recipes": 0,
+    "manual": 1,
     "disk": 0,
     "download": 0,
     "web": 0,

@@ -20,7 +20,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from perdure import composition, wording
+from perdure import composition, manual, wording
 from perdure.checkpoint.lock import RunLock
 from perdure.config import validate
 from perdure.errors import DivergenceError, PreemptedError, UserError
@@ -145,6 +145,9 @@ def leave(folder: Path, sentence: str, exit_status: int) -> NoReturn:
 def command_line(main: Callable[[], Any]) -> None:
     """Run Hydra's `main`; a user's mistake ends in one sentence and exit status 2."""
     global _source
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(manual.text(), end="")
+        return
     composition.register()
     traceback_wanted = "HYDRA_FULL_ERROR" in os.environ
     # Without this Hydra prints its own long text and exits with status 1.
