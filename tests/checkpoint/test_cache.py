@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from checkpoint.fetching import DATA, OTHER, PINNED, SHA256, asked, get
+from checkpoint.fetching import DATA, OTHER, PINNED, SHA256, asked, get, refused
 from webserver import Server
 
 from perdure.checkpoint.references import resolve
@@ -146,6 +146,29 @@ def test_a_failed_update_loses_nothing(server: Server, url: str, cache: Path) ->
     assert path.read_bytes() == DATA
     get(url, cache, OTHER)
     assert asked(server)[-1] == "bytes=100000-"
+
+
+def test_what_came_of_a_version_that_was_taken_back_goes(
+    server: Server, url: str, cache: Path
+) -> None:
+    get(url, cache)
+    server.files["/er.pt"], server.tells["/er.pt"] = OTHER, {"ETag": '"2"'}
+    server.script.extend([server.cut(100_000), server.failing(404)])
+    with pytest.raises(UserError):
+        resolve(url, cache)
+    server.files["/er.pt"], server.tells["/er.pt"] = DATA, {"ETag": '"1"'}
+    get(url, cache)
+
+
+def test_a_version_is_not_taken_for_that_of_an_earlier_part(
+    server: Server, url: str, cache: Path
+) -> None:
+    server.script.extend([server.cut(100_000), server.failing(404)])
+    refused(url, cache, part=True)
+    server.files["/er.pt"], server.tells["/er.pt"] = OTHER, {}
+    get(url, cache, OTHER)
+    server.files["/er.pt"], server.tells["/er.pt"] = DATA, {"ETag": '"1"'}
+    get(url, cache)
 
 
 @pytest.mark.parametrize("pin", ["", PINNED], ids=["unpinned", "pinned"])

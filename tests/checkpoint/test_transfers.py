@@ -141,3 +141,11 @@ def test_a_finished_part_is_not_sent_again(server: Server, url: str, cache: Path
     (cache / f"{SHA256}.pt.part").write_bytes(DATA)
     get(url + PINNED, cache)
     assert asked(server) == [f"bytes={len(DATA)}-"]
+
+
+def test_a_pinned_file_goes_on_from_another_address(server: Server, url: str, cache: Path) -> None:
+    server.script.extend([server.cut(200_000), server.failing(404)])
+    refused(url + PINNED, cache, part=True)
+    server.files["/mirror/er.pt"], server.tells["/mirror/er.pt"] = DATA, {"ETag": '"mirrored"'}
+    get(server.url("/mirror/er.pt") + PINNED, cache)
+    assert asked(server, "/mirror/er.pt") == ["bytes=200000-"]

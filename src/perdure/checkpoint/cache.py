@@ -143,7 +143,6 @@ class _Fetch:
                 self._ask_for_sidecar()
             with writing(self.path.parent, _SETTING):
                 self.record.unlink(missing_ok=True)
-                sidecar(self.path).unlink(missing_ok=True)
             main.publish(self.path)
             self._keep_sidecar_and_record(main.version)
         elif not self._kept_sidecar_fits(held["sha256"]):
