@@ -193,12 +193,12 @@ def test_scaled_gradients_are_clipped_at_their_true_size(tiny: Arrays) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_stays_close_to_full(tiny: Arrays, precision: str) -> None:
-    """Weights stay float32; the losses agree to half precision's three digits."""
+    """Weights stay float32; the losses agree to half precision, at a rate that does not amplify it."""
     losses: dict[str, list[float]] = {}
     for kind in ("fp32", precision):
         method, buffer = DERpp(network(), 0.5, 0.5), Reservoir(30, 10)
         step = step_of(method, buffer, precision=kind)
-        losses[kind] = [float(take(step, tiny, k)) for k in range(12)]
+        losses[kind] = [float(take(step, tiny, k, lr=0.01)) for k in range(12)]
         assert {p.dtype for p in method.trainable()} == {torch.float32}
         assert weights_of(method).isfinite().all()
     assert losses[precision] != losses["fp32"]
