@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from kit import assert_same, without_clock
 from omegaconf import OmegaConf
 
 from perdure.build import build
@@ -24,7 +25,6 @@ SMALL = (
 )  # fmt: skip
 METHODS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 BUFFERS = sorted({path.stem for path in (CONF / "buffer").glob("*.yaml")} - {"none"})
-CLOCK = {"clock", "seconds", "cpu_seconds"}
 
 
 class InMemory:
@@ -57,22 +57,6 @@ def end_of(trainer: Trainer) -> Any:
     return without_clock(plain(trainer.state_dict()))
 
 
-def without_clock(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: without_clock(v) for k, v in value.items() if k not in CLOCK}
-    return [without_clock(v) for v in value] if isinstance(value, list) else value
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
-
-
 @pytest.mark.parametrize("buffer", BUFFERS)
 @pytest.mark.parametrize("model", METHODS)
 def test_going_on_from_a_saved_state_changes_no_bit(model: str, buffer: str, tiny: Arrays) -> None:
@@ -102,4 +86,4 @@ def test_going_on_from_a_saved_state_changes_no_bit(model: str, buffer: str, tin
         resumed = trainer()
         torch.manual_seed(at)
         resumed.load_state_dict(keep.state)
-        assert same(end_of(resumed), expected), f"saved at step {at}"
+        assert_same(end_of(resumed), expected, f"saved at step {at}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from kit import Listener, MakeTrainer
+from kit import Listener, MakeTrainer, assert_same, without_clock
 
 from perdure.backbones.base import Backbone
 from perdure.checkpoint.cadence import Cadence
@@ -22,29 +22,6 @@ from perdure.models.derpp import DERpp
 from perdure.optim import SGD
 from perdure.tracking import events
 from perdure.training.trainer import Trainer
-
-CLOCK = {"clock", "seconds", "cpu_seconds"}
-
-
-def without_clock(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: without_clock(v) for k, v in value.items() if k not in CLOCK}
-    return [without_clock(v) for v in value] if isinstance(value, list) else value
-
-
-def assert_same(a: Any, b: Any, where: str = "state") -> None:
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}[{key!r}]")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}[{i}]")
-    else:
-        assert a == b, where
 
 
 def end_of(trainer: Trainer) -> dict[str, Any]:
