@@ -121,3 +121,28 @@ def test_each_part_matters(
     resumed.load_state_dict(state)
     with pytest.raises(AssertionError):
         assert_same(end_of(resumed), expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"precision": "bf16"}, id="bf16"),
+        pytest.param({"precision": "fp16"}, id="fp16-with-its-scaler"),
+        pytest.param({"joint": True}, id="joint"),
+        pytest.param({"iterations": 50}, id="iterations"),
+        pytest.param({"scheduler_per": "step", "clip_norm": 0.5}, id="scheduler-a-step"),
+        pytest.param({"reset_optimizer": False}, id="one-optimizer"),
+    ],
+)
+def test_other_ways_to_train_go_on_too(
+    make_trainer: MakeTrainer, few: Arrays, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    keep = CheckpointManager(tmp_path, "run", Policy(), Cadence("41 steps"))
+    keep._remove = lambda gone: None  # type: ignore[method-assign]
+    expected = end_of(make(make_trainer, few, checkpoints=keep, **changes))
+    paths = [entry.path for entry in entries(tmp_path) if entry.full]
+    for path in paths:
+        resumed = make(make_trainer, few, **changes)
+        resumed.load_state_dict(read(path))
+        assert_same(end_of(resumed), expected, path.name)
+    assert paths
