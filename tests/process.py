@@ -19,12 +19,14 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "train.py"), *arguments]
 
 
-def train_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def train_in(
+    folder: Path, *arguments: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """`train.py` with these arguments, run in `folder`."""
     return subprocess.run(
         command(*arguments),
         cwd=folder,
-        env=environment(),
+        env={**environment(), **(env or {})},
         capture_output=True,
         text=True,
         timeout=300,

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 import perdure
 from perdure.errors import UserError
-from perdure.resume import Source, cache
+from perdure.resume import Source, local
 from perdure.training.trainer import Trainer
 
 _METRICS = "metrics.jsonl"
@@ -72,10 +72,9 @@ def start_from(trainer: Trainer, config: DictConfig) -> list[str]:
         UserError: the file holds no weights that fit.
     """
     from perdure.checkpoint import foreign, weights
-    from perdure.checkpoint.references import resolve
 
     wanted = config.checkpoint
-    path = resolve(wanted.load, cache())
+    path = local(wanted.load)
     opened = foreign.open_file(path)
     if opened.kind == "perdure":
         raise UserError(

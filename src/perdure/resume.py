@@ -11,6 +11,7 @@ import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,8 @@ def _from_file(reference: str) -> Source | Path:
     from perdure.checkpoint import format as files
     from perdure.checkpoint.foreign import open_file
     from perdure.checkpoint.ledger import newest
-    from perdure.checkpoint.references import resolve
 
-    path = resolve(reference, cache()).resolve()
+    path = local(reference)
     if files.sidecar(path).is_file():
         state = files.read(path)
         if "position" in state:
@@ -131,9 +131,17 @@ def _from_file(reference: str) -> Source | Path:
     return path
 
 
-def cache() -> Path:
-    """Where downloaded checkpoints are kept."""
-    return Path(os.environ.get("PERDURE_CACHE", "~/.cache/perdure")).expanduser() / "checkpoints"
+@lru_cache
+def local(reference: str) -> Path:
+    """The file that `reference` names, on this machine; asked for once a process.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    from perdure.checkpoint.references import resolve
+
+    cache = Path(os.environ.get("PERDURE_CACHE", "~/.cache/perdure")).expanduser()
+    return resolve(reference, cache / "fetched").resolve()
 
 
 # --- the command line -----------------------------------------------------------------------------

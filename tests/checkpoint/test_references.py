@@ -98,9 +98,9 @@ def test_a_malformed_pin_is_refused(where: str, pin: str, cache: Path) -> None:
 @pytest.mark.parametrize(
     ("ref", "said"),
     [
-        ("file:///etc/passwd", "must be a local path"),
-        ("file:er.pt", "must be a local path"),
-        ("FILE://er.pt", "must be a local path"),
+        ("file:///etc/passwd", "the path alone is"),
+        ("file:er.pt", "the path alone is"),
+        ("FILE://er.pt", "the path alone is"),
         ("ftp://host/er.pt", "ftp:// is not known"),
         ("memory://er.pt", "memory:// is not known"),
         ("simplecache::s3://bucket/er.pt", "must be a local path"),
@@ -216,6 +216,9 @@ def test_without_a_token_none_is_shown_and_its_lack_is_told(
     assert "HTTP 401" in said
     assert "needs HF_TOKEN" in said
     assert tokens(hub) == {None}
+    hub.usual = hub.failing(404)
+    assert "HF_TOKEN" not in refused("hf://me/net/er.pt", cache)
+    hub.usual = hub.failing(401)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     assert "HF_TOKEN" not in refused("hf://me/net/er.pt", cache)
 
@@ -239,7 +242,7 @@ def test_a_senseless_setting_is_told(
 
 @pytest.mark.parametrize(
     ("scheme", "package"),
-    [("s3", "s3fs"), ("gs", "gcsfs"), ("az", "adlfs")],
+    [("s3", "s3fs"), ("gs", "gcsfs"), ("GS", "gcsfs"), ("az", "adlfs")],
     ids=str,
 )
 def test_a_missing_package_is_named(
@@ -248,4 +251,4 @@ def test_a_missing_package_is_named(
     monkeypatch.setitem(sys.modules, package, None)
     said = refused(f"{scheme}://bucket/er.pt", cache)
     assert f"pip install {package}" in said
-    assert f"{scheme}://bucket/er.pt" in said
+    assert f"{scheme.lower()}://bucket/er.pt" in said

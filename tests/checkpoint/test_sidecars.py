@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint.fetching import DATA, PINNED, asked, get, refused
+from checkpoint.fetching import DATA, PINNED, SHA256, asked, get, refused
 from webserver import Server
 
 from perdure.checkpoint import format as files
@@ -87,7 +87,7 @@ def test_a_pinned_file_is_kept_without_a_sidecar_that_is_of_another(
         b"[]",
         b"{}",
         b'{"sha256": 1, "bytes": 1, "format": 1}',
-        b" " * (1 << 20) + b"{}",
+        b" " * (1 << 20) + b'{"sha256": "%b", "bytes": 1, "format": 1}' % SHA256.encode(),
     ],
     ids=["page", "deep", "list", "empty", "kinds", "too-large"],
 )

@@ -106,3 +106,37 @@ def test_another_number_of_classes_on_request(tmp_path: Path) -> None:
     name = next(k for k in seven.state_dict() if not k.startswith("head"))
     assert torch.equal(end(tmp_path)["model"][f"backbone.{name}"], seven.state_dict()[name])
     assert "head" in done.stdout
+
+
+def test_a_remote_full_file_goes_on_as_a_fork(tmp_path: Path) -> None:
+    """Fetched into the cache, which stays a cache: the run has a folder of its own."""
+    import functools
+    import http.server
+    import threading
+
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    here.mkdir()
+    setting = ("model=er", "dataset.iterations=10", "checkpoint.save=true", "buffer.size=30")
+    assert train_in(there, *setting, "dataset.stop_after=3").returncode == 0
+    folder = run_folder(there) / "checkpoints"
+    (path,) = folder.glob("*_1.pt")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/{path.name}"
+        done = train_in(
+            here, f"checkpoint.load='{address}'", env={"PERDURE_CACHE": str(here / "c")}
+        )
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert "a fork of" in done.stdout
+    (last,) = (run_folder(here) / "checkpoints").glob("*_2.pt")
+    (expected,) = folder.glob("*_2.pt")
+    for name, value in read(expected)["model"].items():
+        assert torch.equal(read(last)["model"][name], value)
+    assert {p.suffix for p in (here / "c").rglob("*") if p.is_file()} <= {
+        ".pt",
+        ".json",
+        ".version",
+    }

@@ -37,8 +37,7 @@ class Bucket:
             yield None
             return
         total = about.get("size")
-        goes_on = part.get("exact", version["exact"]) == version["exact"]
-        start = have if goes_on and (total is None or have <= total) else 0
+        start = have if part.get("exact", version["exact"]) == version["exact"] else 0
         with self._asking():
             file = store.open(path, "rb")
         try:

@@ -57,8 +57,10 @@ def resolve(ref: str, cache: Path, *, limit: int = 20 * 2**30) -> Path:
     if mark and not _PIN.fullmatch(pin.lower()):
         raise UserError(f"{_shown(address)}: a pin is #sha256= and 64 hex digits, at the end")
     scheme = _SCHEME.match(address)
-    if not address or address.lower().startswith("file:"):
-        raise UserError(f"checkpoint reference {ref!r}: must be {ACCEPTED}")
+    if not address:
+        raise UserError(f"an empty checkpoint reference: must be {ACCEPTED}")
+    if address.lower().startswith("file:"):
+        raise UserError(f"{address}: file: is not known, the path alone is; must be {ACCEPTED}")
     if scheme is None:
         return _local(address, pin.lower())
     fetcher = _FETCHERS.get(scheme[1].lower())
