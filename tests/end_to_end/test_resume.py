@@ -17,7 +17,7 @@ from process import ROOT, command, environment, train_in
 from perdure.checkpoint.format import read
 from perdure.checkpoint.ledger import entries
 
-SHORT = ("dataset.iterations=40", "training.log_every=10", "checkpoint.every=10 steps")
+SHORT = ("dataset.iterations=100", "training.log_every=10", "checkpoint.every=10 steps")
 RUN = ("model=er", "buffer.size=60", "checkpoint.save=true", *SHORT)
 
 
@@ -55,10 +55,10 @@ def stop_midway(
     process = start(folder, *arguments, **env)
     outputs = folder / "outputs"
 
-    def has_one() -> bool:
-        return any(outputs.glob("*/checkpoints/step-*0_full.pth.json"))
+    def has_two() -> bool:
+        return len(list(outputs.glob("*/checkpoints/step-*0_full.pth.json"))) > 1
 
-    until(lambda: has_one() or process.poll() is not None)
+    until(lambda: has_two() or process.poll() is not None)
     process.send_signal(number)
     _, told = process.communicate(timeout=120)
     return process.returncode, told
@@ -126,7 +126,7 @@ def test_latest_and_the_same_folder(tmp_path: Path, calm: Path) -> None:
         for line in (folder / "metrics.jsonl").read_text().splitlines()
         if '"step"' in line and json.loads(line)["kind"] == "step"
     ]
-    assert steps == list(range(10, 201, 10))
+    assert steps == list(range(10, 501, 10))
 
 
 def test_another_setting_is_refused_unless_forked(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_an_older_file_forks(tmp_path: Path, calm: Path) -> None:
     assert matrix_of(fork) == matrix_of(calm)
     assert sorted(p.name for p in calm.rglob("*")) == listing
     rows = [json.loads(line) for line in (fork / "metrics.jsonl").read_text().splitlines()]
-    assert [row["global_step"] for row in rows if row["kind"] == "step"] == list(range(10, 201, 10))
+    assert [row["global_step"] for row in rows if row["kind"] == "step"] == list(range(10, 501, 10))
 
 
 def test_auto_starts_continues_and_reports(tmp_path: Path, calm: Path) -> None:
