@@ -77,8 +77,11 @@ def job(config: DictConfig) -> float | None:
     flag.install()
     lock = RunLock(folder)
     try:
-        validate(config)
         lock.acquire()
+    except UserError as error:
+        stop(str(error))  # the folder is another run's: nothing in it is touched
+    try:
+        validate(config)
         results = _finished(config, folder) or _train(config, folder, flag)
     except (UserError, OmegaConfBaseException) as error:
         discard(folder)
@@ -142,8 +145,12 @@ def note_status(folder: Path, status: str, exit_status: int) -> None:
 
 def leave(folder: Path, sentence: str, exit_status: int) -> NoReturn:
     """Note why the run in `folder` ends, say it, and end the process."""
-    if (folder / "results.json").is_file():
-        note_status(folder, "resumable" if exit_status == RESUMABLE else "failed", exit_status)
+    path = folder / "results.json"
+    if exit_status == RESUMABLE:
+        note_status(folder, "resumable", exit_status)
+    elif path.is_file() and json.loads(path.read_text())["status"] == "failed":
+        # Otherwise the run was refused before it trained, and stands as it stood.
+        note_status(folder, "failed", exit_status)
     stop(sentence, exit_status)
 
 

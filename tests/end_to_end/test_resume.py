@@ -90,6 +90,8 @@ def test_a_signal_saves_and_leaves_with_75(tmp_path: Path, calm: Path, name: str
         "status": "resumable", "exit_status": 75,
     }  # fmt: skip
     assert results_of(folder)["status"] == "interrupted"
+    assert train_in(tmp_path, f"checkpoint.load={folder}", "seed=9").returncode == 2
+    assert json.loads((folder / "status.json").read_text())["status"] == "resumable"
     done = train_in(tmp_path, f"checkpoint.load={folder}")
     assert done.returncode == 0, done.stderr
     assert "goes on from" in done.stdout
@@ -199,6 +201,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert f"another run writes there (process {first.pid} on" in done.stderr
     assert first.poll() is None
+    assert not (tmp_path / "run" / "status.json").exists()
     first.kill()
     first.communicate()
 

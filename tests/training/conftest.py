@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from kit import MakeTrainer
 
 from perdure.backbones.mlp import MLP
 from perdure.buffers.reservoir import Reservoir
 from perdure.datasets.arrays import Arrays, Split
 from perdure.datasets.scenarios import ClassIncremental
-from perdure.datasets.sources import MNIST
 from perdure.models.er import ER
 from perdure.optim import SGD
 from perdure.randomness import Streams
 from perdure.training.settings import Settings
 from perdure.training.trainer import Trainer
 
-torch.set_num_threads(1)
-
 
 @pytest.fixture(scope="session")
-def few() -> Arrays:
+def few(mnist: Arrays) -> Arrays:
     """The first 900 training and 500 test images of MNIST."""
-    arrays = MNIST().load(Path())
-    train, test = arrays.train, arrays.test
+    train, test = mnist.train, mnist.test
     return replace(
-        arrays, train=Split(train.x[:900], train.y[:900]), test=Split(test.x[:500], test.y[:500])
+        mnist, train=Split(train.x[:900], train.y[:900]), test=Split(test.x[:500], test.y[:500])
     )
 
 
