@@ -34,6 +34,7 @@ FLOORS: dict[str, int] = {
     "going_on": 6,
     "preemption": 0,
     "notebook": 6,
+    "recorders": 6,
     "composition": 6,
     "wording": 6,
     "launch": 6,

@@ -322,6 +322,8 @@ class Trainer:
         occasion = Occasion(
             self.position, stage, epoch, ended, measured or {}, self.benchmark.split
         )
+        # Recorders hear of the one before while it is still there: retention runs with the next.
+        self._tell_written(wait=True)
         with self.state.clock.phase("checkpoint"):
             self.checkpoints.save(self.state.state_dict(), occasion)
         self._saved_at = self.position.global_step
