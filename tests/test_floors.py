@@ -35,6 +35,7 @@ FLOORS: dict[str, int] = {
     "preemption": 0,
     "notebook": 6,
     "recorders": 6,
+    "sync": 6,
     "composition": 6,
     "wording": 6,
     "launch": 6,

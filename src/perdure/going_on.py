@@ -51,12 +51,12 @@ def go_on(trainer: Trainer, source: Source, folder: Path | None) -> list[str]:
         _settle_in(source, folder)
     facts = trainer.state.results.facts
     before = source.state["results"]["summary"].get("resumes", [])
-    entry = {"from": str(source.path), "at": datetime.now().isoformat(timespec="seconds")}
+    entry = {"from": source.origin, "at": datetime.now().isoformat(timespec="seconds")}
     facts["resumes"] = [*before, {**entry, "fork": source.fork}]
     at = trainer.position
     where = f"task {at.task}, epoch {at.epoch}, step {at.step} (global step {at.global_step})"
     verb = "a fork of" if source.fork else "goes on from"
-    return [f"{verb} {source.path} at {where}"]
+    return [f"{verb} {source.origin} at {where}"]
 
 
 def _settle_in(source: Source, folder: Path) -> None:

@@ -64,6 +64,11 @@ class Source:
         return self.home or self.path.parent.parent
 
     @property
+    def origin(self) -> str:
+        """Where it came from, for people."""
+        return f"wandb://{self.artifact}" if self.artifact else str(self.path)
+
+    @property
     def step(self) -> int:
         """Global steps done."""
         return int(self.state["position"]["global_step"])

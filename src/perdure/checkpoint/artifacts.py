@@ -241,10 +241,10 @@ class _Download:
             time.sleep(pause)
             fresh = target.parent / f".{uuid.uuid4().hex}"
             try:
-                entry = artifact.get_entry(name)
-                if entry.ref is not None:
-                    raise UserError(f"{self.address}: {name} is a mere reference to {entry.ref}")
-                got = Path(entry.download(root=str(fresh), skip_cache=True))
+                if (ref := artifact.get_entry(name).ref) is not None:
+                    raise UserError(f"{self.address}: {name} is a mere reference to {ref}")
+                artifact.download(root=str(fresh), skip_cache=True, path_prefix=name)
+                got = fresh / name
                 if known is not None and (found := digest(got)) != known:
                     reasons.append(f"its SHA-256 is {found}, not {known}")
                     continue

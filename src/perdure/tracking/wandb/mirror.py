@@ -129,6 +129,8 @@ class Mirror:
             f"results-{run_id}", "results", parcel.results, aliases, known, cut_short
         )
         if parcel.checkpoint is None:
+            self.record.results_sha256 = hashes.get("results.json")
+            self.record.save(self.folder)
             return
         about = {key: parcel.about.get(key) for key in _METADATA}
         metadata = {**where, **about, "file": parcel.checkpoint}

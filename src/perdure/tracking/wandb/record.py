@@ -25,6 +25,8 @@ class Record:
         inputs: artifacts that the run started from, `entity/project/name:vN`.
         url: of the run's page, once known.
         sent: the checkpoints that are there: sha256, artifact (`entity/project/name:vN`), aliases.
+        results_sha256: of the results.json that was sent last, not counting those that only go
+            with a checkpoint.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Record:
     inputs: list[str] = field(default_factory=list)
     url: str | None = None
     sent: list[dict[str, Any]] = field(default_factory=list)
+    results_sha256: str | None = None
 
     def save(self, folder: Path) -> None:
         """Write it to the run's folder, in one step."""

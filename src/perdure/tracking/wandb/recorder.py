@@ -135,7 +135,8 @@ class WandB(Recorder):
             self._tell(f"mirrored to {self.record.url}")
             while not self._ended.wait(_EVERY_SECONDS):
                 mirror.push_rows()
-                mirror.push_parcel(self._late)
+                while mirror.push_parcel(self._late):
+                    mirror.push_rows()
             self._end(mirror)
         except MirrorError as error:
             self._give_up(str(error))
