@@ -79,7 +79,7 @@ def _push(
     try:
         mirror.push_end(results)
         while outbox.waiting() and time.monotonic() < deadline:
-            if not mirror.push_parcel(lambda: time.monotonic() > deadline):
+            if not mirror.push_parcel():
                 time.sleep(0.2)
     finally:
         arrived = mirror.close(results)

@@ -47,6 +47,7 @@ class Mirror:
         self._best: dict[str, float] = {}
         self._failures = 0
         self._try_at = 0.0
+        self._closing = False
 
     def open(self) -> None:
         """Open the run and find out what the server has.
@@ -68,19 +69,20 @@ class Mirror:
                 self.session.log(row)
                 self._last = row[rows.ORDER]
 
-    def push_parcel(self, cut_short: Callable[[], bool] = lambda: False) -> bool:
-        """Upload the oldest parcel, if its time has come; returns whether there was one.
+    def push_parcel(self) -> bool:
+        """Upload the oldest parcel, if its time has come; returns whether it is sent.
 
-        A failure is told once, and the parcel tried again after a pause.
+        A failure is told once, and the parcel tried again after a pause. May be called in another
+        thread than the rest.
         """
         waiting = self.outbox.waiting()
         if not waiting or time.monotonic() < self._try_at or not self.outbox.begin(waiting[0]):
             return False
         try:
-            self._send(waiting[0], cut_short)
+            self._send(waiting[0])
         except MirrorError as error:
             self.outbox.failed()
-            if not self._failures and not cut_short():
+            if not self._failures and not self._closing:
                 self._say(f"{error}; it is tried again")
             pause = _PAUSES[min(self._failures, len(_PAUSES) - 1)]
             self._failures += 1
@@ -111,13 +113,14 @@ class Mirror:
         Raises:
             MirrorError: it could not be ended, or cannot be asked.
         """
+        self._closing = True
         status = results["status"]
         self.session.close(int(status != "finished"), preempted=status == "interrupted")
         return self.session.last_order() >= self._last
 
     # --- parcels ------------------------------------------------------------------------------
 
-    def _send(self, parcel: Parcel, cut_short: Callable[[], bool]) -> None:
+    def _send(self, parcel: Parcel) -> None:
         run_id = self.record.id
         if parcel.checkpoint is not None:
             _write_recorders(parcel.folder / parcel.checkpoint)
@@ -126,7 +129,7 @@ class Mirror:
         hashes = {path.name: digest(path) for path in parcel.results}
         known = {**where, "sha256": hashes}
         results = self.session.upload(
-            f"results-{run_id}", "results", parcel.results, aliases, known, cut_short
+            f"results-{run_id}", "results", parcel.results, aliases, known
         )
         if parcel.checkpoint is None:
             self.record.results_sha256 = hashes.get("results.json")
@@ -142,7 +145,6 @@ class Mirror:
             [file, file.with_name(f"{file.name}.json")],
             parcel.aliases,
             metadata,
-            cut_short,
         )
         sent = {"sha256": parcel.about["sha256"], "artifact": artifact, "aliases": parcel.aliases}
         self.record.sent.append(sent)

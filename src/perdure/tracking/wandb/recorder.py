@@ -21,6 +21,7 @@ from perdure.tracking.wandb.session import Limits, MirrorError, Session
 
 logger = logging.getLogger("perdure")
 
+_START_SECONDS = 20.0
 _EVERY_SECONDS = 1.0
 """Rows are handed over at most this often."""
 
@@ -67,10 +68,10 @@ class WandB(Recorder):
         self._on_stop = on_stop
         self._outbox = Outbox(folder)
         self._ended = threading.Event()
+        self._closed = threading.Event()
         self._told: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._error: str | None = None
         self._results: Mapping[str, Any] = {}
-        self._deadline: float | None = None
         self._thread: threading.Thread | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -98,7 +99,7 @@ class WandB(Recorder):
         self.record.config = flat_config(event.config, event.results)
         self.record.save(self.folder)
         if not self._online:
-            self._say(f"W&B: offline; {self._how_to_sync()}")
+            self._say(f"W&B: offline; {self._sync} sends it later")
             return
         self._thread = threading.Thread(target=self._work, name="W&B mirror", daemon=True)
         self._thread.start()
@@ -118,26 +119,27 @@ class WandB(Recorder):
         if self._artifacts and self._working():
             self._outbox.add_results()
         self._results = event.results
-        self._deadline = time.monotonic() + self._finish_seconds
         self._ended.set()
         self._thread.join(self._finish_seconds + _EVERY_SECONDS)
         if self._thread.is_alive():
-            self._tell(f"not done after {self._finish_seconds:g} s; {self._how_to_sync()}")
+            self._tell(f"not done after {self._finish_seconds:g} s; {self._sync} sends the rest")
 
     # --- the thread ---------------------------------------------------------------------------
 
     def _work(self) -> None:
-        limits = Limits(finish=max(1.0, self._finish_seconds / 2))
-        session = Session(self.record, self.folder, limits, self._on_stop)
+        half = max(1.0, self._finish_seconds / 2)
+        session = Session(
+            self.record, self.folder, Limits(min(_START_SECONDS, half), half), self._on_stop
+        )
         mirror = Mirror(self.folder, self.record, session, self._outbox, self._tell)
         try:
             mirror.open()
             self._tell(f"mirrored to {self.record.url}")
+            uploads = threading.Thread(target=self._upload, args=(mirror,), daemon=True)
+            uploads.start()
             while not self._ended.wait(_EVERY_SECONDS):
                 mirror.push_rows()
-                while mirror.push_parcel(self._late):
-                    mirror.push_rows()
-            self._end(mirror)
+            self._end(mirror, half)
         except MirrorError as error:
             self._give_up(str(error))
         except Exception as error:  # a mistake of ours must not end a run either
@@ -145,27 +147,34 @@ class WandB(Recorder):
             self._give_up(f"{type(error).__name__}: {error}")
             with suppress(MirrorError):
                 session.close(exit_code=1)
+        finally:
+            self._closed.set()
 
-    def _end(self, mirror: Mirror) -> None:
+    def _upload(self, mirror: Mirror) -> None:
+        """The uploads' own thread: rows never wait for a large file."""
+        try:
+            while not self._closed.is_set():
+                if not mirror.push_parcel():
+                    self._ended.wait(_EVERY_SECONDS) or self._closed.wait(_EVERY_SECONDS / 5)
+        except Exception as error:
+            logger.exception("the uploads to W&B failed")
+            self._tell(f"{type(error).__name__}: {error}")
+
+    def _end(self, mirror: Mirror, seconds: float) -> None:
         mirror.push_end(self._results)
         mirror.retry_now()
-        while self._outbox.waiting() and not self._late():
-            if not mirror.push_parcel(self._late):
-                time.sleep(_EVERY_SECONDS / 5)
+        deadline = time.monotonic() + seconds
+        while self._outbox.waiting() and time.monotonic() < deadline:
+            time.sleep(_EVERY_SECONDS / 20)
         arrived = mirror.close(self._results)
         unsent = len(self._outbox.waiting())
         if unsent:
-            self._tell(f"{unsent} uploads are not sent; {self._how_to_sync()}")
+            what = f"{unsent} upload{' is' if unsent == 1 else 's are'} not sent"
+            self._tell(f"{what}; {self._sync} sends the rest")
         elif not arrived:
-            self._tell(f"the last rows have not been seen to arrive; {self._how_to_sync()}")
+            self._tell(f"the last rows have not been seen to arrive; {self._sync} sends the rest")
         else:
             self._tell(f"all is at {self.record.url}")
-
-    def _late(self) -> bool:
-        """Whether the run has ended and only the time to close it is left."""
-        return self._deadline is not None and (
-            time.monotonic() > self._deadline - self._finish_seconds / 2
-        )
 
     def _give_up(self, reason: str) -> None:
         if self._on_error == "raise":
@@ -173,7 +182,7 @@ class WandB(Recorder):
         elif self._on_error == "disable":
             self._tell(f"{reason}; nothing more is sent")
         else:
-            self._tell(f"{reason}; {self._how_to_sync()}")
+            self._tell(f"{reason}; {self._sync} sends the rest")
 
     # --- both threads -------------------------------------------------------------------------
 
@@ -190,5 +199,6 @@ class WandB(Recorder):
             error, self._error = self._error, None
             raise UserError(f"tracking.wandb.on_error=raise: {error}")
 
-    def _how_to_sync(self) -> str:
-        return f"python scripts/sync_wandb.py {self.folder} sends what is not there"
+    @property
+    def _sync(self) -> str:
+        return f"python scripts/sync_wandb.py {self.folder}"

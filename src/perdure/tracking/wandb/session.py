@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import netrc
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ REQUEST_SECONDS = 10
 """How long the server may take to answer a request."""
 _RETRIES = 3
 """Attempts within one call of the client; the mirror itself tries again later, with pauses."""
-_POLL_SECONDS = 1.0
 
 
 class MirrorError(Exception):
@@ -129,11 +129,12 @@ class Session:
         files: Sequence[Path],
         aliases: Sequence[str],
         metadata: Mapping[str, Any],
-        cut_short: Callable[[], bool] = lambda: False,
     ) -> str:
         """Send `files` as a version of the artifact `name`, and wait until the server has it.
 
-        The same files again make no second version; the aliases move.
+        The same files again make no second version; the aliases move. The wait has no limit of
+        its own (the client drops what it no longer waits for) but that of its retries; closing
+        the session ends it.
 
         Args:
             name: the artifact's collection.
@@ -141,7 +142,6 @@ class Session:
             files: absolute paths, which must stay as they are meanwhile.
             aliases: names of this version.
             metadata: plain values.
-            cut_short: asked now and then whether to give up.
 
         Returns:
             `entity/project/name:vN`.
@@ -151,18 +151,11 @@ class Session:
         """
         with _worded(f"{name} could not be uploaded"):
             import wandb
-            from wandb.sdk.artifacts.exceptions import WaitTimeoutError
 
             artifact = wandb.Artifact(name, type=kind, metadata=dict(metadata))
             for path in files:
                 artifact.add_file(str(path), policy="immutable", skip_cache=True)
-            logged = self._run.log_artifact(artifact, aliases=list(aliases))
-            while True:
-                with suppress(WaitTimeoutError):
-                    logged.wait(timeout=_POLL_SECONDS)
-                    break
-                if cut_short():
-                    raise MirrorError(f"{name} was not uploaded in time")
+            logged = self._run.log_artifact(artifact, aliases=list(aliases)).wait()
             return f"{logged.entity}/{logged.project}/{logged.source_name}"
 
     def last_order(self) -> int:
@@ -247,8 +240,19 @@ def key_configured() -> bool:
         return False
 
 
+_MEANINGS = (
+    (r"401|not logged in", "the server does not know this API key"),
+    (r"403|permission denied", "the API key has no permission there"),
+    (r"HandleAbandonedError", "the connection was closed before all of it had arrived"),
+)
+
+
 def explain(error: BaseException) -> str:
-    """The first line of what a client's error says."""
+    """What a client's error means, where that is known, else the first line of what it says."""
+    text = f"{error} ({type(error).__name__})"
+    for pattern, meaning in _MEANINGS:
+        if re.search(pattern, text):
+            return meaning
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
 
