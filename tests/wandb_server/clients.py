@@ -9,12 +9,15 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from wandb_server.handler import API_KEY
 from wandb_server.server import StandIn
 
+TESTS = Path(__file__).parents[1]
 QUICK = {
     "x_file_stream_transmit_interval": 1,  # whole seconds; less means the default, 15
     "x_file_stream_retry_wait_min_seconds": 1,
@@ -46,22 +49,34 @@ def artifact(folder: Path, content: bytes, name: str = "ckpt", **more: Any) -> A
     return made
 
 
-def spawn(server: StandIn, home: Path, script: str, *arguments: str) -> subprocess.Popen[str]:
-    """Python code in a process on a machine of its own, whose files lie in `home`."""
-    return subprocess.Popen(
+@contextmanager
+def machine(
+    server: StandIn, home: Path, script: str, *arguments: str
+) -> Iterator[subprocess.Popen[str]]:
+    """Python code in a process on a machine of its own, whose files lie in `home`.
+
+    It may import from the tests, and is killed at the end of the block.
+    """
+    env = {**os.environ, **server.env(home), "PYTHONPATH": str(TESTS)}
+    process = subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
-        env={**os.environ, **server.env(home)},
+        env=env,
         cwd=home,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def on_machine(server: StandIn, home: Path, script: str, *arguments: str) -> str:
-    """What `spawn` prints; it has to end well."""
-    process = spawn(server, home, script, *arguments)
-    printed, _ = process.communicate(timeout=120)
+    """What `machine` prints; it has to end well."""
+    with machine(server, home, script, *arguments) as process:
+        printed, _ = process.communicate(timeout=120)
     assert process.returncode == 0, printed
     return printed
 

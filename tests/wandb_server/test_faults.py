@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wandb_server import StandIn
-from wandb_server.clients import artifact, spawn, start
+from wandb_server.clients import artifact, machine, start
 
 CONTENT = bytes(range(256)) * 4000
 
@@ -23,11 +23,11 @@ def test_down_refuses_and_up_has_everything(wandb_server: StandIn) -> None:
         wandb_server.down()
         for step in range(1, 50):
             run.log({"global_step": step})
-        seen = len(wandb_server.log)
-        time.sleep(1.5)  # the client's next try is due after one second
-        assert len(wandb_server.log) == seen
-        threading.Timer(0.5, wandb_server.up).start()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", wandb_server.port))
+        time.sleep(1.5)  # the client sends every second
         run.log({"global_step": 50})
+        threading.Timer(0.5, wandb_server.up).start()
     assert wandb_server.values("cl", "r1", "global_step") == [*range(51)]
 
 
@@ -150,10 +150,8 @@ def test_a_client_killed_at_its_commit(wandb_server: StandIn, tmp_path: Path) ->
     """What was uploaded stays, nothing is a version, and the same again takes it up."""
     gate = threading.Event()
     wandb_server.fault("CommitArtifact", hold=gate, cut=0, times=1)
-    client = spawn(wandb_server, tmp_path, UPLOADS)
-    wandb_server.wait_for("CommitArtifact")
-    client.send_signal(signal.SIGKILL)
-    client.communicate()
+    with machine(wandb_server, tmp_path, UPLOADS):  # killed at the end
+        wandb_server.wait_for("CommitArtifact")
     gate.set()
     assert wandb_server.project("cl").sequences["ckpt"].versions == []
     sent = wandb_server.log.count("PUT storage")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from wandb_server import StandIn
-from wandb_server.clients import on_machine, spawn, start, sync
+from wandb_server.clients import machine, on_machine, start, sync
 
 ENDLESS = """
 import time
@@ -111,14 +110,9 @@ with wandb.init(project="cl", id="off", mode="offline", resume="allow", group="g
     assert wandb_server.project("cl").sequences["ckpt"].by_alias["task-0"].versionIndex == 0
 
 
-def test_a_killed_run_goes_on_where_the_server_is(
-    wandb_server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    client = spawn(wandb_server, tmp_path, ENDLESS)
-    wandb_server.wait_until(lambda: len(wandb_server.history("cl", "r1")) > 20)
-    client.send_signal(signal.SIGKILL)
-    client.communicate()
+def test_a_killed_run_goes_on_where_the_server_is(wandb_server: StandIn, tmp_path: Path) -> None:
+    with machine(wandb_server, tmp_path, ENDLESS):  # killed at the end
+        wandb_server.wait_until(lambda: len(wandb_server.history("cl", "r1")) > 20)
     assert wandb_server.run("cl", "r1").state == "running"
     with start(resume="allow") as run:
         last = run.summary["global_step"]
@@ -132,12 +126,9 @@ def test_sync_of_a_killed_online_run_repeats_its_rows(
     wandb_server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A limit of the client, not of the server: whoever mirrors may not rely on this."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     monkeypatch.setenv("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")
-    client = spawn(wandb_server, tmp_path, ENDLESS)
-    wandb_server.wait_until(lambda: len(wandb_server.history("cl", "r1")) > 150)
-    client.send_signal(signal.SIGKILL)
-    client.communicate()
+    with machine(wandb_server, tmp_path, ENDLESS):
+        wandb_server.wait_until(lambda: len(wandb_server.history("cl", "r1")) > 150)
     before = wandb_server.values("cl", "r1", "global_step")
     sync(wandb_server, tmp_path, "--include-online")
     after = wandb_server.values("cl", "r1", "global_step")
