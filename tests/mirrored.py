@@ -1,92 +1,125 @@
-"""Runs that W&B mirrors, in processes on machines of their own."""
+"""A run's folder made by hand, small and the same each time, to be mirrored at W&B."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from process import ROOT, command, environment
-from wandb_server.server import StandIn
+import torch
+
+from perdure.checkpoint import format as files
+from perdure.tracking.wandb import rows
+from perdure.tracking.wandb.mirror import Mirror
+from perdure.tracking.wandb.outbox import Outbox
+from perdure.tracking.wandb.record import Record
+from perdure.tracking.wandb.session import Limits, Session
 
 PROJECT = "cl"
-MIRRORED = ("tracking=wandb", f"tracking.wandb.project={PROJECT}")
-LONG = ("checkpoint.save=true", "dataset.iterations=2000", "training.log_every=10")
-SHORT = ("dataset.stop_after=2", "dataset.iterations=100", "training.log_every=10")
-SAVED = (*SHORT, "checkpoint.save=true", "tracking.wandb.finish_seconds=20")
+STEPS = 10
+"""Steps of a task."""
 
 
-def machine(server: StandIn, home: Path, **env: str) -> dict[str, str]:
-    """The environment of a machine that has never seen another one's files."""
-    home.mkdir(parents=True, exist_ok=True)
-    return {**server.env(home / "client"), "PERDURE_CACHE": str(home / "cache"), **env}
+def line(at: int) -> dict[str, Any]:
+    """What is logged at a step; all of it depends on the step alone."""
+    place = {"task": (at - 1) // STEPS, "epoch": 0, "step": at, "global_step": at}
+    return {"kind": "step", **place, "loss": 1 / at, "lr": 0.1, "clock": {"time": 0.0}}
 
 
-def start(home: Path, env: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(*arguments),
-        cwd=home,
-        env={**environment(), **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def lines(until: int, every: int = 1) -> list[dict[str, Any]]:
+    """A whole metrics.jsonl: every so many steps a row, and what follows a task."""
+    found = []
+    for at in range(1, until + 1):
+        found += [line(at)] if at % every == 0 else []
+        if at % STEPS == 0:
+            found += [_evaluated(at), _done(at)]
+    return found
 
 
-def sync(server: StandIn, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "sync_wandb.py"), *arguments],
-        cwd=home,
-        env={**environment(), **machine(server, home)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def orders(until: int, every: int = 1) -> list[int]:
+    """What the server should have of it."""
+    found = (rows.to_row(one) for one in lines(until, every))
+    return [row[rows.ORDER] for row in found if row is not None]
 
 
-def record_of(folder: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((folder / "wandb.json").read_text())
-    return record
+def _evaluated(at: int) -> dict[str, Any]:
+    place = {"task": at // STEPS - 1, "epoch": 1, "global_step": at}
+    return {"kind": "evaluation", **place, "accuracy": _last(at), "clock": {"seconds": 0.0}}
 
 
-def rows_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def _done(at: int) -> dict[str, Any]:
+    figures = {"average_accuracy": {k: sum(v) / len(v) for k, v in _last(at).items()}}
+    task = at // STEPS - 1
+    return {"kind": "task", "task": task, "global_step": at, **figures, "clock": {"seconds": 0.0}}
 
 
-def versions(server: StandIn, run_id: str, kind: str = "ckpt") -> dict[str, str]:
-    """Alias → version of the run's artifact."""
-    if (server.root.projects.get(("tester", PROJECT)) is None) or (
-        f"{kind}-{run_id}" not in server.project(PROJECT).sequences
-    ):
-        return {}
-    held = server.project(PROJECT).sequences[f"{kind}-{run_id}"].by_alias
-    return {alias: f"v{artifact.versionIndex}" for alias, artifact in held.items()}
+def _last(at: int) -> dict[str, list[float]]:
+    return {name: matrix[-1] for name, matrix in _matrix(at // STEPS).items()}
 
 
-def said(done: subprocess.CompletedProcess[str] | str) -> list[str]:
-    text = done if isinstance(done, str) else done.stdout
-    return [line.strip() for line in text.splitlines() if "W&B:" in line]
+def _matrix(tasks: int) -> dict[str, list[list[float]]]:
+    return {"class_il": [[0.9 - 0.1 * (i - j) for j in range(i + 1)] for i in range(tasks)]}
 
 
-def require_every_row_once(server: StandIn, folder: Path) -> None:
-    """The server's history is that of metrics.jsonl, in order, whatever happened on the way."""
-    run_id = record_of(folder)["id"]
-    here = [row for row in rows_of(folder) if row["kind"] == "step"]
-    steps = server.values(PROJECT, run_id, "global_step", having="train/loss")
-    assert steps == [row["global_step"] for row in here]
-    losses = server.values(PROJECT, run_id, "train/loss")
-    assert losses == [row["loss"] for row in here]
-    tasks = [row["global_step"] for row in rows_of(folder) if row["kind"] == "task"]
-    name = "after_task/class_il/avg_acc"
-    assert server.values(PROJECT, run_id, "global_step", having=name) == tasks
-    orders = server.values(PROJECT, run_id, "order")
-    assert orders == sorted(set(orders))
-    matrix = server.values(PROJECT, run_id, "accuracy_matrix/class_il")[-1]
-    assert matrix["nrows"] == len(tasks)
+def results(at: int, status: str = "finished") -> dict[str, Any]:
+    """What results.json holds at a step."""
+    tasks = at // STEPS
+    average = {k: sum(v[-1]) / len(v[-1]) for k, v in _matrix(tasks).items() if v}
+    return {
+        **{"model": "er", "dataset": "seq-mnist", "seed": 0, "buffer_size": 500},
+        **{"timestamp": "20261122-072200", "status": status, "n_tasks": 5},
+        **{"tasks_done": tasks, "global_step": at, "accuracy_matrix": _matrix(tasks)},
+        **{"average_accuracy": average, "seconds": {"training": 1.0}},
+    }
 
 
-def server_steps(server: StandIn, folder: Path) -> list[int]:
-    return server.values(PROJECT, record_of(folder)["id"], "global_step", having="train/loss")
+class RunFolder:
+    """A run's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+
+    def log(self, found: Iterable[dict[str, Any]]) -> None:
+        """Write metrics.jsonl anew."""
+        text = "".join(json.dumps(one) + "\n" for one in found)
+        (self.path / "metrics.jsonl").write_text(text)
+
+    def note(self, at: int, status: str = "finished") -> dict[str, Any]:
+        """Write results.json anew."""
+        found = results(at, status)
+        (self.path / "results.json").write_text(json.dumps(found))
+        return found
+
+    def checkpoint(self, at: int, kind: str = "step", best: bool = False) -> Path:
+        """Commit a checkpoint, as a task's end, as the best epoch or as a rolling one."""
+        task = (at - 1) // STEPS
+        names = {"task": f"{task}.pt", "epoch": f"task{task}.{at}_full.pth"}
+        path = self.path / "checkpoints" / names.get(kind, f"step-{at}_full.pth")
+        path.parent.mkdir(exist_ok=True)
+        position = {"task": task, "epoch": 0, "step": at % STEPS, "global_step": at}
+        state = {
+            "model": {"w": torch.full((50,), float(at))},
+            "position": position,
+            "results": {"recorders": {"files": {"metrics_bytes": at}}, "summary": {}},
+        }
+        about = {"kind": kind, "stage": f"task{task}", "epoch": 1, "position": position}
+        files.write(path, state, {**about, "value": 0.5})
+        if best:
+            files.point(path.with_name("best_full.pth"), path)
+        return path
+
+
+def open_mirror(
+    folder: RunFolder, said: list[str] | None = None, record: Record | None = None
+) -> Mirror:
+    """A new process's mirror of the folder, opened."""
+    from perdure.tracking.wandb import record as records
+
+    record = record or records.load(folder.path) or Record("r1", PROJECT)
+    session = Session(record, folder.path, Limits(start=10, finish=10))
+    heard = [] if said is None else said
+    mirror = Mirror(folder.path, record, session, Outbox(folder.path), heard.append)
+    mirror.open()
+    return mirror

@@ -89,9 +89,10 @@ def _wandb(
     continues = source is not None and not source.fork
     again = continues or plain["checkpoint"]["resume"] is not None
     record = records.load(folder) if again else None
-    if record is None and continues and source is not None and source.run_id is not None:
+    if record is None and continues and source is not None and source.run_id and source.artifact:
         record = _new_record(plain, wanted, folder, sweep, source)
         record.id = source.run_id
+        record.entity, record.project, _ = source.artifact.split("/")
     return WandB(
         folder,
         record or _new_record(plain, wanted, folder, sweep, source),

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from kit import assert_same, without_clock
-from mirrored import (
+from process import run_folder, train_in
+from wandb_runs import (
     LONG,
     MIRRORED,
     PROJECT,
@@ -27,7 +28,6 @@ from mirrored import (
     sync,
     versions,
 )
-from process import run_folder, train_in
 from wandb_server.server import StandIn
 
 from perdure.checkpoint.format import read

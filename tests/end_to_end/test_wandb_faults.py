@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mirrored import (
+from process import run_folder, train_in
+from wandb_runs import (
     MIRRORED,
     SHORT,
     machine,
@@ -22,7 +23,6 @@ from mirrored import (
     sync,
     versions,
 )
-from process import run_folder, train_in
 from wandb_server.server import StandIn
 
 MEDIUM = (

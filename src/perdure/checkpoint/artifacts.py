@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.checkpoint import format as files
-from perdure.disk import digest, matches, publish, writing
+from perdure.disk import digest, locked, matches, publish, writing
 from perdure.errors import UserError
 from perdure.tracking.wandb.session import NO_KEY, explain, key_configured, prepare_environment
 
@@ -161,21 +161,35 @@ class _Download:
         self.address = address
         self.artifact = artifact
         self.metadata: Mapping[str, Any] = artifact.metadata or {}
-        name = f"{artifact.entity}/{artifact.project}/{artifact.source_name}"
-        host = sha256(os.environ.get("WANDB_BASE_URL", "").encode()).hexdigest()[:8]
-        self.name = name
-        self.folder = cache / "wandb" / f"{host}-{re.sub('[^A-Za-z0-9._-]', '-', name)}"
+        self.name = f"{artifact.entity}/{artifact.project}/{artifact.source_name}"
+        self.folder = cache / "wandb"
 
     def run(self, newest: bool, wanted: str | None) -> Fetched:
         ours = isinstance(self.metadata.get("file"), str) and "run" in self.metadata
-        file = Path(str(self.metadata["file"])).name if ours else self._choose(wanted)
+        file = self._told("file") if ours else self._choose(wanted)
+        place = self._told("folder" if self.metadata.get("folder") else "run") if ours else None
+        self.folder /= self._key(file)
         path = self.folder / "checkpoints" / Path(file).name
-        if not self._is_there(path, ours):
-            self._bring(path, file, ours)
+        with locked(self.folder, "PERDURE_CACHE"):
+            if not self._is_there(path, ours):  # nor has the process waited for fetched it
+                self._bring(path, file, ours)
         if not ours:
             return Fetched(path, self.name, newest)
-        place = str(self.metadata.get("folder") or self.metadata["run"])
         return Fetched(path, self.name, newest, str(self.metadata["run"]), place)
+
+    def _told(self, key: str) -> str:
+        """A path in the metadata, which anybody may have written."""
+        value = str(self.metadata[key])
+        parts = value.split("/")
+        if {"", ".", ".."} & set(parts) or (key == "file" and len(parts) > 1):
+            raise UserError(f"{self.address}: its {key} is named {value!r}, which is no such name")
+        return value
+
+    def _key(self, file: str) -> str:
+        """The folder's name: of this file as it is in this version, whoever is called the same."""
+        what = json.dumps([self.name, self.artifact.digest, file])
+        shown = re.sub("[^A-Za-z0-9._-]", "-", self.artifact.source_name)
+        return f"{shown}-{sha256(what.encode()).hexdigest()[:16]}"
 
     def _is_there(self, path: Path, ours: bool) -> bool:
         if not ours:
@@ -212,7 +226,7 @@ class _Download:
         self._get(self.artifact, target.name, target, told)
         results = self._results()
         if results:
-            source = _Collection(self.address, self.name).named(str(self.metadata["results"]))
+            source = _Collection(self.address, self.name).named(str(self.metadata.get("results")))
             for name, known in results.items():
                 self._get(source, name, part / name, known)
 

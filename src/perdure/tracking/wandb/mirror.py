@@ -97,9 +97,15 @@ class Mirror:
         self._try_at = 0.0
 
     def push_end(self, results: Mapping[str, Any]) -> None:
-        """Send what stands at a run's end: the last rows, the summary, the accuracy matrix."""
+        """Send what stands at a run's end: the last rows, the summary, the accuracy matrix.
+
+        A run that did not finish has no matrix yet: at this very step rows may follow, whose
+        order would be lower.
+        """
         self.push_rows()
         self.session.summarise(rows.summary(results, self._best))
+        if results["status"] != "finished":
+            return
         step = int(results.get("global_step") or 0)
         order = rows.order("end", step)
         matrix = {name: m for name, m in (results.get("accuracy_matrix") or {}).items() if m}
@@ -184,10 +190,9 @@ def _write_recorders(checkpoint: Path) -> None:
 
 def place_of(folder: Path, record: Record) -> str:
     """Where the run lies below the folder of all runs, `<timestamp>` or `<timestamp>/<job>`."""
-    root = record.config.get("output_root")
-    if root:
-        try:
-            return str(folder.absolute().relative_to(Path(root).absolute()))
-        except ValueError:
-            pass
-    return folder.absolute().name
+    folder, root = folder.absolute(), record.config.get("output_root")
+    if root and folder.is_relative_to(Path(root).absolute()):
+        return str(folder.relative_to(Path(root).absolute()))
+    # Sent from elsewhere, or moved meanwhile.
+    above = folder.parent.name
+    return f"{above}/{folder.name}" if above == record.config.get("timestamp") else folder.name

@@ -127,7 +127,9 @@ class Outbox:
                 if (self.run / name).is_file():
                     shutil.copyfile(self.run / name, parcel.folder / name)
             parcel.save()
-            os.replace(parcel.folder, self.folder / f"{number:06d}")
+            target = self.folder / f"{number:06d}"
+            shutil.rmtree(target, ignore_errors=True)  # half removed, else it had been read
+            os.replace(parcel.folder, target)
             self._supersede(before, checkpoint is None, aliases)
 
     def _supersede(self, before: list[Parcel], results: bool, aliases: list[str]) -> None:

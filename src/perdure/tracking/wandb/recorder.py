@@ -24,6 +24,7 @@ logger = logging.getLogger("perdure")
 _START_SECONDS = 20.0
 _EVERY_SECONDS = 1.0
 """Rows are handed over at most this often."""
+_STATE = ("id", "entity", "project", "name", "group", "job_type", "tags", "notes")
 
 
 class WandB(Recorder):
@@ -76,23 +77,24 @@ class WandB(Recorder):
 
     def state_dict(self) -> dict[str, Any]:
         """Which run of W&B this is, so that whoever goes on with it goes on there too."""
-        keys = ("id", "entity", "project", "name", "group", "job_type", "tags", "notes")
-        return {key: getattr(self.record, key) for key in keys}
+        return {key: getattr(self.record, key) for key in _STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on in the run of `state`, unless this run is one of its own."""
         if self._continues:
-            for key, value in state.items():
-                setattr(self.record, key, value)
+            for key in _STATE:
+                if state.get(key) is not None:  # the entity may not have been known yet
+                    setattr(self.record, key, state[key])
 
     def receive(self, event: Event) -> None:
         """As every recorder, and show what the thread had to say meanwhile.
 
         Raises:
-            UserError: W&B failed and `on_error` is `raise`.
+            UserError: W&B failed and `on_error` is `raise`; not at the end of a run that ends
+                for a reason of its own, which is the one to be heard of.
         """
         super().receive(event)
-        self._pass_on()
+        self._pass_on(quietly=isinstance(event, RunEnd) and event.error is not None)
 
     def on_run_start(self, event: RunStart) -> None:
         """Start mirroring; what an earlier process left unsent goes first."""
@@ -122,7 +124,7 @@ class WandB(Recorder):
         self._ended.set()
         self._thread.join(self._finish_seconds + _EVERY_SECONDS)
         if self._thread.is_alive():
-            self._tell(f"not done after {self._finish_seconds:g} s; {self._sync} sends the rest")
+            self._give_up(f"not done after {self._finish_seconds:g} s")
 
     # --- the thread ---------------------------------------------------------------------------
 
@@ -169,10 +171,9 @@ class WandB(Recorder):
         arrived = mirror.close(self._results)
         unsent = len(self._outbox.waiting())
         if unsent:
-            what = f"{unsent} upload{' is' if unsent == 1 else 's are'} not sent"
-            self._tell(f"{what}; {self._sync} sends the rest")
+            self._give_up(f"{unsent} upload{' is' if unsent == 1 else 's are'} not sent")
         elif not arrived:
-            self._tell(f"the last rows have not been seen to arrive; {self._sync} sends the rest")
+            self._give_up("the last rows have not been seen to arrive")
         else:
             self._tell(f"all is at {self.record.url}")
 
@@ -192,12 +193,14 @@ class WandB(Recorder):
     def _tell(self, sentence: str) -> None:
         self._told.put(sentence)
 
-    def _pass_on(self) -> None:
+    def _pass_on(self, quietly: bool) -> None:
         while not self._told.empty():
             self._say(f"W&B: {self._told.get()}")
         if self._error is not None:
             error, self._error = self._error, None
-            raise UserError(f"tracking.wandb.on_error=raise: {error}")
+            if not quietly:
+                raise UserError(f"tracking.wandb.on_error=raise: {error}")
+            self._say(f"W&B: {error}")
 
     @property
     def _sync(self) -> str:

@@ -6,7 +6,6 @@ told otherwise, and loses uploads without a word; see the options and checks bel
 
 from __future__ import annotations
 
-import netrc
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from perdure.tracking.wandb.record import Record
 from perdure.tracking.wandb.rows import AXES, ORDER
@@ -228,22 +226,25 @@ def key_configured() -> bool:
     """Whether the client would find a key without asking anybody; reads no network."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    path = os.environ.get("NETRC") or os.path.expanduser("~/.netrc")
-    if not os.path.isfile(path):
+    if not os.path.isfile(os.environ.get("NETRC") or os.path.expanduser("~/.netrc")):
         return False
+    prepare_environment()
     import wandb
+    from wandb.sdk.lib import wbauth
 
-    host = urlsplit(wandb.setup().settings.base_url).hostname or ""
     try:
-        return netrc.netrc(path).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+        # Which names a host goes by (its port, its old name) only the client knows.
+        return wbauth.read_netrc_auth(host=wandb.setup().settings.base_url) is not None
+    except wandb.errors.AuthenticationError:  # one that is no key: what is said when it is used
+        return True
 
 
 _MEANINGS = (
-    (r"401|not logged in", "the server does not know this API key"),
-    (r"403|permission denied", "the API key has no permission there"),
+    (r"(error|HTTP) 401\b|\b401 Client|not logged in", "the server does not know this API key"),
+    (r"(error|HTTP) 403\b|\b403 Client|permission denied", "the API key has no permission there"),
     (r"HandleAbandonedError", "the connection was closed before all of it had arrived"),
+    (r"HTTP 5\d\d", "the server answers with errors"),
+    (r"refused|deadline exceeded|in time\b", "the server does not answer"),
 )
 
 
