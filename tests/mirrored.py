@@ -12,6 +12,7 @@ import torch
 from wandb_server import StandIn
 
 from perdure.checkpoint import format as files
+from perdure.tracking.wandb import record as records
 from perdure.tracking.wandb import rows
 from perdure.tracking.wandb.mirror import Mirror
 from perdure.tracking.wandb.outbox import Outbox
@@ -132,14 +133,10 @@ class RunFolder:
         return path
 
 
-def open_mirror(
-    folder: RunFolder, said: list[str] | None = None, record: Record | None = None
-) -> Mirror:
+def open_mirror(folder: RunFolder, said: list[str] | None = None, finish: float = 10) -> Mirror:
     """A new process's mirror of the folder, opened."""
-    from perdure.tracking.wandb import record as records
-
-    record = record or records.load(folder.path) or Record("r1", PROJECT)
-    session = Session(record, folder.path, Limits(start=10, finish=10))
+    record = records.load(folder.path) or Record("r1", PROJECT)
+    session = Session(record, folder.path, Limits(10, finish))
     heard = [] if said is None else said
     mirror = Mirror(folder.path, record, session, Outbox(folder.path), heard.append)
     mirror.open()
