@@ -153,15 +153,15 @@ def _pack(folder: Path, record: Record, outbox: Outbox) -> None:
     known = {one["sha256"] for one in record.sent}
     known |= {parcel.about.get("sha256") for parcel in outbox.waiting()}
     full = [entry for entry in entries(folder_of(folder)) if entry.full]
-    packed = False
+    last = None
     for entry in full:
         sha256 = _hash_of(entry)
-        # The last one always closes the row: `latest` must not stay with what was sent after it.
-        again = packed and entry is full[-1]
+        # The newest always closes the row: `latest` must not stay with what is sent after it.
+        again = entry is full[-1] and last not in (None, sha256)
         if again or (_lasts(entry, full) and sha256 not in known):
             outbox.add_checkpoint(entry.path)
             known.add(sha256)
-            packed = True
+            last = sha256
     if record.results_sha256 != digest(folder / "results.json"):
         outbox.add_results()
 

@@ -109,14 +109,18 @@ class StandIn:
             self._reserved = _reserve(self.port)
 
     def env(self, home: str | Path) -> dict[str, str]:
-        """The environment of a client on a machine of its own, whose files lie in `home`."""
+        """The environment of a client on a machine of its own, whose files lie in `home`.
+
+        Put it over `os.environ`. `WANDB_SERVICE` is emptied: a client that was used in this
+        process leaves there the address of its own core, which a child would share.
+        """
         Path(home).mkdir(parents=True, exist_ok=True)
         kinds = ("CACHE", "DATA", "CONFIG", "ARTIFACT")
         return {
             **{f"WANDB_{kind}_DIR": str(Path(home) / kind.lower()) for kind in kinds},
             **{"WANDB_DIR": str(home), "WANDB_BASE_URL": self.url, "WANDB_API_KEY": API_KEY},
             **{"WANDB_MODE": "online", "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"},
-            **{"NO_PROXY": HOST, "no_proxy": HOST},
+            **{"WANDB_SERVICE": "", "NO_PROXY": HOST, "no_proxy": HOST},
         }
 
     def fault(self, where: str, **how: Any) -> None:
