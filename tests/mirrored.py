@@ -7,9 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from wandb_server import StandIn
 
 from perdure.checkpoint import format as files
+from perdure.tracking.wandb import record as records
 from perdure.tracking.wandb import rows
 from perdure.tracking.wandb.mirror import Mirror
 from perdure.tracking.wandb.outbox import Outbox
@@ -19,6 +22,20 @@ from perdure.tracking.wandb.session import Limits, Session
 PROJECT = "cl"
 STEPS = 10
 """Steps of a task."""
+
+
+@pytest.fixture
+def hurried(wandb_server: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """The server, to a client that tries again soon, and seldom; and so does the mirror."""
+    for kind in ("GRAPHQL", "FILE_TRANSFER", "FILE_STREAM"):
+        for limit in ("MIN", "MAX"):  # less than a second counts as none said
+            monkeypatch.setenv(f"WANDB_X_{kind}_RETRY_WAIT_{limit}_SECONDS", "1")
+    monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "1")
+    monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "1")
+    monkeypatch.setattr("perdure.tracking.wandb.session._RETRIES", 1)
+    monkeypatch.setattr("perdure.tracking.wandb.session.REQUEST_SECONDS", 2)
+    monkeypatch.setattr("perdure.tracking.wandb.mirror._PAUSES", (0.0,))
+    return wandb_server
 
 
 def line(at: int) -> dict[str, Any]:
@@ -86,6 +103,11 @@ class RunFolder:
         text = "".join(json.dumps(one) + "\n" for one in found)
         (self.path / "metrics.jsonl").write_text(text)
 
+    def write(self, at: int, status: str = "finished", every: int = 1) -> dict[str, Any]:
+        """Both as they stand at a step; returns the results."""
+        self.log(lines(at, every))
+        return self.note(at, status)
+
     def note(self, at: int, status: str = "finished") -> dict[str, Any]:
         """Write results.json anew."""
         found = results(at, status)
@@ -111,14 +133,10 @@ class RunFolder:
         return path
 
 
-def open_mirror(
-    folder: RunFolder, said: list[str] | None = None, record: Record | None = None
-) -> Mirror:
+def open_mirror(folder: RunFolder, said: list[str] | None = None, finish: float = 10) -> Mirror:
     """A new process's mirror of the folder, opened."""
-    from perdure.tracking.wandb import record as records
-
-    record = record or records.load(folder.path) or Record("r1", PROJECT)
-    session = Session(record, folder.path, Limits(start=10, finish=10))
+    record = records.load(folder.path) or Record("r1", PROJECT)
+    session = Session(record, folder.path, Limits(10, finish))
     heard = [] if said is None else said
     mirror = Mirror(folder.path, record, session, Outbox(folder.path), heard.append)
     mirror.open()

@@ -81,8 +81,12 @@ class Run:
         self.outputs: list[Artifact] = []
 
     def update(self, fields: dict[str, Any]) -> None:
-        """What an upsert says; it starts the run again."""
-        self.state, self.exitcode = "running", None
+        """What an upsert says; it starts a run again that has ended.
+
+        Assumed: one that is told to be preempted stays so when its config is updated at its end.
+        """
+        if self.state != "preempting":
+            self.state, self.exitcode = "running", None
         for key, value in fields.items():
             if value is not None and key not in NOT_KEPT:
                 setattr(self, RENAMED.get(key, key), value)
