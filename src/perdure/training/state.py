@@ -14,6 +14,7 @@ from perdure.buffers.base import Buffer
 from perdure.models.base import Method
 from perdure.tracking.events import Recorder
 from perdure.training.clock import Clock
+from perdure.training.replay import Replicated
 from perdure.training.results import Results
 
 
@@ -70,10 +71,16 @@ class TrainState:
     seed: int
     config: dict[str, Any]
     device: torch.device
+    replay: Replicated | None = None
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
         self.loss = LossMeter(self.device)
+
+    def is_finite(self) -> bool:
+        """Whether no weight is NaN or infinite; waits for the device."""
+        weights = self.method.trainable()
+        return bool(torch.stack([p.isfinite().all() for p in weights]).all())
 
     def summary(self) -> dict[str, Any]:
         """What results.json holds now."""
@@ -89,7 +96,7 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
-            "buffer": self.buffer.state_dict() if self.buffer is not None else None,
+            "buffer": self.replay.state_dict() if self.replay is not None else None,
             "rng": {"seed": self.seed, "streams": "philox4x64"},
             "position": self.position.as_dict(),
             "args": self.config,
@@ -111,8 +118,8 @@ class TrainState:
             self.scheduler.load_state_dict(state["scheduler"])
         if self.scaler:
             self.scaler.load_state_dict(state["scaler"])
-        if self.buffer is not None:
-            self.buffer.load_state_dict(state["buffer"], self.device)
+        if self.replay is not None:
+            self.replay.load_state_dict(state["buffer"], self.device)
         results = state["results"]
         self.results.load_state_dict(results["measured"])
         self.loss.sum.copy_(results["loss"]["sum"])
@@ -159,7 +166,11 @@ class Checkpoints(Protocol):
     """What the trainer asks of whoever keeps its checkpoints."""
 
     def due(self, position: Position) -> bool:
-        """Whether to save at this step boundary; raises what went wrong in the background."""
+        """Whether to save at this position; raises what went wrong in the background."""
+        ...
+
+    def late(self) -> bool:
+        """Whether to save at the next step boundary because of the time that has passed."""
         ...
 
     def wants_epochs(self) -> bool:
