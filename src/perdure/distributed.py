@@ -3,11 +3,13 @@ it lives and ends with the others. Nothing here imports torch."""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 import warnings
 from types import FrameType
@@ -61,6 +63,13 @@ def join() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open as long as the process lives)
         logging.disable(logging.WARNING)
         warnings.simplefilter("ignore")
+
+
+def scratch() -> str:
+    """A folder for what a rank must write and nobody reads; it goes with the process."""
+    folder = tempfile.TemporaryDirectory(prefix="perdure-")
+    atexit.register(folder.cleanup)
+    return folder.name
 
 
 def let_main_speak(seconds: float = 5.0) -> None:

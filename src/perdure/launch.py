@@ -55,6 +55,9 @@ class Launch(Callback):
             )
             with read_write(config):
                 composition.moment = config.timestamp = moment
+            if mode == "sweep" and not distributed.is_main():
+                with read_write(config):  # where Hydra writes multirun.yaml
+                    config.hydra.sweep.dir = distributed.scratch()
         except (UserError, OSError, OmegaConfBaseException) as error:
             stop(wording.explain(error))
 
