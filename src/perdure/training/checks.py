@@ -42,3 +42,14 @@ def check(
             f"training.shards={settings.shards}: the loss of {name} is not a mean over examples, "
             "so its batches cannot be split; train it on one process"
         )
+    if settings.sync_batchnorm and settings.shards != world_size:
+        raise UserError(
+            f"training.sync_batchnorm=true with {settings.shards} shards on {world_size} "
+            "processes: statistics of the whole batch need all its shards at once, so there must "
+            "be as many processes as shards"
+        )
+    if settings.parallel == "fsdp" and world_size > 1 and method.reads_parameters:
+        raise UserError(
+            f"training.parallel=fsdp: {name} computes with whole parameters, which no process "
+            "holds then; use training.parallel=replicate"
+        )

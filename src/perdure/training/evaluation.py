@@ -22,6 +22,7 @@ class Evaluator:
         transform: raw bytes to inputs, without augmentation.
         batch_size: examples a forward pass.
         ranks: who shares the batches; each is seen by exactly one of them.
+        together: whether the network is split, so that no rank can run it without the others.
     """
 
     def __init__(
@@ -31,12 +32,14 @@ class Evaluator:
         transform: Scale,
         batch_size: int,
         ranks: Ranks | None = None,
+        together: bool = False,
     ) -> None:
         self.method = method
         self.benchmark = benchmark
         self.transform = transform
         self.batch_size = batch_size
         self.ranks = ranks or Ranks()
+        self.together = together and self.ranks.size > 1
 
     @torch.no_grad()
     def count(self, tasks: Iterable[int], seen: range) -> dict[int, tuple[dict[str, Tensor], int]]:
@@ -59,6 +62,10 @@ class Evaluator:
         for task in wanted:
             counts[task] = self._count_task(task, seen, turn)
             turn += -(-counts[task][1] // self.batch_size)
+        if self.together:
+            from perdure.training.fsdp import reshard
+
+            reshard(self.method.backbone)
         self.method.train(training)
         return self._of_all_ranks(counts)
 
@@ -90,7 +97,9 @@ class Evaluator:
         batches = zip(split.x.split(self.batch_size), split.y.split(self.batch_size), strict=True)
         for number, (raw, y) in enumerate(batches, turn):
             if number % self.ranks.size != self.ranks.rank:
-                continue
+                if not self.together:
+                    continue
+                raw, y = raw[:0], y[:0]
             logits = self.method.predict(self.transform(raw, None))
             for name in correct:
                 among = ranges[name]

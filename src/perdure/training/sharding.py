@@ -7,13 +7,15 @@ order of the shards; so the world size changes who computes what, and not one bi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from perdure.datasets.batch import Batch
+from perdure.errors import UserError
 from perdure.models.base import Method
 from perdure.ranks import Ranks
 from perdure.shards import bounds, of_rank
@@ -81,7 +83,8 @@ class Sharding:
             for value, start in zip(state, before, strict=True):
                 value.copy_(start)
             self.reduction.begin(shard == self.own[-1])
-            outcomes.append(run(self._part(batches, shard), shard))
+            with _worded(self.shards):
+                outcomes.append(run(self._part(batches, shard), shard))
             row = self._row(outcomes[-1], bounds(len(batches[0]), self.shards)[0][1])
             row |= {f"state {i}": value for i, value in enumerate(state)}
             rows.append(_pack({**row, "wishes": wishes}))
@@ -133,6 +136,21 @@ class Sharding:
                 padded = given[f"memory {name}"]
                 memory[name] = torch.cat([p[:k] for p, k in zip(padded, sizes, strict=True)])
         return Outcome(in_order(given["loss"]), memory, reference)
+
+
+@contextmanager
+def _worded(shards: int) -> Iterator[None]:
+    """Turns torch's refusal of a batch statistic of one value into a sentence."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"training.shards={shards}: a shard of a single example has no batch statistics; "
+            "choose fewer shards, a dataset.batch_size that leaves a larger last batch, or "
+            "training.sync_batchnorm=true"
+        ) from error
 
 
 Layout = dict[str, tuple[torch.Size, torch.dtype]]

@@ -72,6 +72,8 @@ class TrainState:
     config: dict[str, Any]
     device: torch.device
     replay: Replicated | None = None
+    split: bool = False
+    """Whether the network is in parts, one a rank; a checkpoint holds it whole."""
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
@@ -80,6 +82,8 @@ class TrainState:
     def is_finite(self) -> bool:
         """Whether no weight is NaN or infinite; waits for the device."""
         weights = self.method.trainable()
+        if self.split:
+            return all(bool(p.isfinite().all()) for p in weights)
         return bool(torch.stack([p.isfinite().all() for p in weights]).all())
 
     def summary(self) -> dict[str, Any]:
@@ -90,10 +94,15 @@ class TrainState:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, by the names that a full checkpoint gives it."""
+        """Everything, by the names that a full checkpoint gives it; a call that all ranks make."""
+        model, optimizer = dict(self.method.state_dict()), self.optimizer.state_dict()
+        if self.split:
+            from perdure.training.fsdp import whole
+
+            model, optimizer = whole(model), whole(optimizer)
         return {
-            "model": dict(self.method.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
+            "model": model,
+            "optimizer": optimizer,
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "buffer": self.replay.state_dict() if self.replay is not None else None,
@@ -111,9 +120,15 @@ class TrainState:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on exactly where `state_dict()` was taken."""
-        self.method.load_state_dict(state["model"])
+        model, optimizer = state["model"], state["optimizer"]
+        if self.split:
+            from perdure.training.fsdp import optimizer_state_like, state_like
+
+            model = state_like(model, self.method)
+            optimizer = optimizer_state_like(optimizer, self.optimizer)
+        self.method.load_state_dict(model)
         self.position = Position(**state["position"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(optimizer)
         if self.scheduler:
             self.scheduler.load_state_dict(state["scheduler"])
         if self.scaler:

@@ -16,7 +16,7 @@ from perdure.models.base import Method
 from perdure.randomness import Streams
 from perdure.ranks import Ranks
 from perdure.training.agreement import Agreement
-from perdure.training.reduction import InOrder, Overlapped, Reduction
+from perdure.training.preparation import prepare
 from perdure.training.replay import Draw, Local, Replicated
 from perdure.training.settings import Settings
 from perdure.training.sharding import Outcome, Sharding
@@ -59,12 +59,10 @@ class Step:
             self.replay = Local(buffer, method, streams, ranks, settings.shards)
         elif buffer is not None:
             self.replay = Replicated(buffer, method, streams)
+        reduction = prepare(method, ranks, settings)
         self._parameters = method.trainable()
         self._sharding: Sharding | None = None
         if settings.shards > 1:
-            reduction: Reduction = (
-                InOrder(self._parameters) if settings.exact else Overlapped(self._parameters, ranks)
-            )
             local = settings.replay_sync == "local"
             self._sharding = Sharding(method, ranks, settings.shards, reduction, local)
 

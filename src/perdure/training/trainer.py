@@ -91,7 +91,14 @@ class Trainer:
         self._streams = Streams(settings.seed)
         self._transform = transform
         self._step = Step(method, transform, buffer, self._streams, settings, device, ranks)
-        self._evaluator = Evaluator(method, benchmark, transform, settings.eval_batch_size, ranks)
+        self._evaluator = Evaluator(
+            method,
+            benchmark,
+            transform,
+            settings.eval_batch_size,
+            ranks,
+            together=settings.parallel == "fsdp",
+        )
         self._make_optimizer = optimizer or (lambda params: SGD(params, lr=0.1))
         self._make_scheduler = scheduler
         self.state = TrainState(
@@ -106,6 +113,7 @@ class Trainer:
             config or {},
             device,
             self._step.replay,
+            split=settings.parallel == "fsdp" and ranks.size > 1,
         )
         self.saving = Saving(self.state, settings.joint, benchmark.split, self._emit)
         self.saving.checkpoints = checkpoints
