@@ -5,6 +5,7 @@ Nothing here adds: sums are made by the caller, in an order of his own, except f
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -119,6 +120,8 @@ def join(timeout: float) -> Ranks:
                 world_size=distributed.world_size(),
                 timeout=timedelta(seconds=timeout),
             )
+        # Its threads must be gone before the process is, or that ends in an abort.
+        atexit.register(dist.destroy_process_group)
     return Ranks(distributed.rank(), distributed.world_size())
 
 

@@ -17,7 +17,7 @@ from perdure.ranks import Ranks
 from perdure.shards import bounds, of_rank
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Draw:
     """What a rank holds of one replay draw.
 

@@ -24,7 +24,7 @@ from perdure.training.reduction import Reduction, in_order
 _ALIGNMENT = 8
 
 
-@dataclass
+@dataclass(slots=True)
 class Outcome:
     """What the forward and backward pass over a batch, or a shard of it, give.
 

@@ -106,30 +106,29 @@ class Step:
         draws = [Draw({"raw": raw, "y": y}, len(y))]
         if self.replay is not None:
             draws += self.replay.draw(raw, y, at)
-        choices = self.transform.draw(
-            sum(draw.total for draw in draws), self.streams.numpy("augmentation", **at)
-        )
+        n = sum([draw.total for draw in draws])
+        choices = self.transform.draw(n, self.streams.numpy("augmentation", **at))
         if choices is not None:
             choices = choices.to(self.device, non_blocking=True)
         batches, start = [], 0
         for draw in draws:
             memory = dict(draw.fields)
             drawn, labels = memory.pop("raw"), memory.pop("y")
-            mine = slice(start + draw.first, start + draw.first + len(labels))
-            choice = None if choices is None else choices[mine]
+            choice = None
+            if choices is not None:
+                first = start + draw.first
+                choice = choices[first : first + len(labels)]
             batches.append(Batch(drawn, labels, self.transform, choice, memory, draw.total))
             start += draw.total
         return batches
 
     def _gradient(self, batches: list[Batch], at: dict[str, int]) -> Outcome:
         """Leave the gradient of the loss over the global batch in the parameters."""
-
-        def run(parts: list[Batch], shard: int) -> Outcome:
-            return self._run(parts, shard, at)
-
         if self._sharding is None:
-            return run(batches, 0)
-        outcome, asked = self._sharding(batches, run, self.agreement.wishes())
+            return self._run(batches, 0, at)
+        outcome, asked = self._sharding(
+            batches, lambda parts, shard: self._run(parts, shard, at), self.agreement.wishes()
+        )
         self.agreement.take(asked)
         return outcome
 
