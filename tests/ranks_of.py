@@ -36,11 +36,12 @@ def torchrun(n: int, *options: str, script: Path = ROOT / "train.py") -> list[st
 def start(folder: Path, command: list[str], *arguments: str) -> subprocess.Popen[str]:
     """Start a command; what it shows goes to files, so that no pipe outlives a killed launcher."""
     folder.mkdir(parents=True, exist_ok=True)
+    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     with (folder / "stdout").open("w") as out, (folder / "stderr").open("w") as err:
         return subprocess.Popen(
             [*command, *arguments],
             cwd=folder,
-            env=environment(),
+            env={**environment(), "PYTHONPATH": path},
             stdout=out,
             stderr=err,
             text=True,

@@ -5,6 +5,7 @@ python worlds.py OUTPUT CASE …: a plain process does it too. Started by test_w
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from functools import lru_cache
@@ -69,6 +70,15 @@ class Normed(Noisy):
 
     def features(self, x: Tensor) -> Tensor:
         return super().features(self.early(x))
+
+
+class Failing(Noisy):
+    """Fails on rank 1 alone, in training."""
+
+    def features(self, x: Tensor) -> Tensor:
+        if self.training and os.environ.get("RANK") == "1":
+            raise RuntimeError("only this process fails")
+        return super().features(x)
 
 
 BASE = (

@@ -12,6 +12,8 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 _PR_SET_PDEATHSIG = 1
@@ -70,6 +72,19 @@ def scratch() -> str:
     folder = tempfile.TemporaryDirectory(prefix="perdure-")
     atexit.register(folder.cleanup)
     return folder.name
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Let SIGTERM end the process at once while it has nothing to save and only waits.
+
+    A handler in Python would not run before the wait, in the library, is over.
+    """
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def let_main_speak(seconds: float = 5.0) -> None:

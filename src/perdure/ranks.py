@@ -112,7 +112,7 @@ def join(timeout: float) -> Ranks:
     if not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(distributed.local_rank() % torch.cuda.device_count())
-        with _worded():
+        with _worded(), distributed.waiting():
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
                 store=rendezvous.own_store(),

@@ -78,6 +78,7 @@ def from_main(key: str, make: Callable[[], Any], lasting: bool = False) -> Any:
         place.set(key, json.dumps(value))
         return value
     try:
-        return json.loads(place.get(key))
+        with distributed.waiting():
+            return json.loads(place.get(key))
     except RuntimeError as error:
         raise PeerLostError(str(error).splitlines()[0]) from error
