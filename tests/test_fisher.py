@@ -61,4 +61,5 @@ def test_it_is_the_sum_over_single_examples(make, shape: tuple[int, ...]) -> Non
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-7)
+        assert not found[name].requires_grad
     assert all(p.grad is None for p in network.parameters())

@@ -23,6 +23,8 @@ from perdure.recipes import CONF, by_buffer_size
 TIMESTAMP = "%Y%m%d-%H%M%S"
 reserving = False
 """Whether the next timestamp is that of a run which starts, and so reserves its folder."""
+moment: str | None = None
+"""The timestamp of what this process runs, once it is known: of all jobs and of all ranks."""
 
 
 def register() -> None:
@@ -38,17 +40,19 @@ def run_timestamp(root: str) -> str:
     While a run starts, the folder of this name is made at once, so that two commands that start
     in the same second get two: the later one takes the next free second.
     """
-    moment = datetime.now()
+    if moment is not None:
+        return moment
+    now = datetime.now()
     while reserving:
         try:
             Path(root).mkdir(parents=True, exist_ok=True)
-            (Path(root) / moment.strftime(TIMESTAMP)).mkdir()
+            (Path(root) / now.strftime(TIMESTAMP)).mkdir()
             break
         except FileExistsError:
-            moment += timedelta(seconds=1)
+            now += timedelta(seconds=1)
         except OSError as error:
             raise UserError(f"output_root={root}: cannot write there ({error.strerror})") from None
-    return moment.strftime(TIMESTAMP)
+    return now.strftime(TIMESTAMP)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
+from perdure import distributed, shards
 from perdure.errors import UserError
 
 
@@ -41,6 +42,20 @@ class Screen(Enum):
     off = "off"
 
 
+class ReplaySync(Enum):
+    """Whether every process keeps the whole buffer, or a part of its own."""
+
+    replicated = "replicated"
+    local = "local"
+
+
+class Parallel(Enum):
+    """Whether every process holds the whole network, or a part of it."""
+
+    replicate = "replicate"
+    fsdp = "fsdp"
+
+
 @dataclass
 class DatasetConfig:
     """A benchmark: where the data come from, how they become tasks, and how long to train."""
@@ -72,6 +87,12 @@ class TrainingConfig:
     log_every: int = 100
     reset_optimizer: bool = True
     scheduler_per: Per = Per.epoch
+    shards: int | None = None
+    exact: bool = True
+    replay_sync: ReplaySync = ReplaySync.replicated
+    sync_batchnorm: bool = False
+    parallel: Parallel = Parallel.replicate
+    collective_timeout: float = 600.0
 
 
 class Direction(Enum):
@@ -196,6 +217,7 @@ _AT_LEAST_ONE = (
     "training.evaluate_every",
     "training.eval_batch_size",
     "training.log_every",
+    "training.shards",
 )
 
 
@@ -237,6 +259,7 @@ def validate(config: DictConfig) -> None:
             f"checkpoint.name={config.checkpoint.name}: is the start of file names, so it cannot "
             "hold a /"
         )
+    _check_processes(config)
     _check_model(config)
 
 
@@ -269,6 +292,22 @@ def _check_keys(node: DictConfig, schema: type, prefix: str) -> None:
             _check_keys(node[key], part, f"{prefix}{key}.")
     if schema is TrackingConfig and node.wandb is not None:
         _check_keys(node.wandb, WandbConfig, f"{prefix}wandb.")
+
+
+def _check_processes(config: DictConfig) -> None:
+    training, size = config.training, distributed.world_size()
+    if training.shards is not None:
+        shards.check(training.shards, size)
+    if not training.collective_timeout > 0:
+        raise UserError(
+            f"training.collective_timeout={training.collective_timeout}: must be above 0 (seconds)"
+        )
+    if training.sync_batchnorm and training.shards not in (None, size):
+        raise UserError(
+            f"training.sync_batchnorm=true with training.shards={training.shards} on {size} "
+            "processes: statistics of the whole batch need all its shards at once, so there must "
+            "be as many processes as shards"
+        )
 
 
 def _check_model(config: DictConfig) -> None:

@@ -13,3 +13,7 @@ class DivergenceError(Exception):
 
 class PreemptedError(Exception):
     """The run was asked to leave, and has saved its state; the message says by whom."""
+
+
+class PeerLostError(Exception):
+    """Another rank of the run ended or does not answer; it shows its own error, if it can."""

@@ -72,6 +72,7 @@ def _of_linear_layers(
     return sums
 
 
+@torch.no_grad()
 def _of_others(
     network: nn.Module, parameters: dict[str, Tensor], x: Tensor, y: Tensor
 ) -> dict[str, Tensor]:

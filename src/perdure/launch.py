@@ -22,16 +22,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from perdure import composition, manual, wording
+from perdure import composition, distributed, manual, rendezvous, wording
 from perdure.checkpoint.lock import RunLock
 from perdure.config import validate
-from perdure.errors import DivergenceError, PreemptedError, UserError
+from perdure.errors import DivergenceError, PeerLostError, PreemptedError, UserError
 from perdure.preemption import RESUMABLE, StopFlag
 from perdure.recipes import notices
 from perdure.resume import Source, expand, good, job_record
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 _FRESH = {".hydra", "train.log", ".lock"}
+_LOCK_PATIENCE = 30.0
+_SILENT = ("hydra.output_subdir=null", "hydra/job_logging=none")
+"""Overrides for the ranks that write nothing."""
 _source: Source | None = None
 
 
@@ -48,6 +51,21 @@ class Launch(Callback):
     def _prepare(config: DictConfig, mode: str) -> None:
         try:
             validate(config)
+            moment = rendezvous.known("timestamp") or rendezvous.from_main(
+                "timestamp", lambda: Launch._reserve(config, mode), lasting=True
+            )
+            with read_write(config):
+                composition.moment = config.timestamp = moment
+            if mode == "sweep" and not distributed.is_main():
+                with read_write(config):  # where Hydra writes multirun.yaml
+                    config.hydra.sweep.dir = distributed.scratch()
+        except (UserError, OSError, OmegaConfBaseException) as error:
+            stop(wording.explain(error))
+
+    @staticmethod
+    def _reserve(config: DictConfig, mode: str) -> str:
+        """Make the folder, on rank 0 alone; returns the run's time."""
+        try:
             raw: Any = OmegaConf.to_container(config.hydra[mode], resolve=False)
             ours = "${timestamp}" in str(raw["dir"])
             record = None
@@ -65,8 +83,7 @@ class Launch(Callback):
             if record is not None:
                 record.parent.mkdir(exist_ok=True)
                 record.write_text(str(folder))
-        except (UserError, OSError, OmegaConfBaseException) as error:
-            stop(wording.explain(error))
+            return str(config.timestamp)
         finally:
             composition.reserving = False
 
@@ -78,12 +95,14 @@ def job(config: DictConfig) -> float | None:
     flag.install()
     lock = RunLock(folder)
     try:
-        lock.acquire()
+        if distributed.is_main():
+            lock.acquire(_LOCK_PATIENCE if distributed.life() else 0.0)
     except UserError as error:
         stop(str(error))  # the folder is another run's: nothing in it is touched
     try:
         validate(config)
-        results = _finished(config, folder) or _train(config, folder, flag)
+        results = rendezvous.from_main("results", lambda: _finished(config, folder))
+        results = results or _train(config, folder, flag)
     except (UserError, OmegaConfBaseException) as error:
         discard(folder)
         leave(folder, wording.explain(error), 2)
@@ -99,9 +118,15 @@ def job(config: DictConfig) -> float | None:
         if error.errno not in _DISK:
             raise
         leave(folder, f"{error.filename or folder}: cannot write there ({error.strerror})", 1)
+    except PeerLostError as error:
+        lost(folder, error)
+    except Exception:
+        distributed.let_main_speak()
+        raise
     finally:
         lock.release()
-    note_status(folder, "finished", 0)
+    if distributed.is_main():
+        note_status(folder, "finished", 0)
     average: dict[str, float | None] = results["average_accuracy"]
     return next(iter(average.values()))
 
@@ -116,10 +141,13 @@ def _train(config: DictConfig, folder: Path, flag: StopFlag) -> dict[str, Any]:
     gc.freeze()
     gc.enable()
     overrides = list(HydraConfig.get().overrides.task)
-    sweep(folder_of(folder))
     source = _source
-    if config.checkpoint.resume is not None:
-        source = good(folder)
+    if distributed.is_main():
+        sweep(folder_of(folder))
+        if distributed.life():
+            source = good(folder) or source
+        elif config.checkpoint.resume is not None:
+            source = good(folder)
     group = folder.parent.name if HydraConfig.get().mode is RunMode.MULTIRUN else None
     return run(config, folder, overrides, notices(config, overrides), source, flag, group)
 
@@ -127,7 +155,8 @@ def _train(config: DictConfig, folder: Path, flag: StopFlag) -> dict[str, Any]:
 def _finished(config: DictConfig, folder: Path) -> dict[str, Any] | None:
     """The results of the run that has already ended well in `folder`, told to the user."""
     path = folder / "results.json"
-    if config.checkpoint.resume is None or not path.is_file():
+    again = config.checkpoint.resume is not None or distributed.life() > 0
+    if not again or not path.is_file():
         return None
     results: dict[str, Any] = json.loads(path.read_text())
     if results.get("status") != "finished":
@@ -147,6 +176,8 @@ def note_status(folder: Path, status: str, exit_status: int) -> None:
 
 def leave(folder: Path, sentence: str, exit_status: int) -> NoReturn:
     """Note why the run in `folder` ends, say it, and end the process."""
+    if not distributed.is_main():
+        _follow(sentence, exit_status)
     path = folder / "results.json"
     if exit_status == RESUMABLE:
         note_status(folder, "resumable", exit_status)
@@ -156,9 +187,29 @@ def leave(folder: Path, sentence: str, exit_status: int) -> NoReturn:
     stop(sentence, exit_status)
 
 
+def lost(folder: Path, error: PeerLostError) -> NoReturn:
+    """End a process that cannot go on without the others; rank 0 says so."""
+    if distributed.is_main():
+        note_status(folder, "interrupted", 1)
+        stop(
+            f"another process of the run ended or did not answer ({error}); python train.py "
+            f"checkpoint.load={folder} goes on from the last checkpoint",
+            1,
+        )
+    distributed.let_main_speak()
+    sys.exit(1)
+
+
+def _follow(sentence: str, exit_status: int) -> NoReturn:
+    """End a process that is not rank 0, after rank 0."""
+    if exit_status == RESUMABLE:
+        sys.exit(exit_status)
+    stop(sentence, exit_status)
+
+
 def command_line(main: Callable[[], Any]) -> None:
     """Run Hydra's `main`; a user's mistake ends in one sentence and exit status 2."""
-    global _source
+    distributed.join()
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(manual.text(), end="")
         return
@@ -167,8 +218,8 @@ def command_line(main: Callable[[], Any]) -> None:
     # Without this Hydra prints its own long text and exits with status 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        arguments, _source = expand(sys.argv[1:])
-        sys.argv[1:] = arguments
+        arguments = rendezvous.from_main("arguments", _expanded)
+        sys.argv[1:] = arguments if distributed.is_main() else [*arguments, *_SILENT]
         main()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if traceback_wanted:
@@ -178,13 +229,20 @@ def command_line(main: Callable[[], Any]) -> None:
         stop("interrupted", 130)
 
 
+def _expanded() -> list[str]:
+    global _source
+    arguments, _source = expand(sys.argv[1:])
+    return arguments
+
+
 def stop(sentence: str, status: int = 2) -> NoReturn:
     """Say `sentence` and end the process."""
+    distributed.let_main_speak()
     print(f"perdure: {sentence}", file=sys.stderr)
     sys.exit(status)
 
 
 def discard(folder: Path) -> None:
     """Take away a run folder in which nothing has happened yet."""
-    if folder.is_dir() and {p.name for p in folder.iterdir()} <= _FRESH:
+    if distributed.is_main() and folder.is_dir() and {p.name for p in folder.iterdir()} <= _FRESH:
         shutil.rmtree(folder)

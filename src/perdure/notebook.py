@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from perdure import distributed, rendezvous
 from perdure.composition import compose, register
 from perdure.recipes import notices
-from perdure.resume import expand
+from perdure.resume import Source, expand
 
 
 def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
@@ -28,18 +29,25 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
     from perdure.run import run
 
     register()
-    arguments, source = expand(overrides)
+    source: Source | None = None
+
+    def expanded() -> list[Any]:
+        nonlocal source
+        arguments, source = expand(overrides)
+        goes_on = source is not None and not source.fork
+        target = source.run if source is not None and goes_on else folder
+        return [arguments, None if target is None else str(target)]
+
+    arguments, target = rendezvous.from_main("arguments", expanded)
     typed = [argument for argument in arguments if not argument.startswith("hydra.")]
     config = compose(*typed)
-    target = None if folder is None else Path(folder)
-    if source is not None and not source.fork:
-        target = source.run
-    if target is None:
-        return run(config, None, typed, notices(config, typed), source)
-    target.mkdir(parents=True, exist_ok=True)
-    lock = RunLock(target)
+    place = None if target is None else Path(target)
+    if place is None or not distributed.is_main():
+        return run(config, place, typed, notices(config, typed), source)
+    place.mkdir(parents=True, exist_ok=True)
+    lock = RunLock(place)
     lock.acquire()
     try:
-        return run(config, target, typed, notices(config, typed), source)
+        return run(config, place, typed, notices(config, typed), source)
     finally:
         lock.release()

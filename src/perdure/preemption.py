@@ -15,6 +15,8 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        # One Ctrl-C reaches a rank twice, from the terminal and from torchrun, which waits itself.
+        self._has_agent = "TORCHELASTIC_RUN_ID" in os.environ
 
     def __call__(self) -> str | None:
         return self.reason
@@ -26,13 +28,13 @@ class StopFlag:
     def install(self) -> None:
         """Listen to SIGTERM, SIGINT and (torchrun would die of it) SIGUSR1 elsewhere."""
         signals = [signal.SIGTERM, signal.SIGINT]
-        if "TORCHELASTIC_RUN_ID" not in os.environ:
+        if not self._has_agent:
             signals.append(signal.SIGUSR1)
         for number in signals:
             signal.signal(number, self._asked)
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.reason is not None:
+        if number == signal.SIGINT and self.reason is not None and not self._has_agent:
             # The second Ctrl-C: the user will not wait.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)

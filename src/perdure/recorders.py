@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from perdure import distributed
 from perdure.config import Screen, WandbMode
 from perdure.errors import UserError
 from perdure.preemption import StopFlag
@@ -87,7 +88,8 @@ def _wandb(
         raise UserError("tracking=wandb mirrors the run's folder: give the run one (folder=…)")
     wanted = plain["tracking"]["wandb"]
     continues = source is not None and not source.fork
-    again = continues or plain["checkpoint"]["resume"] is not None
+    resumed = plain["checkpoint"]["resume"] is not None or distributed.life() > 0
+    again = continues or resumed
     record = records.load(folder) if again else None
     if record is None and continues and source is not None and source.run_id and source.artifact:
         record = _new_record(plain, wanted, folder, sweep, source)

@@ -28,6 +28,7 @@ FREE = (
     "device",
     "threads",
     "training.log_every",
+    "training.collective_timeout",
     "training.evaluate_every",
     "training.eval_batch_size",
     "dataset.stop_after",

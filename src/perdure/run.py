@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import perdure
+from perdure import distributed, parallel
 from perdure.build import build, check, locate
 from perdure.checkpoint.cadence import Cadence
 from perdure.checkpoint.ledger import folder_of
@@ -23,6 +24,7 @@ from perdure.going_on import changes, go_on, start_from, versions
 from perdure.models.base import Method
 from perdure.preemption import StopFlag
 from perdure.randomness import Streams
+from perdure.ranks import Ranks, join
 from perdure.recorders import make_recorders
 from perdure.resume import Source, require_same
 from perdure.tracking.events import Recorder
@@ -63,25 +65,31 @@ def run(
     """
     validate(config)
     plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    told = list(notices)
+    ranks = join(plain["training"]["collective_timeout"])
+    source = ranks.from_main(source)
+    plain["training"]["shards"] = parallel.shards_of(plain, source, ranks)
+    told = [*notices, *parallel.notices(plain, ranks)]
     if source is not None and not source.fork:
         plain["timestamp"] = source.state["args"]["timestamp"]
         require_same(plain, source.state["args"], source.path)
     stop = stop or StopFlag()
-    recorders = make_recorders(plain, config, folder, source, sweep, stop)
-    trainer = make_trainer(plain, config, folder, stop, recorders)
+    recorders = make_recorders(plain, config, folder, source, sweep, stop) if ranks.is_main else []
+    trainer = make_trainer(plain, config, folder, stop, recorders, ranks)
     device = trainer.state.device
     manager = make_checkpoints(plain, config, folder or Path(), trainer.benchmark.accuracies)
+    manager.writes = ranks.is_main
     # What is wrong with the checkpoint is found before the run leaves anything behind.
     if source is not None:
-        told += go_on(trainer, source, folder)
+        told += go_on(trainer, source, folder if ranks.is_main else None)
     elif config.checkpoint.load is not None:
         told += start_from(trainer, config)
-    code = "unknown" if folder is None else snapshot_code(folder, Path(__file__).parents[2])
+    code = "unknown"
+    if folder is not None and ranks.is_main:
+        code = snapshot_code(folder, Path(__file__).parents[2])
     software = versions(device, code)
     manager.extra = {"versions": software, "overrides": list(overrides)}
     if folder is not None:
-        trainer.checkpoints = manager
+        trainer.saving.checkpoints = manager
     if source is not None:
         told += changes(software, source)
     if not plain["deterministic"] and device.type == "cuda":
@@ -96,15 +104,17 @@ def make_trainer(
     folder: Path | None = None,
     stop: Callable[[], str | None] = lambda: None,
     recorders: Sequence[Recorder] = (),
+    ranks: Ranks | None = None,
 ) -> Trainer:
     """All objects of a run, put together."""
+    ranks = ranks or Ranks()
     device = choose_device(plain["device"])
     torch.set_num_threads(plain["threads"] or 1)
     make_deterministic(plain["deterministic"], device)
     benchmark = make_benchmark(plain, device)
     method = make_method(plain, benchmark, device)
     if plain["threads"] is None and sum(p.numel() for p in method.parameters()) >= _SMALL:
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(parallel.threads())
     return Trainer(
         method,
         benchmark,
@@ -120,13 +130,15 @@ def make_trainer(
         folder,
         Clock(perdure.STARTED),
         stop=stop,
+        ranks=ranks,
     )
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; `auto` is the GPU of this rank if there is one, else the CPU."""
+    """The device called `name`; `auto` is a GPU if there is one, else the CPU."""
     if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = parallel.device_name(name)
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -182,6 +194,7 @@ def settings(plain: Mapping[str, Any]) -> Settings:
     """The loop's knobs, from the groups where people look for them."""
     dataset, training = plain["dataset"], dict(plain["training"])
     joint = training.pop("mode") == Mode.joint.value
+    del training["collective_timeout"]
     return Settings(
         **training,
         joint=joint,
@@ -211,6 +224,7 @@ def facts(
             "perdure": perdure.__version__,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "threads": torch.get_num_threads(),
+            "processes": distributed.world_size(),
         },
     }
 

@@ -54,6 +54,9 @@ class Keep:
     def due(self, position: Position) -> bool:
         return position.global_step in self.steps
 
+    def late(self) -> bool:
+        return False
+
     def wants_epochs(self) -> bool:
         return False
 

@@ -37,6 +37,9 @@ class InMemory:
     def due(self, position: Position) -> bool:
         return position.global_step == self.at
 
+    def late(self) -> bool:
+        return False
+
     def wants_epochs(self) -> bool:
         return False
 

@@ -175,6 +175,9 @@ class Kept:
     def due(self, position: Any) -> bool:
         return position.global_step % 20 == 0
 
+    def late(self) -> bool:
+        return False
+
     def wants_epochs(self) -> bool:
         return False
 

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from pathlib import Path
 
 from perdure.errors import UserError
@@ -22,22 +23,26 @@ class RunLock:
         self.path = folder / ".lock"
         self._handle: int | None = None
 
-    def acquire(self) -> None:
+    def acquire(self, patience: float = 0.0) -> None:
         """Take the lock.
+
+        Args:
+            patience: seconds to wait for a holder that is about to end.
 
         Raises:
             UserError: another process writes to this folder; the message names it.
         """
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        deadline = time.monotonic() + patience
+        while not (taken := _try(handle)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if not taken:
             holder = os.pread(handle, 1000, 0).decode(errors="replace")
             os.close(handle)
             raise UserError(
                 f"{self.path.parent}: another run writes there ({_words(holder)}); wait for it, "
                 "or choose another folder"
-            ) from None
+            )
         os.ftruncate(handle, 0)
         os.pwrite(
             handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0
@@ -49,6 +54,14 @@ class RunLock:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+def _try(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _words(holder: str) -> str:

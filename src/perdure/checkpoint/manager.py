@@ -72,6 +72,7 @@ class CheckpointManager:
         stem: start of the per-task files' names.
         cadence: when to save within a task.
         extra: what every full file holds besides the trainer's state: versions, overrides, …
+        writes: false on the ranks that only keep step with rank 0, which writes for all.
     """
 
     folder: Path
@@ -79,6 +80,7 @@ class CheckpointManager:
     policy: Policy
     cadence: Cadence
     extra: Mapping[str, Any] = field(default_factory=dict)
+    writes: bool = True
 
     def __post_init__(self) -> None:
         self._writer = Writer()
@@ -88,9 +90,13 @@ class CheckpointManager:
         self._settled = False
 
     def due(self, position: Position) -> bool:
-        """Whether to save at this step boundary; raises what went wrong in the background."""
+        """Whether to save at this position; raises what went wrong in the background."""
         self._writer.check()
         return self.cadence.due(position)
+
+    def late(self) -> bool:
+        """Whether to save at the next step boundary because of the time that has passed."""
+        return self.writes and self.cadence.late()
 
     def wants_epochs(self) -> bool:
         """Whether every evaluated epoch is worth a file."""
@@ -102,6 +108,8 @@ class CheckpointManager:
         Raises:
             UserError: the folder cannot be written to.
         """
+        if not self.writes:
+            return
         started = time.perf_counter()
         self._writer.wait()
         content = plain({**state, **self.extra, "format": files.FORMAT}, kept=self._staged)
@@ -137,6 +145,8 @@ class CheckpointManager:
 
     def finish(self) -> None:
         """The run ended well and its results are durable: the rolling files go."""
+        if not self.writes:
+            return
         self._writer.wait()
         if not self._settled:
             self._settle()

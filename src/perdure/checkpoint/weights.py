@@ -81,7 +81,12 @@ def fill(
     plan.check(allow_missing)
     with torch.no_grad():
         for name, given in plan.filled.items():
-            own[name].copy_(weights[given])
+            value = weights[given]
+            if hasattr(own[name], "device_mesh"):  # the network is in parts, one a process
+                from perdure.training.fsdp import like
+
+                value = like(value, own[name])
+            own[name].copy_(value)
     return Report(plan.filled, plan.skipped, plan.missing)
 
 

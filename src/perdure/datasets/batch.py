@@ -19,7 +19,9 @@ class Batch:
     """Examples with labels; `x` is made from the raw bytes when it is first asked for.
 
     Two batches add up to their concatenation, and since the raw bytes are concatenated, one
-    transform serves both. An empty batch is falsy (a replay from a still empty buffer).
+    transform serves both. A batch that is empty on every rank is falsy (a replay from a still empty
+    buffer); a part of a few examples may hold none and is truthy all the same, so that a method
+    that asks does the same on every part.
 
     Attributes:
         raw: uint8 [B, C, H, W], as stored.
@@ -61,8 +63,23 @@ class Batch:
     def __len__(self) -> int:
         return self.raw.shape[0]
 
+    def __bool__(self) -> bool:
+        return self.total > 0
+
     def __getitem__(self, field: str) -> Tensor:
         return self.memory[field]
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Examples `start` … `stop` as a part of this batch: its means still divide by `total`."""
+        return Batch(
+            self.raw[start:stop],
+            self.y[start:stop],
+            self.transform,
+            None if self.augmentation is None else self.augmentation[start:stop],
+            {key: value[start:stop] for key, value in self.memory.items()},
+            self.total,
+            self.all_y,
+        )
 
     def __add__(self, other: Batch) -> Batch:
         """The examples of both; `memory` fields are kept where both have them."""

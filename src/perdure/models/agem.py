@@ -22,6 +22,7 @@ class AGEM(Method):
     replays = 1
     stores = "task"
     joint = False
+    reads_parameters = True
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
         return batch.cross_entropy(self(batch.x))

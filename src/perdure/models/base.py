@@ -45,6 +45,8 @@ class Method(nn.Module):
         joint: whether training on all tasks at once makes sense.
         scenarios: kinds of scenario it is defined for.
         additive: whether the loss is a mean over examples, so that a batch can be split.
+        reads_parameters: whether it computes with the parameters or their gradients themselves,
+            which then cannot be in parts on several processes (`training.parallel=fsdp`).
     """
 
     replays: ClassVar[int] = 0
@@ -53,6 +55,7 @@ class Method(nn.Module):
     joint: ClassVar[bool] = True
     scenarios: ClassVar[tuple[str, ...]] = ("class-incremental", "domain-incremental")
     additive: ClassVar[bool] = True
+    reads_parameters: ClassVar[bool] = False
 
     task: Task
     """The current task; the trainer sets it."""

@@ -30,6 +30,8 @@ class EWCOnline(Method):
         decay: γ.
     """
 
+    reads_parameters = True
+
     fisher: Tensor
     anchor: Tensor
 

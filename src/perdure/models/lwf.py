@@ -30,6 +30,7 @@ class LwF(Method):
 
     joint = False
     scenarios = ("class-incremental",)
+    reads_parameters = True
 
     def __init__(self, backbone: Backbone, alpha: float, temperature: float) -> None:
         super().__init__(backbone)

@@ -27,6 +27,8 @@ class SI(Method):
         xi: ξ, keeps the quotient finite.
     """
 
+    reads_parameters = True
+
     omega: Tensor
     importance: Tensor
     anchor: Tensor

@@ -10,6 +10,7 @@ from torch import Tensor
 from perdure.datasets.scenarios import Scenario
 from perdure.datasets.transforms import Scale
 from perdure.models.base import Method
+from perdure.ranks import Ranks
 
 
 class Evaluator:
@@ -20,15 +21,25 @@ class Evaluator:
         benchmark: the tasks.
         transform: raw bytes to inputs, without augmentation.
         batch_size: examples a forward pass.
+        ranks: who shares the batches; each is seen by exactly one of them.
+        together: whether the network is split, so that no rank can run it without the others.
     """
 
     def __init__(
-        self, method: Method, benchmark: Scenario, transform: Scale, batch_size: int
+        self,
+        method: Method,
+        benchmark: Scenario,
+        transform: Scale,
+        batch_size: int,
+        ranks: Ranks | None = None,
+        together: bool = False,
     ) -> None:
         self.method = method
         self.benchmark = benchmark
         self.transform = transform
         self.batch_size = batch_size
+        self.ranks = ranks or Ranks()
+        self.together = together and self.ranks.size > 1
 
     @torch.no_grad()
     def count(self, tasks: Iterable[int], seen: range) -> dict[int, tuple[dict[str, Tensor], int]]:
@@ -46,11 +57,33 @@ class Evaluator:
         """
         training = self.method.training
         self.method.eval()
-        counts = {task: self._count_task(task, seen) for task in tasks}
-        self.method.train(training)
-        return counts
+        wanted, turn = list(tasks), 0
+        counts = {}
+        for task in wanted:
+            counts[task] = self._count_task(task, seen, turn)
+            turn += -(-counts[task][1] // self.batch_size)
+        if self.together:
+            from perdure.training.fsdp import reshard
 
-    def _count_task(self, task: int, seen: range) -> tuple[dict[str, Tensor], int]:
+            reshard(self.method.backbone)
+        self.method.train(training)
+        return self._of_all_ranks(counts)
+
+    def _of_all_ranks(
+        self, counts: dict[int, tuple[dict[str, Tensor], int]]
+    ) -> dict[int, tuple[dict[str, Tensor], int]]:
+        """Whole numbers, so that their sum over ranks is exact."""
+        if self.ranks.size == 1 or not counts:
+            return counts
+        flat = torch.stack([n for correct, _ in counts.values() for n in correct.values()])
+        parts = iter(self.ranks.sum_counts(flat))
+        return {
+            task: ({name: next(parts) for name in correct}, total)
+            for task, (correct, total) in counts.items()
+        }
+
+    def _count_task(self, task: int, seen: range, turn: int) -> tuple[dict[str, Tensor], int]:
+        """This rank's share of a task whose first batch is the turn of rank `turn` (mod ranks)."""
         split = self.benchmark.evaluation(task)
         own = self.benchmark.classes(task)
         ranges = {
@@ -61,9 +94,12 @@ class Evaluator:
         correct = dict.fromkeys(
             self.benchmark.accuracies, torch.zeros((), dtype=torch.int64, device=split.y.device)
         )
-        for raw, y in zip(
-            split.x.split(self.batch_size), split.y.split(self.batch_size), strict=True
-        ):
+        batches = zip(split.x.split(self.batch_size), split.y.split(self.batch_size), strict=True)
+        for number, (raw, y) in enumerate(batches, turn):
+            if number % self.ranks.size != self.ranks.rank:
+                if not self.together:
+                    continue
+                raw, y = raw[:0], y[:0]
             logits = self.method.predict(self.transform(raw, None))
             for name in correct:
                 among = ranges[name]

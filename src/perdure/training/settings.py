@@ -27,6 +27,11 @@ class Settings:
         log_every: steps between reads of the loss (each makes the host wait for the device).
         reset_optimizer: start each task with a fresh optimizer and scheduler.
         scheduler_per: whether the scheduler counts epochs or steps.
+        shards: parts that every batch is split into, whatever the number of processes.
+        exact: add the shards' gradients in their order, so that the world size changes no bit.
+        replay_sync: whether every process keeps the whole buffer or a part of it.
+        sync_batchnorm: take batch statistics over the global batch instead of over each shard.
+        parallel: whether every process holds the whole network or a part of it.
     """
 
     batch_size: int
@@ -43,9 +48,14 @@ class Settings:
     log_every: int = 100
     reset_optimizer: bool = True
     scheduler_per: Literal["epoch", "step"] = "epoch"
+    shards: int = 1
+    exact: bool = True
+    replay_sync: Literal["replicated", "local"] = "replicated"
+    sync_batchnorm: bool = False
+    parallel: Literal["replicate", "fsdp"] = "replicate"
 
     def __post_init__(self) -> None:
-        at_least_one = ("batch_size", "epochs", "eval_batch_size", "log_every")
+        at_least_one = ("batch_size", "epochs", "eval_batch_size", "log_every", "shards")
         optional = ("iterations", "stop_after", "evaluate_every")
         for key in (*at_least_one, *optional):
             value = getattr(self, key)

@@ -14,6 +14,7 @@ from perdure.buffers.base import Buffer
 from perdure.models.base import Method
 from perdure.tracking.events import Recorder
 from perdure.training.clock import Clock
+from perdure.training.replay import Replicated
 from perdure.training.results import Results
 
 
@@ -70,10 +71,20 @@ class TrainState:
     seed: int
     config: dict[str, Any]
     device: torch.device
+    replay: Replicated | None = None
+    split: bool = False
+    """Whether the network is in parts, one a rank; a checkpoint holds it whole."""
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
         self.loss = LossMeter(self.device)
+
+    def is_finite(self) -> bool:
+        """Whether no weight is NaN or infinite; waits for the device."""
+        weights = self.method.trainable()
+        if self.split:
+            return all(bool(p.isfinite().all()) for p in weights)
+        return bool(torch.stack([p.isfinite().all() for p in weights]).all())
 
     def summary(self) -> dict[str, Any]:
         """What results.json holds now."""
@@ -83,13 +94,18 @@ class TrainState:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, by the names that a full checkpoint gives it."""
+        """Everything, by the names that a full checkpoint gives it; a call that all ranks make."""
+        model, optimizer = dict(self.method.state_dict()), self.optimizer.state_dict()
+        if self.split:
+            from perdure.training.fsdp import whole
+
+            model, optimizer = whole(model), whole(optimizer)
         return {
-            "model": dict(self.method.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
+            "model": model,
+            "optimizer": optimizer,
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
-            "buffer": self.buffer.state_dict() if self.buffer is not None else None,
+            "buffer": self.replay.state_dict() if self.replay is not None else None,
             "rng": {"seed": self.seed, "streams": "philox4x64"},
             "position": self.position.as_dict(),
             "args": self.config,
@@ -104,15 +120,21 @@ class TrainState:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on exactly where `state_dict()` was taken."""
-        self.method.load_state_dict(state["model"])
+        model, optimizer = state["model"], state["optimizer"]
+        if self.split:
+            from perdure.training.fsdp import optimizer_state_like, state_like
+
+            model = state_like(model, self.method)
+            optimizer = optimizer_state_like(optimizer, self.optimizer)
+        self.method.load_state_dict(model)
         self.position = Position(**state["position"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(optimizer)
         if self.scheduler:
             self.scheduler.load_state_dict(state["scheduler"])
         if self.scaler:
             self.scaler.load_state_dict(state["scaler"])
-        if self.buffer is not None:
-            self.buffer.load_state_dict(state["buffer"], self.device)
+        if self.replay is not None:
+            self.replay.load_state_dict(state["buffer"], self.device)
         results = state["results"]
         self.results.load_state_dict(results["measured"])
         self.loss.sum.copy_(results["loss"]["sum"])
@@ -159,7 +181,11 @@ class Checkpoints(Protocol):
     """What the trainer asks of whoever keeps its checkpoints."""
 
     def due(self, position: Position) -> bool:
-        """Whether to save at this step boundary; raises what went wrong in the background."""
+        """Whether to save at this position; raises what went wrong in the background."""
+        ...
+
+    def late(self) -> bool:
+        """Whether to save at the next step boundary because of the time that has passed."""
         ...
 
     def wants_epochs(self) -> bool:

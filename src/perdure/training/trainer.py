@@ -15,16 +15,19 @@ from perdure.datasets.batch import Batch
 from perdure.datasets.scenarios import Scenario
 from perdure.datasets.streams import TaskStream
 from perdure.datasets.transforms import Scale
-from perdure.errors import DivergenceError, PreemptedError, UserError
+from perdure.errors import DivergenceError, PeerLostError, PreemptedError, UserError
 from perdure.models.base import Method, Task
 from perdure.optim import SGD
 from perdure.randomness import Streams
+from perdure.ranks import Ranks
 from perdure.tracking import events
+from perdure.training.checks import check
 from perdure.training.clock import Clock
 from perdure.training.evaluation import Evaluator, measured
 from perdure.training.results import Results
+from perdure.training.saving import Saving
 from perdure.training.settings import Settings
-from perdure.training.state import Checkpoints, Occasion, Position, TrainState
+from perdure.training.state import Checkpoints, Position, TrainState
 from perdure.training.step import Step
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
@@ -52,6 +55,7 @@ class Trainer:
         clock: counts seconds; a new one starts now.
         notices: sentences that recorders show once at the start.
         stop: asked at every step boundary; a reason to save and leave, or none.
+        ranks: who shares the work; alone by default.
     """
 
     def __init__(
@@ -71,23 +75,30 @@ class Trainer:
         clock: Clock | None = None,
         notices: Sequence[str] = (),
         stop: Callable[[], str | None] = lambda: None,
+        ranks: Ranks | None = None,
     ) -> None:
-        check(method, benchmark, settings, buffer)
+        ranks = ranks or Ranks()
+        check(method, benchmark, settings, buffer, ranks.size)
         device = next(method.parameters()).device
         buffer = buffer if method.replays else None
         transform = transform or Scale()
         self.benchmark = benchmark
         self.settings = settings
         self.recorders = recorders
-        self.checkpoints = checkpoints
         self.folder = folder or Path()
         self.notices = tuple(notices)
         self.n_tasks = 1 if settings.joint else settings.stop_after or benchmark.n_tasks
-        self._stop = stop
         self._streams = Streams(settings.seed)
         self._transform = transform
-        self._step = Step(method, transform, buffer, self._streams, settings, device)
-        self._evaluator = Evaluator(method, benchmark, transform, settings.eval_batch_size)
+        self._step = Step(method, transform, buffer, self._streams, settings, device, ranks)
+        self._evaluator = Evaluator(
+            method,
+            benchmark,
+            transform,
+            settings.eval_batch_size,
+            ranks,
+            together=settings.parallel == "fsdp",
+        )
         self._make_optimizer = optimizer or (lambda params: SGD(params, lr=0.1))
         self._make_scheduler = scheduler
         self.state = TrainState(
@@ -101,10 +112,15 @@ class Trainer:
             settings.seed,
             config or {},
             device,
+            self._step.replay,
+            split=settings.parallel == "fsdp" and ranks.size > 1,
         )
+        self.saving = Saving(self.state, settings.joint, benchmark.split, self._emit)
+        self.saving.checkpoints = checkpoints
+        self.agreement = self._step.agreement
+        self.agreement.stop, self.agreement.late = stop, self.saving.late
         self._rate = (time.monotonic(), 0)
         self._next_tick = 0.0
-        self._saved_at: int | None = None
 
     @property
     def method(self) -> Method:
@@ -139,9 +155,9 @@ class Trainer:
             while self.position.task < self.n_tasks:
                 with self.state.clock.phase("training"):
                     self._train_task()
-            self._tell_written(wait=True)
+            self.saving.tell_written(wait=True)
         except BaseException as error:
-            stopped = isinstance(error, PreemptedError | KeyboardInterrupt)
+            stopped = isinstance(error, PreemptedError | KeyboardInterrupt | PeerLostError)
             told = isinstance(error, PreemptedError | DivergenceError | UserError)
             results.status = "interrupted" if stopped else "failed"
             reason = str(error) if told else f"{type(error).__name__}: {error}".rstrip(": ")
@@ -150,8 +166,8 @@ class Trainer:
         results.status = "finished"
         summary = self.state.summary()
         self._emit(events.RunEnd(summary))
-        if self.checkpoints is not None:
-            self.checkpoints.finish()
+        if self.saving.checkpoints is not None:
+            self.saving.checkpoints.finish()
         return summary
 
     # --- one task -----------------------------------------------------------------------------
@@ -216,22 +232,22 @@ class Trainer:
             self.state.scheduler.step()
         if every and position.epoch % every == 0 and position.epoch < stream.epochs:
             values = self._evaluate(trained=self._last_task(), boundary=False)
-            if self.checkpoints is not None and self.checkpoints.wants_epochs():
-                self._save(position.task, position.epoch, measured=values)
+            if self.saving.wants_epochs():
+                self.saving.save(position.task, position.epoch, measured=values)
 
     def _end_task(self, split: Split, stream: TaskStream, seconds: float) -> None:
         position, task, state = self.position, self.position.task, self.state
         self.method.after_task(self._all_of(split))
         self.method.train()
-        if state.buffer is not None and self.method.stores == "task":
-            generator = self._streams.numpy("remember", task=task)
-            state.buffer.add({"raw": split.x, "y": split.y}, split.y.cpu().numpy(), generator)
+        if state.replay is not None and self.method.stores == "task":
+            fields = {"raw": split.x, "y": split.y}
+            state.replay.add(fields, {}, split.y.cpu().numpy(), {"task": task})
         values = self._evaluate(trained=self._last_task(), boundary=True)
         position.task, position.epoch, position.step = task + 1, 0, 0
         self._emit(events.TaskEnd(task, position.global_step, seconds, state.summary()))
-        self._save(task, stream.epochs, ended=task, measured=values)
+        self.saving.save(task, stream.epochs, ended=task, measured=values)
         if position.task < self.n_tasks:
-            self._leave_if_asked()
+            self._leave(self.agreement.read(position.global_step)[0])
 
     def _all_of(self, split: Split) -> Callable[[int], Iterable[Batch]]:
         """The task's examples without augmentation, in a fixed order, for `after_task`."""
@@ -245,17 +261,16 @@ class Trainer:
     # --- between steps ------------------------------------------------------------------------
 
     def _between_steps(self) -> None:
-        if self.checkpoints is not None and self.checkpoints.due(self.position):
-            self._save(self.position.task, self.position.epoch)
-        self._leave_if_asked()
+        reason, late = self.agreement.read(self.position.global_step)
+        if self.saving.due(self.position) or late:
+            self.saving.save(self.position.task, self.position.epoch)
+        self._leave(reason)
 
-    def _leave_if_asked(self) -> None:
-        reason = self._stop()
+    def _leave(self, reason: str | None) -> None:
         if reason is None:
             return
-        if self._saved_at != self.position.global_step:
-            self._save(self.position.task, self.position.epoch)
-        self._tell_written(wait=True)
+        self.saving.save_here()
+        self.saving.tell_written(wait=True)
         raise PreemptedError(reason)
 
     def _evaluate(self, trained: int, boundary: bool) -> dict[str, float]:
@@ -283,7 +298,7 @@ class Trainer:
     def _log(self) -> None:
         """Read the mean loss since the last time; the one place where a step waits."""
         position, loss = self.position, self.state.loss.read()
-        self._require_finite(loss)
+        self.saving.require_finite(loss)
         (before, step), now = self._rate, time.monotonic()
         self._rate = (now, position.global_step)
         self._emit(
@@ -303,49 +318,6 @@ class Trainer:
         self._next_tick = time.monotonic() + _TICK_SECONDS
         done = position.epoch * stream.steps_per_epoch + position.step
         self._emit(events.Tick(position.task, position.epoch, done, position.global_step))
-
-    def _save(
-        self,
-        task: int,
-        epoch: int,
-        ended: int | None = None,
-        measured: dict[str, float] | None = None,
-    ) -> None:
-        """Keep the state, unless there is a number in it that is none."""
-        if self.checkpoints is None:
-            return
-        finite = [p.isfinite().all() for p in self.method.trainable()]
-        self._require_finite(float(self.state.loss.sum))
-        if not torch.stack(finite).all():
-            self._require_finite(float("nan"))
-        stage = "joint" if self.settings.joint else f"task{task}"
-        occasion = Occasion(
-            self.position, stage, epoch, ended, measured or {}, self.benchmark.split
-        )
-        # Recorders hear of the one before while it is still there: retention runs with the next.
-        self._tell_written(wait=True)
-        with self.state.clock.phase("checkpoint"):
-            self.checkpoints.save(self.state.state_dict(), occasion)
-        self._saved_at = self.position.global_step
-        self._tell_written()
-
-    def _tell_written(self, wait: bool = False) -> None:
-        if self.checkpoints is None:
-            return
-        if wait:
-            self.checkpoints.wait()
-        for one in self.checkpoints.written():
-            self._emit(events.CheckpointWritten(one.path, one.task, one.global_step, one.seconds))
-
-    def _require_finite(self, loss: float) -> None:
-        if loss - loss == 0:
-            return
-        position = self.position
-        raise DivergenceError(
-            f"training diverged: the loss or a weight became {loss} by step "
-            f"{position.global_step} (task {position.task}, epoch {position.epoch}); a smaller "
-            "optimizer.lr or a training.clip_norm usually helps"
-        )
 
     # --- small parts --------------------------------------------------------------------------
 
@@ -373,25 +345,3 @@ class Trainer:
     def _emit(self, event: events.Event) -> None:
         for recorder in self.recorders:
             recorder.receive(event)
-
-
-def check(method: Method, benchmark: Scenario, settings: Settings, buffer: Buffer | None) -> None:
-    """Refuse combinations that make no sense.
-
-    Raises:
-        UserError: says which.
-    """
-    name = type(method).__name__
-    if method.replays and buffer is None:
-        raise UserError(f"{name} replays from a buffer: give it one")
-    if benchmark.kind not in method.scenarios:
-        raise UserError(
-            f"{name} is defined for {' and '.join(method.scenarios)} benchmarks, not for a "
-            f"{benchmark.kind} one"
-        )
-    if settings.joint and not method.joint:
-        raise UserError(f"{name} cannot train jointly")
-    if settings.stop_after is not None and settings.stop_after > benchmark.n_tasks:
-        raise UserError(
-            f"dataset.stop_after={settings.stop_after}: the benchmark has {benchmark.n_tasks} tasks"
-        )

@@ -1,0 +1,55 @@
+"""What can be trained how, checked on the objects themselves."""
+
+from __future__ import annotations
+
+from perdure import shards
+from perdure.buffers.base import Buffer
+from perdure.datasets.scenarios import Scenario
+from perdure.errors import UserError
+from perdure.models.base import Method
+from perdure.training.settings import Settings
+
+
+def check(
+    method: Method,
+    benchmark: Scenario,
+    settings: Settings,
+    buffer: Buffer | None,
+    world_size: int = 1,
+) -> None:
+    """Refuse combinations that make no sense.
+
+    Raises:
+        UserError: says which.
+    """
+    name = type(method).__name__
+    if method.replays and buffer is None:
+        raise UserError(f"{name} replays from a buffer: give it one")
+    if benchmark.kind not in method.scenarios:
+        raise UserError(
+            f"{name} is defined for {' and '.join(method.scenarios)} benchmarks, not for a "
+            f"{benchmark.kind} one"
+        )
+    if settings.joint and not method.joint:
+        raise UserError(f"{name} cannot train jointly")
+    if settings.stop_after is not None and settings.stop_after > benchmark.n_tasks:
+        raise UserError(
+            f"dataset.stop_after={settings.stop_after}: the benchmark has {benchmark.n_tasks} tasks"
+        )
+    shards.check(settings.shards, world_size)
+    if settings.shards > 1 and not method.additive:
+        raise UserError(
+            f"training.shards={settings.shards}: the loss of {name} is not a mean over examples, "
+            "so its batches cannot be split; train it on one process"
+        )
+    if settings.sync_batchnorm and settings.shards != world_size:
+        raise UserError(
+            f"training.sync_batchnorm=true with {settings.shards} shards on {world_size} "
+            "processes: statistics of the whole batch need all its shards at once, so there must "
+            "be as many processes as shards"
+        )
+    if settings.parallel == "fsdp" and world_size > 1 and method.reads_parameters:
+        raise UserError(
+            f"training.parallel=fsdp: {name} computes with whole parameters, which no process "
+            "holds then; use training.parallel=replicate"
+        )
