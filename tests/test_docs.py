@@ -58,7 +58,7 @@ def test_every_path_exists(path: str) -> None:
 
 def test_the_table_of_methods_is_what_the_classes_say() -> None:
     rows = []
-    for path in sorted((CONF / "model").glob("*.yaml")):
+    for path in sorted((CONF / "model").glob("*.yaml"), key=lambda path: path.stem):
         (target,) = re.findall(r"^_target_: (.+)$", path.read_text(), re.M)
         method = locate(target, "model")
         can = [getattr(method, "additive"), not getattr(method, "reads_parameters")]  # noqa: B009
