@@ -38,7 +38,7 @@ SETTING = (
     "checkpoint.resume=auto",
     "tracking.console=plain",
 )
-WITHOUT = {"clock", "seconds", "cpu_seconds", "resumes", "timestamp", "at"}
+WITHOUT = {"clock", "seconds", "cpu_seconds", "resumes", "timestamp", "at", "processes"}
 
 
 def command(method: str, folder: Path) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import perdure
+from perdure.build import locate
 from perdure.config import validate
 from perdure.manual import text
 from perdure.recipes import CONF
@@ -53,6 +54,33 @@ PATHS = sorted(
 @pytest.mark.parametrize("path", PATHS)
 def test_every_path_exists(path: str) -> None:
     assert (ROOT / path).exists() or (ROOT / "src" / "perdure" / path).exists()
+
+
+def test_the_table_of_methods_is_what_the_classes_say() -> None:
+    rows = []
+    for path in sorted((CONF / "model").glob("*.yaml"), key=lambda path: path.stem):
+        (target,) = re.findall(r"^_target_: (.+)$", path.read_text(), re.M)
+        method = locate(target, "model")
+        can = [getattr(method, "additive"), not getattr(method, "reads_parameters")]  # noqa: B009
+        rows.append(f"| `{path.stem}` | " + " | ".join("yes" if c else "no" for c in can) + " |")
+    table = "\n".join(["| method | shards | FSDP |", "| --- | --- | --- |", *rows])
+    assert table in README, f"the table should be:\n{table}"
+
+
+TORCHRUN = re.findall(r"^ *torchrun [^#\n]*train\.py ([^#\n]+)", README + HELP, re.M)
+
+
+@pytest.mark.parametrize("overrides", TORCHRUN)
+def test_every_torchrun_command_composes(overrides: str) -> None:
+    validate(perdure.compose(*overrides_of(overrides)))
+
+
+def test_the_keys_of_the_table_exist() -> None:
+    section = README.split("## Many processes")[1].split("## Stop")[0]
+    keys = re.findall(r"^\| `(training\.[^`]+)`", section, re.M)
+    assert len(keys) == 5
+    validate(perdure.compose(*keys[:1], *keys[2:3], *keys[4:]))
+    assert TORCHRUN
 
 
 def test_the_method_shown_is_the_method() -> None:

@@ -302,6 +302,11 @@ def _check_processes(config: DictConfig) -> None:
         raise UserError(
             f"training.collective_timeout={training.collective_timeout}: must be above 0 (seconds)"
         )
+    if training.parallel is Parallel.fsdp and training.precision is Precision.fp16:
+        raise UserError(
+            "training.parallel=fsdp with training.precision=fp16: no process sees all gradients, "
+            "which scaling the loss needs; use training.precision=bf16"
+        )
     if training.sync_batchnorm and training.shards not in (None, size):
         raise UserError(
             f"training.sync_batchnorm=true with training.shards={training.shards} on {size} "

@@ -51,6 +51,8 @@ class Launch(Callback):
     def _prepare(config: DictConfig, mode: str) -> None:
         try:
             validate(config)
+            if mode == "sweep" and distributed.world_size() > 1:
+                _require_plain_sweep(config)
             moment = rendezvous.known("timestamp") or rendezvous.from_main(
                 "timestamp", lambda: Launch._reserve(config, mode), lasting=True
             )
@@ -227,6 +229,18 @@ def command_line(main: Callable[[], Any]) -> None:
         stop(wording.explain(error))
     except KeyboardInterrupt:
         stop("interrupted", 130)
+
+
+def _require_plain_sweep(config: DictConfig) -> None:
+    """Every process sweeps for itself, so all must come to the same jobs in the same order."""
+    for part, wanted in (("sweeper", "BasicSweeper"), ("launcher", "BasicLauncher")):
+        target = str(config.hydra[part]["_target_"])
+        if not target.endswith(f".{wanted}"):
+            raise UserError(
+                f"hydra/{part} with torchrun: {target.rpartition('.')[2]} would give each process "
+                "jobs of its own; under torchrun only plain sweeps (-m key=a,b) run, one job "
+                "after another"
+            )
 
 
 def _expanded() -> list[str]:

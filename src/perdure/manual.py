@@ -48,6 +48,7 @@ Examples:
   python train.py -m model=sgd,er,derpp seed=0,1,2
   python train.py model=sgd training=joint
   python train.py experiment=dark-experience/seq-mnist/derpp-500
+  torchrun --standalone --nproc-per-node=4 train.py model=derpp dataset=seq-cifar10
 
 Every key and its value: python train.py --cfg job
 Hydra's own options: python train.py --hydra-help

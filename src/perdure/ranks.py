@@ -132,4 +132,6 @@ def _worded() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # all that gloo, NCCL and the store raise
-        raise PeerLostError(str(error).splitlines()[0]) from error
+        # "[file:line] what happened. Advice": the middle is for the user.
+        reason = str(error).splitlines()[0].rpartition("] ")[2] or str(error)
+        raise PeerLostError(reason.partition(". ")[0]) from error

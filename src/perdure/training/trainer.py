@@ -271,6 +271,8 @@ class Trainer:
             return
         self.saving.save_here()
         self.saving.tell_written(wait=True)
+        # torchrun ends all ranks soon after the first one leaves: the checkpoint must be there.
+        self.agreement.ranks.wait()
         raise PreemptedError(reason)
 
     def _evaluate(self, trained: int, boundary: bool) -> dict[str, float]:
