@@ -13,3 +13,16 @@ class DivergenceError(Exception):
 
 class PreemptedError(Exception):
     """The run was asked to leave, and has saved its state; the message says by whom."""
+
+
+class Leaving(SystemExit):
+    """The process ends, and has said why in one sentence.
+
+    Args:
+        sentence: what it has said.
+        status: its exit status.
+    """
+
+    def __init__(self, sentence: str, status: int) -> None:
+        super().__init__(status)
+        self.sentence = sentence

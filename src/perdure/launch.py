@@ -24,13 +24,15 @@ from omegaconf.errors import OmegaConfBaseException
 from perdure import composition, manual, wording
 from perdure.checkpoint.lock import RunLock
 from perdure.config import validate
-from perdure.errors import DivergenceError, PreemptedError, UserError
-from perdure.preemption import RESUMABLE, StopFlag
+from perdure.errors import DivergenceError, Leaving, PreemptedError, UserError
+from perdure.preemption import RESUMABLE, StopFlag, follow_parent
 from perdure.recipes import notices
 from perdure.resume import Source, expand, good, job_record
+from perdure.sweeps import needs
+from perdure.sweeps.board import concluding
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-_FRESH = {".hydra", "train.log", ".lock"}
+_FRESH = {".hydra", "train.log", ".lock", "console.log"}
 _source: Source | None = None
 
 
@@ -46,7 +48,10 @@ class Launch(Callback):
     @staticmethod
     def _prepare(config: DictConfig, mode: str) -> None:
         try:
-            validate(config)
+            if mode == "sweep":
+                needs.check(config)  # its jobs are validated one by one
+            else:
+                validate(config)
             raw: Any = OmegaConf.to_container(config.hydra[mode], resolve=False)
             ours = "${timestamp}" in str(raw["dir"])
             record = None
@@ -160,6 +165,7 @@ def command_line(main: Callable[[], Any]) -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(manual.text(), end="")
         return
+    follow_parent()
     composition.register()
     traceback_wanted = "HYDRA_FULL_ERROR" in os.environ
     # Without this Hydra prints its own long text and exits with status 1.
@@ -167,7 +173,7 @@ def command_line(main: Callable[[], Any]) -> None:
     try:
         arguments, _source = expand(sys.argv[1:])
         sys.argv[1:] = arguments
-        main()
+        concluding(main)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if traceback_wanted:
             raise
@@ -177,9 +183,9 @@ def command_line(main: Callable[[], Any]) -> None:
 
 
 def stop(sentence: str, status: int = 2) -> NoReturn:
-    """Say `sentence` and end the process."""
+    """Say `sentence` and end the process (in a sweep in one process, the job)."""
     print(f"perdure: {sentence}", file=sys.stderr)
-    sys.exit(status)
+    raise Leaving(sentence, status)
 
 
 def discard(folder: Path) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from types import FrameType
 
 RESUMABLE = 75
 """Exit status of a run that saved its state and can go on (EX_TEMPFAIL)."""
+PARENT = "PERDURE_PARENT"
+"""Environment variable: the process that this one should not outlive."""
 
 
 class StopFlag:
@@ -20,12 +23,18 @@ class StopFlag:
         return self.reason
 
     def install(self) -> None:
-        """Listen to SIGTERM, SIGINT and (torchrun would die of it) SIGUSR1 elsewhere."""
-        signals = [signal.SIGTERM, signal.SIGINT]
+        """Listen to SIGTERM, SIGINT, SIGUSR2 and (torchrun would die of it) SIGUSR1 elsewhere.
+
+        Who was asked before, and did not get to it, hands the reason on: in a sweep a signal may
+        come between two runs.
+        """
+        signals = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2]
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             signals.append(signal.SIGUSR1)
         for number in signals:
-            signal.signal(number, self._asked)
+            before = getattr(signal.signal(number, self._asked), "__self__", None)
+            if isinstance(before, StopFlag) and self.reason is None:
+                self.reason = before.reason
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.reason is not None:
@@ -33,3 +42,16 @@ class StopFlag:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
         self.reason = f"stopped by {signal.Signals(number).name}"
+
+
+def follow_parent() -> None:
+    """Be asked to stop (Linux) when the process named by PARENT dies, however it dies."""
+    parent = os.environ.pop(PARENT, None)
+    if parent is None or sys.platform != "linux":
+        return
+    import ctypes
+
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+    if os.getppid() != int(parent):  # it was gone before
+        os.kill(os.getpid(), signal.SIGTERM)
