@@ -16,10 +16,10 @@ class PreemptedError(Exception):
 
 
 class Leaving(SystemExit):
-    """The process ends, and has said why in one sentence.
+    """The process ends, and says why in one sentence.
 
     Args:
-        sentence: what it has said.
+        sentence: why.
         status: its exit status.
     """
 

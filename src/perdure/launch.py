@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -159,6 +160,17 @@ def leave(folder: Path, sentence: str, exit_status: int) -> NoReturn:
     stop(sentence, exit_status)
 
 
+@contextmanager
+def telling() -> Iterator[None]:
+    """Say the sentence with which the process ends."""
+    try:
+        yield
+    except Leaving as leaving:
+        print(f"perdure: {leaving.sentence}", file=sys.stderr)
+        raise
+
+
+@telling()
 def command_line(main: Callable[[], Any]) -> None:
     """Run Hydra's `main`; a user's mistake ends in one sentence and exit status 2."""
     global _source
@@ -183,8 +195,7 @@ def command_line(main: Callable[[], Any]) -> None:
 
 
 def stop(sentence: str, status: int = 2) -> NoReturn:
-    """Say `sentence` and end the process (in a sweep in one process, the job)."""
-    print(f"perdure: {sentence}", file=sys.stderr)
+    """End the process (in a sweep in one process, the job), saying `sentence` last."""
     raise Leaving(sentence, status)
 
 

@@ -43,11 +43,11 @@ class Board:
     def ended(self, job: Job, outcome: Outcome) -> None:
         """Keep and say how `job` ended."""
         self.outcomes[job.number] = outcome
-        when = "was finished before" if outcome.before else outcome.word
+        how = "was finished before" if outcome.before else outcome.word
         took = f" after {outcome.seconds:.0f} s" if outcome.seconds else ""
         value = "" if outcome.value is None else f", average accuracy {100 * outcome.value:.2f} %"
         why = f": {_short(outcome)}" if outcome.reason else ""
-        _say(f"job {job.number} {when}{took}{value}: {job.name}{why}")
+        _say(f"job {job.number} {how}{took}{value}: {job.name}{why}")
 
     def summary(self) -> None:
         """Say how many ended how, and which did not end well."""
@@ -59,7 +59,12 @@ class Board:
         for number, outcome in sorted(self.outcomes.items()):
             if outcome.word == "failed":
                 job = self.jobs[number]
-                _say(f"  job {number} failed ({job.name}): {outcome.reason}; see {job.folder}")
+                where = f" (see {job.folder})" if job.folder.is_dir() else ""
+                _say(f"  failed: job {number}, {job.name}: {outcome.reason}{where}")
+        values = {n: o.value for n, o in self.outcomes.items() if o.value is not None}
+        if len(values) > 1:
+            best = max(values, key=lambda n: values[n])
+            _say(f"  best: job {best}, {self.jobs[best].name}: {100 * values[best]:.2f} %")
 
     @property
     def missing(self) -> int:
@@ -105,9 +110,8 @@ def _conclude(status: int) -> None:
     BOARD.summary()
     if status:
         what = f"{BOARD.missing} of {_jobs(len(BOARD.jobs))} did not finish"
-        sentence = f"{what}; {again(sys.argv[1:], BOARD.folder)} runs what is missing"
-        print(f"perdure: {sentence}", file=sys.stderr)
-        raise Leaving(sentence, status)
+        command = again(sys.argv[1:], BOARD.folder)
+        raise Leaving(f"{what}; {command} runs what is missing", status)
 
 
 def _say(line: str) -> None:

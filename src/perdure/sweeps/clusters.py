@@ -59,9 +59,7 @@ class Slurm(SweepLauncher):
         where = "as a SLURM array" if self.cluster == "slurm" else "by submitit on this machine"
         return f", {where}"
 
-    def execute(
-        self, jobs: Sequence[Job], configs: dict[int, DictConfig]
-    ) -> dict[int, Outcome]:
+    def execute(self, jobs: Sequence[Job], configs: dict[int, DictConfig]) -> dict[int, Outcome]:
         import submitit
 
         self.flag.install()
@@ -127,9 +125,7 @@ class Ray(SweepLauncher):
     def at_once(self) -> str:
         return ", by Ray"
 
-    def execute(
-        self, jobs: Sequence[Job], configs: dict[int, DictConfig]
-    ) -> dict[int, Outcome]:
+    def execute(self, jobs: Sequence[Job], configs: dict[int, DictConfig]) -> dict[int, Outcome]:
         import ray
 
         ray.init(**self.init)

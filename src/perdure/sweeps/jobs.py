@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from perdure.errors import UserError
@@ -77,8 +79,17 @@ class Outcome:
 
 
 def name_of(overrides: Sequence[str], typed: Sequence[str]) -> str:
-    """The overrides that differ from job to job: those that the user did not type as they are."""
-    return " ".join([o for o in overrides if o not in typed] or overrides)
+    """The overrides that differ from job to job: not those that the user typed with one value."""
+    parsed = OverridesParser.create().parse_overrides(list(typed))
+    fixed = {o.get_key_element() for o in parsed if not o.is_sweep_override()}
+    varied = [o for o in overrides if o.partition("=")[0] not in fixed]
+    return " ".join(map(_short, varied or overrides))
+
+
+def _short(override: str) -> str:
+    """A number that a search has drawn, to as many digits as a reader can use."""
+    key, _, value = override.partition("=")
+    return f"{key}={float(value):.4g}" if re.fullmatch(r"-?\d+\.\d{6,}", value) else override
 
 
 def command(config: DictConfig, number: int, overrides: Sequence[str], folder: Path) -> list[str]:
@@ -86,7 +97,9 @@ def command(config: DictConfig, number: int, overrides: Sequence[str], folder: P
 
     `hydra.job.num` and `hydra.sweep.dir` tell the run which job of which sweep it is.
     """
-    hydra = [o for o in config.hydra.overrides.hydra if not o.lstrip("+~").startswith(_OF_THE_SWEEP)]
+    hydra = [
+        o for o in config.hydra.overrides.hydra if not o.lstrip("+~").startswith(_OF_THE_SWEEP)
+    ]
     return [
         sys.executable,
         str(Path(sys.argv[0]).resolve()),

@@ -79,9 +79,7 @@ class SweepLauncher(Launcher):
         """How the jobs run, for the sweep's first line."""
         return ", one after another"
 
-    def execute(
-        self, jobs: Sequence[Job], configs: dict[int, DictConfig]
-    ) -> dict[int, Outcome]:
+    def execute(self, jobs: Sequence[Job], configs: dict[int, DictConfig]) -> dict[int, Outcome]:
         """Run `jobs`, telling the board; the outcome of each by its number."""
         raise NotImplementedError
 
@@ -110,7 +108,7 @@ class SweepLauncher(Launcher):
 
 
 def _returned(job: Job, outcome: Outcome) -> JobReturn:
-    # None, and not an error, so that no sweeper stops at the first failure; Optuna counts it as one.
+    # None is no error, so that no sweeper stops at it; Optuna takes it for a failed trial.
     returned = JobReturn(overrides=list(job.overrides), status=JobStatus.COMPLETED)
     returned.return_value = outcome.value
     return returned
@@ -119,9 +117,7 @@ def _returned(job: Job, outcome: Outcome) -> JobReturn:
 class OneProcess(SweepLauncher):
     """One job after another, in this process: what is loaded and imported stays for the next."""
 
-    def execute(
-        self, jobs: Sequence[Job], configs: dict[int, DictConfig]
-    ) -> dict[int, Outcome]:
+    def execute(self, jobs: Sequence[Job], configs: dict[int, DictConfig]) -> dict[int, Outcome]:
         outcomes = {}
         for job in jobs:
             BOARD.started(job)
@@ -187,9 +183,7 @@ class Local(SweepLauncher):
     def typed(self, overrides: list[str]) -> list[str]:
         return with_threads(overrides, self.threads)
 
-    def execute(
-        self, jobs: Sequence[Job], configs: dict[int, DictConfig]
-    ) -> dict[int, Outcome]:
+    def execute(self, jobs: Sequence[Job], configs: dict[int, DictConfig]) -> dict[int, Outcome]:
         waiting, free = deque(jobs), deque(range(self.n_jobs))
         running: dict[int, tuple[Job, JobProcess]] = {}
         outcomes: dict[int, Outcome] = {}
@@ -212,9 +206,7 @@ class Local(SweepLauncher):
         return outcomes
 
     @staticmethod
-    def _gather(
-        running: dict[int, tuple[Job, JobProcess]], free: deque[int]
-    ) -> dict[int, Outcome]:
+    def _gather(running: dict[int, tuple[Job, JobProcess]], free: deque[int]) -> dict[int, Outcome]:
         """Those that have ended; their places are free again."""
         ended = {}
         for slot, (job, process) in list(running.items()):

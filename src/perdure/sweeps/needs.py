@@ -53,8 +53,10 @@ def _installed(choice: str, extra: str, module: str) -> None:
     except ModuleNotFoundError:
         found = None
     if found is None:
-        raise UserError(f"{choice} needs a package that is not installed: pip install -c "
-                        f"constraints.txt -e '.[{extra}]'")
+        raise UserError(
+            f"{choice} needs a package that is not installed: pip install -c "
+            f"constraints.txt -e '.[{extra}]'"
+        )
 
 
 def _check_search(config: DictConfig) -> None:
