@@ -17,10 +17,15 @@ from perdure.sweeps.jobs import Job, Outcome, again
 
 
 class Board:
-    """Keeps the outcomes of a sweep, and says them."""
+    """Keeps the outcomes of a sweep, and says them.
+
+    Attributes:
+        rest: the word for jobs that have not ended.
+    """
 
     def __init__(self) -> None:
         self.folder = Path()
+        self.rest = "not started"
         self.jobs: dict[int, Job] = {}
         self.outcomes: dict[int, Outcome] = {}
 
@@ -52,8 +57,8 @@ class Board:
     def summary(self) -> None:
         """Say how many ended how, and which did not end well."""
         counts = Counter(outcome.word for outcome in self.outcomes.values())
-        counts["not started"] = len(self.jobs) - len(self.outcomes)
-        words = ("finished", "failed", "interrupted", "not started")
+        counts[self.rest] = len(self.jobs) - len(self.outcomes)
+        words = ("finished", "failed", "interrupted", self.rest)
         shown = [f"{counts[word]} {word}" for word in words if counts[word] or word == "finished"]
         _say(f"sweep in {self.folder}: {', '.join(shown)}")
         for number, outcome in sorted(self.outcomes.items()):

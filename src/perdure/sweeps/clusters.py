@@ -5,14 +5,16 @@ The folder of the sweep must be one that the cluster's machines share.
 
 from __future__ import annotations
 
+import os
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from perdure.errors import Leaving
+from perdure.errors import Leaving, UserError
 from perdure.preemption import RESUMABLE, StopFlag
 from perdure.sweeps.board import BOARD
 from perdure.sweeps.jobs import Job, Outcome
@@ -59,35 +61,51 @@ class Slurm(SweepLauncher):
         where = "as a SLURM array" if self.cluster == "slurm" else "by submitit on this machine"
         return f", {where}"
 
-    def execute(self, jobs: Sequence[Job], configs: dict[int, DictConfig]) -> dict[int, Outcome]:
-        import submitit
-
+    def execute(self, jobs: Sequence[Job], configs: Mapping[int, DictConfig]) -> dict[int, Outcome]:
         self.flag.install()
-        retries = {f"{self.cluster}_max_num_timeout": self.max_num_timeout}
-        executor = submitit.AutoExecutor(Path(self.folder), cluster=self.cluster, **retries)
-        executor.update_parameters(**self.submit)
-        submitted = dict(zip(executor.map_array(Worker(), jobs), jobs, strict=True))
-        for handle, job in submitted.items():
+        waiting = dict(zip(self._submitted(jobs), jobs, strict=True))
+        for handle, job in waiting.items():
             BOARD.submitted(job, handle.job_id)
         outcomes: dict[int, Outcome] = {}
-        while len(outcomes) < len(jobs) and not self.flag():
-            for handle, job in submitted.items():
-                if job.number not in outcomes and handle.done():
-                    outcomes[job.number] = _result(handle)
-                    BOARD.ended(job, outcomes[job.number])
+        asked = False
+        while waiting:
+            if self.flag() and not asked:
+                asked = True
+                self._stop(list(waiting))
+            for handle in [handle for handle in waiting if handle.done()]:
+                job = waiting.pop(handle)
+                outcomes[job.number] = _result(handle)
+                BOARD.ended(job, outcomes[job.number])
             time.sleep(_GLANCE)
-        if self.flag():
-            self._leave([h for h, job in submitted.items() if job.number not in outcomes])
+        if asked:
+            raise Leaving(str(self.flag()), RESUMABLE)
         return outcomes
 
-    def _leave(self, unfinished: Sequence[Any]) -> None:
-        if self.cluster != "slurm":
-            for handle in unfinished:
-                handle.cancel()
-        elif unfinished:
-            ids = sorted({handle.job_id.partition("_")[0] for handle in unfinished})
-            print(f"the jobs stay with SLURM; scancel {' '.join(ids)} ends them", flush=True)
-        raise Leaving(str(self.flag()), RESUMABLE)
+    def _submitted(self, jobs: Sequence[Job]) -> list[Any]:
+        """What submitit knows each job by.
+
+        Raises:
+            UserError: there is no SLURM here, or it or submitit does not take the parameters.
+        """
+        import submitit
+
+        retries = {f"{self.cluster}_max_num_timeout": self.max_num_timeout}
+        try:
+            executor = submitit.AutoExecutor(Path(self.folder), cluster=self.cluster, **retries)
+            executor.update_parameters(**self.submit)
+            return list(executor.map_array(Worker(), jobs))
+        except (RuntimeError, ValueError, NameError) as error:
+            line = " ".join(str(error).split())
+            raise UserError(f"hydra/launcher=slurm: {line}") from error
+
+    def _stop(self, unfinished: Sequence[Any]) -> None:
+        ids = [handle.job_id for handle in unfinished]
+        if self.cluster == "slurm":
+            arrays = " ".join(sorted({job_id.partition("_")[0] for job_id in ids}))
+            BOARD.rest = f"left with SLURM (scancel {arrays} ends them)"
+            raise Leaving(str(self.flag()), RESUMABLE)
+        for job_id in ids:
+            os.kill(int(job_id), signal.SIGTERM)
 
 
 def _result(handle: Any) -> Outcome:
@@ -103,15 +121,13 @@ class Ray(SweepLauncher):
     """Each job a task of a Ray cluster, or of an instance on this machine.
 
     Args:
-        address: of the cluster; None starts an instance here, and ends it with the sweep.
+        address: of the cluster; local starts an instance here, and ends it with the sweep.
         num_cpus: cores of a job, which are also its threads unless it sets them.
         num_gpus: GPUs of a job; parts of one are allowed.
         init: further arguments of `ray.init`.
     """
 
-    def __init__(
-        self, address: str | None, num_cpus: int, num_gpus: float, init: DictConfig
-    ) -> None:
+    def __init__(self, address: str, num_cpus: int, num_gpus: float, init: DictConfig) -> None:
         self.resources = {"num_cpus": num_cpus, "num_gpus": num_gpus}
         self.threads = num_cpus
         plain: Any = OmegaConf.to_container(init, resolve=True)
@@ -125,10 +141,14 @@ class Ray(SweepLauncher):
     def at_once(self) -> str:
         return ", by Ray"
 
-    def execute(self, jobs: Sequence[Job], configs: dict[int, DictConfig]) -> dict[int, Outcome]:
+    def execute(self, jobs: Sequence[Job], configs: Mapping[int, DictConfig]) -> dict[int, Outcome]:
         import ray
 
-        ray.init(**self.init)
+        try:
+            ray.init(**self.init)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            line = " ".join(str(error).split())
+            raise UserError(f"hydra.launcher.address={self.init['address']}: {line}") from error
         try:
             return self._wait(ray, jobs)
         finally:
@@ -150,7 +170,8 @@ class Ray(SweepLauncher):
             for reference in ready:
                 job = waiting.pop(reference)
                 outcome = _got(ray, reference)
-                if outcome is not None:
+                # One that was cancelled before its turn has not even a folder.
+                if outcome.status != RESUMABLE or job.folder.is_dir():
                     outcomes[job.number] = outcome
                     BOARD.ended(job, outcome)
         if asked:
@@ -162,12 +183,11 @@ def _run(job: Job) -> Outcome:
     return Worker()(job)
 
 
-def _got(ray: Any, reference: Any) -> Outcome | None:
-    """How a task ended; None if it was cancelled."""
+def _got(ray: Any, reference: Any) -> Outcome:
     try:
         outcome: Outcome = ray.get(reference)
     except ray.exceptions.TaskCancelledError:
-        return None
+        return Outcome(RESUMABLE, "stopped with the sweep")
     except ray.exceptions.RayError as error:
         lines = str(error).strip().splitlines()
         return Outcome(1, lines[0] if lines else type(error).__name__)

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ class SweepLauncher(Launcher):
         """How the jobs run, for the sweep's first line."""
         return ", one after another"
 
-    def execute(self, jobs: Sequence[Job], configs: dict[int, DictConfig]) -> dict[int, Outcome]:
+    def execute(self, jobs: Sequence[Job], configs: Mapping[int, DictConfig]) -> dict[int, Outcome]:
         """Run `jobs`, telling the board; the outcome of each by its number."""
         raise NotImplementedError
 
@@ -117,7 +117,7 @@ def _returned(job: Job, outcome: Outcome) -> JobReturn:
 class OneProcess(SweepLauncher):
     """One job after another, in this process: what is loaded and imported stays for the next."""
 
-    def execute(self, jobs: Sequence[Job], configs: dict[int, DictConfig]) -> dict[int, Outcome]:
+    def execute(self, jobs: Sequence[Job], configs: Mapping[int, DictConfig]) -> dict[int, Outcome]:
         outcomes = {}
         for job in jobs:
             BOARD.started(job)
@@ -183,7 +183,7 @@ class Local(SweepLauncher):
     def typed(self, overrides: list[str]) -> list[str]:
         return with_threads(overrides, self.threads)
 
-    def execute(self, jobs: Sequence[Job], configs: dict[int, DictConfig]) -> dict[int, Outcome]:
+    def execute(self, jobs: Sequence[Job], configs: Mapping[int, DictConfig]) -> dict[int, Outcome]:
         waiting, free = deque(jobs), deque(range(self.n_jobs))
         running: dict[int, tuple[Job, JobProcess]] = {}
         outcomes: dict[int, Outcome] = {}
