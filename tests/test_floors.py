@@ -36,6 +36,7 @@ FLOORS: dict[str, int] = {
     "notebook": 6,
     "composition": 6,
     "wording": 6,
+    "sweeps": 6,
     "launch": 6,
 }
 GROUND = {"errors", "config", "distributed", "randomness", "build", "recipes"}

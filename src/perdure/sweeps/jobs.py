@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from perdure.errors import UserError
 from perdure.preemption import RESUMABLE
@@ -92,14 +92,19 @@ def _short(override: str) -> str:
     return f"{key}={float(value):.4g}" if re.fullmatch(r"-?\d+\.\d{6,}", value) else override
 
 
+def as_typed(config: DictConfig, kind: str) -> list[str]:
+    """The overrides of Hydra (`hydra`) or of the run (`task`), their ${…} not yet resolved."""
+    overrides: Any = OmegaConf.to_container(config.hydra.overrides[kind], resolve=False)
+    return list(overrides)
+
+
 def command(config: DictConfig, number: int, overrides: Sequence[str], folder: Path) -> list[str]:
     """What to type to run one job of the sweep `config` by itself, in its folder.
 
     `hydra.job.num` and `hydra.sweep.dir` tell the run which job of which sweep it is.
     """
-    hydra = [
-        o for o in config.hydra.overrides.hydra if not o.lstrip("+~").startswith(_OF_THE_SWEEP)
-    ]
+    typed = as_typed(config, "hydra")
+    hydra = [o for o in typed if not o.lstrip("+~").startswith(_OF_THE_SWEEP)]
     return [
         sys.executable,
         str(Path(sys.argv[0]).resolve()),

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, open_dict
 from perdure.errors import Leaving, UserError
 from perdure.preemption import RESUMABLE, StopFlag
 from perdure.sweeps.board import BOARD
-from perdure.sweeps.jobs import Job, Outcome, command, finished, name_of, refuse_changed
+from perdure.sweeps.jobs import Job, Outcome, as_typed, command, finished, name_of, refuse_changed
 from perdure.sweeps.process import JobProcess
 
 log = logging.getLogger("perdure")
@@ -91,12 +91,12 @@ class SweepLauncher(Launcher):
         return config
 
     def _job(self, number: int, config: DictConfig) -> Job:
-        overrides = list(config.hydra.overrides.task)
+        overrides = as_typed(config, "task")
         folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir)).absolute()
         return Job(
             number,
             tuple(overrides),
-            name_of(overrides, self.config.hydra.overrides.task),
+            name_of(overrides, as_typed(self.config, "task")),
             folder,
             tuple(command(self.config, number, self.typed(overrides), folder)),
             Path.cwd(),
