@@ -17,9 +17,10 @@ from perdure import wording
 from perdure.build import build
 from perdure.composition import compose
 from perdure.errors import UserError
-from perdure.launch import stop
+from perdure.launch import stop, telling
 
 
+@telling()
 def main(overrides: list[str]) -> None:
     """Make sure that the data of the composed benchmark are on disk, verified."""
     try:

@@ -42,6 +42,7 @@ FLOORS: dict[str, int] = {
     "sync": 6,
     "composition": 6,
     "wording": 6,
+    "sweeps": 6,
     "launch": 6,
 }
 GROUND = {"errors", "config", "distributed", "randomness", "build", "recipes"}

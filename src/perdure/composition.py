@@ -14,6 +14,7 @@ from hydra import compose as _compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
 from perdure.config import Config
@@ -29,7 +30,11 @@ moment: str | None = None
 
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; needed before anything is composed."""
-    ConfigStore.instance().store(name="schema", node=Config)
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    # The plugin's own `optuna` minimises; a file of that name would be checked against it.
+    Plugins.instance()
+    store.store(group="hydra/sweeper", name="optuna", node={"defaults": ["maximize"]})
     OmegaConf.register_new_resolver("run_timestamp", run_timestamp, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("by_buffer_size", by_buffer_size, replace=True)
 

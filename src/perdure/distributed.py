@@ -56,15 +56,20 @@ def join() -> None:
     """
     if world_size() == 1:
         return
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGTERM)  # it died just before it was asked to tell
+    end_with(os.getppid())
     if not is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open as long as the process lives)
         logging.disable(logging.WARNING)
         warnings.simplefilter("ignore")
+
+
+def end_with(parent: int) -> None:
+    """Get SIGTERM (Linux) when the process that started this one dies, however it dies."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)  # it died just before it was asked to tell
 
 
 def scratch() -> str:

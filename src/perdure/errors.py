@@ -17,3 +17,16 @@ class PreemptedError(Exception):
 
 class PeerLostError(Exception):
     """Another rank of the run ended or does not answer; it shows its own error, if it can."""
+
+
+class Leaving(SystemExit):
+    """The process ends, and says why in one sentence.
+
+    Args:
+        sentence: why.
+        status: its exit status.
+    """
+
+    def __init__(self, sentence: str, status: int) -> None:
+        super().__init__(status)
+        self.sentence = sentence

@@ -11,27 +11,29 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from perdure import composition, distributed, manual, rendezvous, wording
 from perdure.checkpoint.lock import RunLock
 from perdure.config import validate
-from perdure.errors import DivergenceError, PeerLostError, PreemptedError, UserError
-from perdure.preemption import RESUMABLE, StopFlag
+from perdure.errors import DivergenceError, Leaving, PeerLostError, PreemptedError, UserError
+from perdure.preemption import RESUMABLE, StopFlag, follow_parent
 from perdure.recipes import notices
 from perdure.resume import Source, expand, good, job_record
+from perdure.sweeps import needs
+from perdure.sweeps.board import concluding
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-_FRESH = {".hydra", "train.log", ".lock"}
+_FRESH = {".hydra", "train.log", ".lock", "console.log"}
 _LOCK_PATIENCE = 30.0
 _SILENT = ("hydra.output_subdir=null", "hydra/job_logging=none")
 """Overrides for the ranks that write nothing."""
@@ -50,9 +52,10 @@ class Launch(Callback):
     @staticmethod
     def _prepare(config: DictConfig, mode: str) -> None:
         try:
-            validate(config)
-            if mode == "sweep" and distributed.world_size() > 1:
-                _require_plain_sweep(config)
+            if mode == "sweep":
+                needs.check(config)  # its jobs are validated one by one
+            else:
+                validate(config)
             moment = rendezvous.known("timestamp") or rendezvous.from_main(
                 "timestamp", lambda: Launch._reserve(config, mode), lasting=True
             )
@@ -150,8 +153,13 @@ def _train(config: DictConfig, folder: Path, flag: StopFlag) -> dict[str, Any]:
             source = good(folder) or source
         elif config.checkpoint.resume is not None:
             source = good(folder)
-    group = folder.parent.name if HydraConfig.get().mode is RunMode.MULTIRUN else None
-    return run(config, folder, overrides, notices(config, overrides), source, flag, group)
+    told = notices(config, overrides)
+    return run(config, folder, overrides, told, source, flag, _sweep_of(HydraConfig.get()))
+
+
+def _sweep_of(hydra: DictConfig) -> str | None:
+    """The name of the sweep that this run is a job of, in whatever process; none for a lone run."""
+    return None if OmegaConf.is_missing(hydra.job, "num") else Path(hydra.sweep.dir).name
 
 
 def _finished(config: DictConfig, folder: Path) -> dict[str, Any] | None:
@@ -209,12 +217,25 @@ def _follow(sentence: str, exit_status: int) -> NoReturn:
     stop(sentence, exit_status)
 
 
+@contextmanager
+def telling() -> Iterator[None]:
+    """Say the sentence with which the process ends."""
+    try:
+        yield
+    except Leaving as leaving:
+        distributed.let_main_speak()
+        print(f"perdure: {leaving.sentence}", file=sys.stderr)
+        raise
+
+
+@telling()
 def command_line(main: Callable[[], Any]) -> None:
     """Run Hydra's `main`; a user's mistake ends in one sentence and exit status 2."""
     distributed.join()
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(manual.text(), end="")
         return
+    follow_parent()
     composition.register()
     traceback_wanted = "HYDRA_FULL_ERROR" in os.environ
     # Without this Hydra prints its own long text and exits with status 1.
@@ -222,25 +243,13 @@ def command_line(main: Callable[[], Any]) -> None:
     try:
         arguments = rendezvous.from_main("arguments", _expanded)
         sys.argv[1:] = arguments if distributed.is_main() else [*arguments, *_SILENT]
-        main()
+        concluding(main)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if traceback_wanted:
             raise
         stop(wording.explain(error))
     except KeyboardInterrupt:
         stop("interrupted", 130)
-
-
-def _require_plain_sweep(config: DictConfig) -> None:
-    """Every process sweeps for itself, so all must come to the same jobs in the same order."""
-    for part, wanted in (("sweeper", "BasicSweeper"), ("launcher", "BasicLauncher")):
-        target = str(config.hydra[part]["_target_"])
-        if not target.endswith(f".{wanted}"):
-            raise UserError(
-                f"hydra/{part} with torchrun: {target.rpartition('.')[2]} would give each process "
-                "jobs of its own; under torchrun only plain sweeps (-m key=a,b) run, one job "
-                "after another"
-            )
 
 
 def _expanded() -> list[str]:
@@ -250,10 +259,8 @@ def _expanded() -> list[str]:
 
 
 def stop(sentence: str, status: int = 2) -> NoReturn:
-    """Say `sentence` and end the process."""
-    distributed.let_main_speak()
-    print(f"perdure: {sentence}", file=sys.stderr)
-    sys.exit(status)
+    """End the process (in a sweep in one process, the job), saying `sentence` last."""
+    raise Leaving(sentence, status)
 
 
 def discard(folder: Path) -> None:

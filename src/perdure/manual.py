@@ -27,10 +27,12 @@ Choose one file of each group (group=option):
 
 {groups}
   experiment: a whole published setting, one of {experiments} below conf/experiment
+  search: a search of hyperparameters by Optuna, with -m: {searches}
 
 Common settings (key=value):
 
   seed=0,1,2                  several seeds, with -m: one run after another
+  hydra/launcher=local        with -m: runs in processes, one a core; also slurm, slurm_local, ray
   buffer.size=200             how many examples the buffer keeps
   optimizer.lr=0.1            learning rate
   dataset.epochs=5            passes over each task
@@ -62,4 +64,5 @@ def text() -> str:
         for group in _GROUPS
     )
     experiments = sum(1 for _ in (CONF / "experiment").rglob("*.yaml"))
-    return _TEXT.format(groups="\n".join(groups), experiments=experiments)
+    searches = ", ".join(sorted(path.stem for path in (CONF / "search").glob("*.yaml")))
+    return _TEXT.format(groups="\n".join(groups), experiments=experiments, searches=searches)

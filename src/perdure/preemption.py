@@ -6,8 +6,12 @@ import os
 import signal
 from types import FrameType
 
+from perdure import distributed
+
 RESUMABLE = 75
 """Exit status of a run that saved its state and can go on (EX_TEMPFAIL)."""
+PARENT = "PERDURE_PARENT"
+"""Environment variable: the process that this one should not outlive."""
 
 
 class StopFlag:
@@ -26,12 +30,18 @@ class StopFlag:
         self.reason = reason
 
     def install(self) -> None:
-        """Listen to SIGTERM, SIGINT and (torchrun would die of it) SIGUSR1 elsewhere."""
-        signals = [signal.SIGTERM, signal.SIGINT]
+        """Listen to SIGTERM, SIGINT, SIGUSR2 and (torchrun would die of it) SIGUSR1 elsewhere.
+
+        Who was asked before, and did not get to it, hands the reason on: in a sweep a signal may
+        come between two runs.
+        """
+        signals = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2]
         if not self._has_agent:
             signals.append(signal.SIGUSR1)
         for number in signals:
-            signal.signal(number, self._asked)
+            before = getattr(signal.signal(number, self._asked), "__self__", None)
+            if isinstance(before, StopFlag) and self.reason is None:
+                self.reason = before.reason
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.reason is not None and not self._has_agent:
@@ -39,3 +49,10 @@ class StopFlag:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
         self.reason = f"stopped by {signal.Signals(number).name}"
+
+
+def follow_parent() -> None:
+    """Be asked to stop (Linux) when the process named by PARENT dies, however it dies."""
+    parent = os.environ.pop(PARENT, None)
+    if parent is not None:
+        distributed.end_with(int(parent))

@@ -36,7 +36,7 @@ FREE = (
 )
 """Keys (and what is below them) that may differ between a checkpoint and the run that goes on."""
 
-_MINE = ("checkpoint.load", "checkpoint.fork", "checkpoint.resume")
+_MINE = ("checkpoint.load", "checkpoint.fork", "checkpoint.resume", "timestamp=")
 
 
 @dataclass(frozen=True)

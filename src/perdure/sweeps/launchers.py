@@ -1,0 +1,236 @@
+"""Where the jobs of a sweep run: what Hydra's launchers have in common here, and each of them.
+
+Hydra's own plugins for joblib, submitit and Ray run a job's function in a worker and wait for all
+in order: the first one that raises ends the waiting, a worker that is killed takes the sweep along,
+and an interrupted run is lost with the pool. Here a job is always `python train.py …` in a process
+of its own (or, by default, a call in this one), and only the scheduling differs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from perdure import rendezvous
+from perdure.errors import Leaving, UserError
+from perdure.preemption import RESUMABLE, StopFlag
+from perdure.sweeps.board import BOARD
+from perdure.sweeps.jobs import Job, Outcome, as_typed, command, finished, name_of, refuse_changed
+from perdure.sweeps.process import JobProcess
+
+log = logging.getLogger("perdure")
+_GLANCE = 0.05
+"""Seconds between two looks at the running jobs."""
+
+
+class SweepLauncher(Launcher):
+    """Runs what is missing of a batch of jobs, and reports on all of it."""
+
+    config: DictConfig
+    hydra_context: HydraContext
+    task_function: TaskFunction
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.config, self.hydra_context = config, hydra_context
+        self.task_function = task_function
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """One return a job; the value of one that did not finish is None.
+
+        Raises:
+            UserError: a job's folder holds another job.
+            Leaving: the sweep was asked to stop, and its jobs have saved what they had.
+        """
+        setup_globals()
+        configs = {
+            initial_job_idx + i: self._config(initial_job_idx + i, overrides)
+            for i, overrides in enumerate(job_overrides)
+        }
+        jobs = [self._job(number, config) for number, config in configs.items()]
+        for job in jobs:
+            refuse_changed(job)
+        BOARD.expect(jobs, self.config.hydra, self.at_once)
+        outcomes = {}
+        # The ranks of a distributed sweep must run the same jobs.
+        before = rendezvous.from_main("finished", lambda: [finished(job.folder) for job in jobs])
+        for job, value in zip(jobs, before, strict=True):
+            if value is not None and configs[job.number].checkpoint.resume is not None:
+                outcomes[job.number] = Outcome(0, "", value, before=True)
+                BOARD.ended(job, outcomes[job.number])
+        missing = [job for job in jobs if job.number not in outcomes]
+        if missing:
+            outcomes |= self.execute(missing, configs)
+        return [_returned(job, outcomes[job.number]) for job in jobs]
+
+    @property
+    def at_once(self) -> str:
+        """How the jobs run, for the sweep's first line."""
+        return ", one after another"
+
+    def execute(self, jobs: Sequence[Job], configs: Mapping[int, DictConfig]) -> dict[int, Outcome]:
+        """Run `jobs`, telling the board; the outcome of each by its number."""
+        raise NotImplementedError
+
+    def _config(self, number: int, overrides: Sequence[str]) -> DictConfig:
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.id = str(number)
+            config.hydra.job.num = number
+        return config
+
+    def _job(self, number: int, config: DictConfig) -> Job:
+        overrides = as_typed(config, "task")
+        folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir)).absolute()
+        return Job(
+            number,
+            tuple(overrides),
+            name_of(overrides, as_typed(self.config, "task")),
+            folder,
+            tuple(command(self.config, number, self.typed(overrides), folder)),
+            Path.cwd(),
+        )
+
+    def typed(self, overrides: list[str]) -> list[str]:
+        """The overrides for a job's own command line."""
+        return overrides
+
+
+def _returned(job: Job, outcome: Outcome) -> JobReturn:
+    # None is no error, so that no sweeper stops at it; Optuna takes it for a failed trial.
+    returned = JobReturn(overrides=list(job.overrides), status=JobStatus.COMPLETED)
+    returned.return_value = outcome.value
+    return returned
+
+
+class OneProcess(SweepLauncher):
+    """One job after another, in this process: what is loaded and imported stays for the next."""
+
+    def execute(self, jobs: Sequence[Job], configs: Mapping[int, DictConfig]) -> dict[int, Outcome]:
+        outcomes = {}
+        for job in jobs:
+            BOARD.started(job)
+            outcomes[job.number] = self._run(configs[job.number])
+            configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+            BOARD.ended(job, outcomes[job.number])
+            if outcomes[job.number].status == RESUMABLE:
+                raise Leaving(outcomes[job.number].reason, RESUMABLE)
+        return outcomes
+
+    def _run(self, config: DictConfig) -> Outcome:
+        since = time.monotonic()
+        try:
+            returned = run_job(
+                self.task_function,
+                config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+                hydra_context=self.hydra_context,
+            )
+        except Leaving as leaving:
+            # The other ranks of a distributed run would wait for this one for ever.
+            if os.environ.get("WORLD_SIZE", "1") != "1":
+                raise
+            return Outcome(int(leaving.code or 0), leaving.sentence, None, _since(since))
+        if returned.status is JobStatus.COMPLETED:
+            return Outcome(0, "", returned.return_value, _since(since))
+        error: BaseException = returned._return_value
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            raise error
+        log.error("the run ended in an error", exc_info=error)
+        return Outcome(1, f"{type(error).__name__}: {error}", None, _since(since))
+
+
+def _since(moment: float) -> float:
+    return time.monotonic() - moment
+
+
+class Local(SweepLauncher):
+    """Each job a process of this machine, several at a time.
+
+    Args:
+        n_jobs: how many at a time; None is one a core that this process may use.
+        threads: CPU threads of each job that sets none of its own.
+        gpus: numbers of the GPUs to share out, each job seeing one; None leaves all to all.
+    """
+
+    def __init__(self, n_jobs: int | None, threads: int, gpus: Sequence[int] | None) -> None:
+        self.n_jobs = _cores() if n_jobs is None else n_jobs
+        self.threads, self.gpus = threads, gpus
+        if self.n_jobs < 1:
+            raise UserError(f"hydra.launcher.n_jobs={n_jobs}: must be 1 or more, or null")
+        self.flag = StopFlag()
+
+    def setup(self, **given: Any) -> None:
+        super().setup(**given)
+        self.flag.install()
+
+    @property
+    def at_once(self) -> str:
+        return f", {self.n_jobs} at a time"
+
+    def typed(self, overrides: list[str]) -> list[str]:
+        return with_threads(overrides, self.threads)
+
+    def execute(self, jobs: Sequence[Job], configs: Mapping[int, DictConfig]) -> dict[int, Outcome]:
+        waiting, free = deque(jobs), deque(range(self.n_jobs))
+        running: dict[int, tuple[Job, JobProcess]] = {}
+        outcomes: dict[int, Outcome] = {}
+        try:
+            while (waiting or running) and not self.flag():
+                while waiting and free:
+                    job, slot = waiting.popleft(), free.popleft()
+                    BOARD.started(job)
+                    running[slot] = (job, JobProcess(job, self._environment(slot)))
+                outcomes |= self._gather(running, free)
+                time.sleep(_GLANCE)
+        finally:
+            for _, process in running.values():
+                process.ask_to_stop()
+            while running:
+                self._gather(running, free)
+                time.sleep(_GLANCE)
+        if self.flag():
+            raise Leaving(str(self.flag()), RESUMABLE)
+        return outcomes
+
+    @staticmethod
+    def _gather(running: dict[int, tuple[Job, JobProcess]], free: deque[int]) -> dict[int, Outcome]:
+        """Those that have ended; their places are free again."""
+        ended = {}
+        for slot, (job, process) in list(running.items()):
+            if (outcome := process.poll()) is not None:
+                BOARD.ended(job, outcome)
+                ended[job.number] = outcome
+                free.append(slot)
+                del running[slot]
+        return ended
+
+    def _environment(self, slot: int) -> dict[str, str]:
+        gpus = {"CUDA_VISIBLE_DEVICES": str(self.gpus[slot % len(self.gpus)])} if self.gpus else {}
+        return {"OMP_NUM_THREADS": str(self.threads), **gpus}
+
+
+def with_threads(overrides: list[str], threads: int) -> list[str]:
+    """`overrides`, and how many CPU threads the job may use if they do not say."""
+    own = any(o.lstrip("+").startswith("threads=") for o in overrides)
+    return overrides if own else [f"threads={threads}", *overrides]
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

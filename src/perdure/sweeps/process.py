@@ -1,0 +1,139 @@
+"""One job in a process of its own: its output goes to a file, its end to the sweep.
+
+A run in its own process cannot take others along, whatever becomes of it, and it is stopped,
+resumed and told of like any other run of `python train.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from perdure.preemption import PARENT
+from perdure.sweeps.jobs import Job, Outcome, finished
+
+CONSOLE = "console.log"
+_TAIL = 20_000
+
+
+class JobProcess:
+    """A job that has been started.
+
+    Args:
+        job: what to run.
+        extra: environment variables for it.
+        command: what to run instead of the job's own command.
+    """
+
+    def __init__(
+        self, job: Job, extra: Mapping[str, str], command: Sequence[str] | None = None
+    ) -> None:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        self._folder = job.folder
+        # Read through the open file: a run that is refused takes its folder away again.
+        self._console = open(job.folder / CONSOLE, "ab+")  # noqa: SIM115
+        self._start = self._console.seek(0, os.SEEK_END)
+        self._since = time.monotonic()
+        self._process = subprocess.Popen(
+            list(command or job.command),
+            cwd=job.cwd,
+            env={**os.environ, **extra, PARENT: str(os.getpid())},
+            stdin=subprocess.DEVNULL,
+            stdout=self._console,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C at the terminal is the sweep's to pass on, once.
+            start_new_session=True,
+        )
+
+    def poll(self) -> Outcome | None:
+        """How the job ended, or None while it runs."""
+        status = self._process.poll()
+        if status is None:
+            return None
+        seconds = time.monotonic() - self._since
+        if status == 0:
+            return Outcome(0, "", finished(self._folder), seconds)
+        return Outcome(status, self._reason(status), None, seconds)
+
+    def ask_to_stop(self) -> None:
+        """Let it finish the step in hand, save and leave."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it now."""
+        self._signal(signal.SIGKILL)
+
+    def wait_for_end(self) -> None:
+        """Return when it has ended; may be called in a signal handler, unlike `poll`."""
+        try:
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            return  # its end has been seen already
+
+    def _signal(self, number: int) -> None:
+        if self._process.returncode is None:
+            try:
+                os.kill(self._process.pid, number)
+            except ProcessLookupError:
+                return
+
+    def _reason(self, status: int) -> str:
+        if status < 0:
+            return f"killed by {signal.Signals(-status).name}"
+        end = self._console.seek(0, os.SEEK_END)
+        self._console.seek(max(self._start, end - _TAIL))
+        lines = self._console.read().decode(errors="replace").strip().splitlines()
+        said = [line for line in lines if line.startswith("perdure: ")]
+        last = said[-1].removeprefix("perdure: ") if said else (lines or [""])[-1].strip()
+        return last or f"exit status {status}"
+
+
+class Worker:
+    """Runs one job to its end, wherever a cluster's scheduler has put this process."""
+
+    def __init__(self) -> None:
+        self._process: JobProcess | None = None
+
+    def __call__(self, job: Job, requeued: bool = False) -> Outcome:
+        """Run `job`; one that was requeued goes on from its newest checkpoint."""
+        requeued = requeued or os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+        command = going_on(job) if requeued else job.command
+        process = self._process = JobProcess(job, {}, command)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: process.ask_to_stop())
+        try:
+            while (outcome := process.poll()) is None:
+                time.sleep(0.1)
+        except BaseException:
+            process.ask_to_stop()
+            process.wait_for_end()
+            raise
+        return outcome
+
+    def checkpoint(self, job: Job, requeued: bool = False) -> Any:
+        """Save, and say how to go on: submitit asks before the time is up or on preemption."""
+        from submitit.helpers import DelayedSubmission
+
+        if self._process is not None:
+            self._process.ask_to_stop()
+            self._process.wait_for_end()
+        return DelayedSubmission(Worker(), job, requeued=True)
+
+
+def going_on(job: Job) -> list[str]:
+    """The job's command, going on where its folder holds a checkpoint."""
+    if not any((job.folder / "checkpoints").glob("*.json")):
+        return list(job.command)
+    mine = ("checkpoint.load=", "checkpoint.resume=")
+    return [*(a for a in job.command if not a.startswith(mine)), "checkpoint.resume=auto"]
+
+
+def console_of(folder: Path) -> Path:
+    """Where the output of a job's process is."""
+    return folder / CONSOLE
