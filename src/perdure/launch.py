@@ -157,7 +157,7 @@ def _train(config: DictConfig, folder: Path, flag: StopFlag) -> dict[str, Any]:
     return run(config, folder, overrides, told, source, flag, _sweep_of(HydraConfig.get()))
 
 
-def _sweep_of(hydra: DictConfig) -> str | None:
+def _sweep_of(hydra: Any) -> str | None:
     """The name of the sweep that this run is a job of, in whatever process; none for a lone run."""
     return None if OmegaConf.is_missing(hydra.job, "num") else Path(hydra.sweep.dir).name
 
