@@ -30,6 +30,7 @@ class Blobs:
     def __init__(self, directory: Path, url: str) -> None:
         self.directory, self.url = directory, url
         directory.mkdir(parents=True, exist_ok=True)
+        self.stored: list[str] = []  # every blob that was put, in order
         self._md5: dict[str, str] = {}  # blob -> base64, "" for anything
         self._partial = count()
         self._lock = threading.Lock()
@@ -73,6 +74,7 @@ class Blobs:
             if self._md5[blob] not in ("", md5):
                 raise RefusedError(f"BadDigest: {md5} arrived, not {self._md5[blob]}", 400)
             os.replace(partial, self.path(blob))
+            self.stored.append(blob)
         finally:
             partial.unlink(missing_ok=True)
         return True

@@ -158,6 +158,10 @@ class StandIn:
         rows = self.history(project, run_id)
         return [row[key] for row in rows if key in row and (having or key) in row]
 
+    def uploads(self, kind: str = "blob") -> int:
+        """How many uploads were kept: of artifacts' files (`blob`), `manifest`s or `run` files."""
+        return sum(name.startswith(f"{kind}-") for name in self.root.blobs.stored)
+
     def wait_for(self, name: str, n: int = 1, timeout: float = 60, since: int = 0) -> None:
         """Until `n` requests of that name have arrived after the first `since` of the log."""
         self.wait_until(

@@ -26,6 +26,7 @@ def test_down_refuses_and_up_has_everything(wandb_server: StandIn) -> None:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", wandb_server.port))
         time.sleep(1.5)  # the client sends every second
+        assert len(wandb_server.history("cl", "r1")) == 1
         run.log({"global_step": 50})
         threading.Timer(0.5, wandb_server.up).start()
     assert wandb_server.values("cl", "r1", "global_step") == [*range(51)]
@@ -86,8 +87,10 @@ def test_an_artifact_fails_at_once(
 @pytest.mark.parametrize("how", [{"status": 500}, {"lose": True}], ids=["500", "lost answer"])
 def test_rows_arrive_once(wandb_server: StandIn, how: dict[str, int]) -> None:
     with start() as run:
+        run.log({"global_step": 0})
+        wandb_server.wait_until(lambda: len(wandb_server.history("cl", "r1")) == 1)
         wandb_server.fault("file_stream", **how, times=1)
-        for step in range(20):
+        for step in range(1, 20):
             run.log({"global_step": step})
     assert wandb_server.values("cl", "r1", "global_step") == [*range(20)]
 
@@ -139,25 +142,37 @@ def test_a_download_that_is_corrupt(wandb_server: StandIn, tmp_path: Path) -> No
 UPLOADS = """
 import pathlib, wandb
 run = wandb.init(project="cl", id="r1")
-pathlib.Path("model.bin").write_bytes(b"1" * 1_000_000)
+pathlib.Path("model.bin").write_bytes(b"1" * 20_000_000)
 made = wandb.Artifact("ckpt", "checkpoint")
 made.add_file("model.bin")
 run.log_artifact(made).wait()
 """
 
 
-def test_a_client_killed_at_its_commit(wandb_server: StandIn, tmp_path: Path) -> None:
-    """What was uploaded stays, nothing is a version, and the same again takes it up."""
+@pytest.mark.parametrize(
+    ("where", "how"),
+    [("PUT storage", {}), ("CommitArtifact", {"cut": 0})],
+    ids=["upload", "commit"],
+)
+def test_a_client_killed_on_the_way(
+    wandb_server: StandIn, tmp_path: Path, where: str, how: dict[str, int]
+) -> None:
+    """Nothing is a version, half a file is no file, and the same again takes up the whole one."""
     gate = threading.Event()
-    wandb_server.fault("CommitArtifact", hold=gate, cut=0, times=1)
+    wandb_server.fault(where, hold=gate, **how)
     with machine(wandb_server, tmp_path, UPLOADS):  # killed at the end
-        wandb_server.wait_for("CommitArtifact")
+        wandb_server.wait_for("CreateArtifactFiles")
+        wandb_server.wait_for(where, since=wandb_server.log.index("CreateArtifactFiles"))
+    wandb_server.faults.clear()
     gate.set()
     assert wandb_server.project("cl").sequences["ckpt"].versions == []
-    sent = wandb_server.log.count("PUT storage")
+    kept = len(list(wandb_server.directory.glob("blob-*")))
+    assert kept == (where == "CommitArtifact")
     with start(resume="allow") as run:
-        logged = run.log_artifact(artifact(tmp_path, b"1" * 1_000_000)).wait()
-        assert (logged.version, wandb_server.log.count("PUT storage")) == ("v0", sent + 1)
+        run.log_artifact(artifact(tmp_path, b"1" * 20_000_000)).wait()
+    assert wandb_server.uploads("blob") == 1
+    (made,) = wandb_server.project("cl").sequences["ckpt"].versions
+    assert made.read("model.bin") == b"1" * 20_000_000
 
 
 def test_waiting_ends(wandb_server: StandIn) -> None:

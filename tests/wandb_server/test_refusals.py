@@ -197,23 +197,24 @@ def rows(offset: int, *steps: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("body", "problem"),
+    ("body", "held", "problem"),
     [
-        (rows(1, 1, 2), ""),
-        (rows(2, 2, 3), ""),
-        (rows(1, 9), 'row 1 was {"_step": 1} and is overwritten by {"_step": 9}'),
-        (rows(4, 4), "rows 2…3 are missing"),
-        (rows(2, 0), "step 0 comes after step 1"),
+        (rows(1, 1, 2), [0, 1, 2], ""),
+        (rows(2, 2, 3), [0, 1, 2, 3], ""),
+        (rows(1, 9), [0, 9], 'row 1 was {"_step": 1} and is overwritten by {"_step": 9}'),
+        (rows(4, 4), [0, 1, 4], "rows 2…3 are missing"),
+        (rows(2, 0), [0, 1, 0], "step 0 comes after step 1"),
     ],
     ids=["repeated", "next", "overwriting", "gap", "step back"],
 )
 def test_rows_that_are_lost_are_told(
-    wandb_server: StandIn, body: dict[str, Any], problem: str
+    wandb_server: StandIn, body: dict[str, Any], held: list[int], problem: str
 ) -> None:
     mutate(wandb_server, "upsertBucket", modelName="cl", name="r1")
     stream = "/files/tester/cl/r1/file_stream"
     assert post(wandb_server, stream, rows(0, 0, 1))[0] == 200
     assert post(wandb_server, stream, body)[0] == 200
+    assert wandb_server.values("cl", "r1", "_step") == held
     assert problem in "".join(wandb_server.problems)
     assert bool(problem) == bool(wandb_server.problems)
     wandb_server.problems.clear()

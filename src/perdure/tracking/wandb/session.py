@@ -20,6 +20,8 @@ from perdure.tracking.wandb.rows import AXES, ORDER
 NO_KEY = "no API key is configured (`wandb login`, or WANDB_API_KEY)"
 REQUEST_SECONDS = 10
 """How long the server may take to answer a request."""
+_SEND_SECONDS = 5
+"""How often rows go to the server (the client's own is 15, too slow for whoever watches)."""
 _RETRIES = 3
 """Attempts within one call of the client; the mirror itself tries again later, with pauses."""
 
@@ -210,6 +212,7 @@ class Session:
                 stop_fn=self._on_stop,
                 # What is not flushed when the process is killed is lost; the default is 15 s.
                 x_transaction_log_flush_interval=1,
+                x_file_stream_transmit_interval=_SEND_SECONDS,
                 x_graphql_retry_max=_RETRIES,
                 x_file_transfer_retry_max=_RETRIES,
             ),
