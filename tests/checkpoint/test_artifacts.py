@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,35 @@ def test_what_is_there_is_not_fetched_again(hurried: StandIn, run: RunFolder, ca
     asked = len(hurried.log)
     assert artifacts.fetch(named("v1"), cache) == first  # within a process: not even asked for
     assert len(hurried.log) == asked
+
+
+def test_ranks_that_want_the_same_fetch_it_once(
+    hurried: StandIn, run: RunFolder, cache: Path, tmp_path: Path
+) -> None:
+    before = downloads(hurried)
+    get(named("latest"), tmp_path / "alone")
+    once, found = downloads(hurried) - before, list[Fetched]()
+    go = threading.Event()
+    hurried.fault("GET storage", hold=go)
+    ranks = [
+        threading.Thread(target=lambda: found.append(artifacts.fetch(named("latest"), cache)))
+        for _ in range(3)
+    ]
+    asked = len(hurried.log)
+    for rank in ranks:
+        rank.start()
+    # Each asks for the version before it looks whether it is there.
+    hurried.wait_for("ArtifactMembershipByName", 3, since=asked)
+    hurried.wait_for("GET storage", since=asked)
+    go.set()
+    for rank in ranks:
+        rank.join()
+    assert downloads(hurried) == before + 2 * once
+    assert found == [found[0]] * 3
+    assert files.verify(found[0].path)
+    assert sorted(p.name for p in found[0].path.parent.parent.parent.iterdir()) == [
+        found[0].path.parent.parent.name
+    ]
 
 
 @pytest.mark.parametrize("what", ["damaged", "lost-results"])
