@@ -153,10 +153,10 @@ def _place(record: Record, project: str | None, entity: str | None, folder: Path
 
 def _pack(folder: Path, record: Record, outbox: Outbox) -> None:
     """Put into the outbox what the folder keeps and W&B lacks: a state once, with all its names."""
-    known = {one["sha256"] for one in record.sent}
-    known |= {parcel.about.get("sha256") for parcel in outbox.waiting()}
+    waiting = [p.about["sha256"] for p in outbox.waiting() if p.checkpoint is not None]
+    known = {*waiting, *(one["sha256"] for one in record.sent)}
     full = [entry for entry in entries(folder_of(folder)) if entry.full]
-    last = None
+    last = waiting[-1] if waiting else None
     for entry in full:
         sha256 = _hash_of(entry)
         # The newest always closes the row: `latest` must not stay with what is sent after it.
