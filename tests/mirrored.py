@@ -22,6 +22,11 @@ from perdure.tracking.wandb.session import Limits, Session
 PROJECT = "cl"
 STEPS = 10
 """Steps of a task."""
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c"
+    "63f8ffff3f0005fe02fe0def46b80000000049454e44ae426082"
+)
+"""A picture."""
 
 
 @pytest.fixture

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import perdure
 from perdure.build import locate
@@ -62,6 +65,31 @@ def test_a_benchmark_brings_its_backbone_and_the_user_may_choose_another() -> No
         pytest.param(["threads=0"], "threads=0", id="threads"),
         pytest.param(["checkpoint.name=a/b"], "checkpoint.name=a/b", id="name"),
         pytest.param(["model=er-ace", "training=joint"], "er-ace", id="joint"),
+        pytest.param(
+            ["tracking=wandb", "tracking.wandb.finish_seconds=0"],
+            "tracking.wandb.finish_seconds=0",
+            id="wandb-seconds",
+        ),
+        pytest.param(
+            ["tracking=wandb", "tracking.wandb.project=a/b"],
+            "tracking.wandb.project=a/b: must not be empty or hold",
+            id="wandb-project",
+        ),
+        pytest.param(
+            ["tracking=wandb", "tracking.wandb.project=''"],
+            "tracking.wandb.project=: must not be empty",
+            id="wandb-no-project",
+        ),
+        pytest.param(
+            ["tracking=wandb", "tracking.wandb.entity='my team'"],
+            "tracking.wandb.entity=my team: must not be empty or hold",
+            id="wandb-entity",
+        ),
+        pytest.param(
+            ["tracking=wandb", "+tracking.wandb.typo=1"],
+            "tracking.wandb.typo: there is no such key",
+            id="wandb-added-key",
+        ),
         pytest.param(["+typo=1"], "typo: there is no such key", id="added-key"),
         pytest.param(["+dataset.typo=1"], "dataset.typo: there is no such key", id="added-below"),
     ],
@@ -69,6 +97,36 @@ def test_a_benchmark_brings_its_backbone_and_the_user_may_choose_another() -> No
 def test_what_makes_no_sense_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         validate(perdure.compose(*overrides))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        pytest.param("tracking.wandb.mode=sometimes", id="mode"),
+        pytest.param("tracking.wandb.on_error=ignore", id="on-error"),
+        pytest.param("tracking.wandb.tags=one", id="tags"),
+        pytest.param("tracking.wandb.finish_seconds=soon", id="seconds"),
+        pytest.param("tracking.wandb.projekt=cl", id="unknown"),
+    ],
+)
+def test_how_wandb_is_used_has_its_types(override: str) -> None:
+    validate(perdure.compose("tracking=wandb"))
+    with pytest.raises((UserError, HydraException, OmegaConfBaseException)):
+        validate(perdure.compose("tracking=wandb", override))
+
+
+@pytest.mark.parametrize("word", ["offline", "disable", "raise"])
+def test_what_a_failure_of_wandb_means_is_one_word(word: str) -> None:
+    config = perdure.compose("tracking=wandb", f"tracking.wandb.on_error={word}")
+    validate(config)
+    plain = OmegaConf.to_container(config.tracking, enum_to_str=True)
+    assert isinstance(plain, dict)
+    assert plain["wandb"]["on_error"] == word
+
+
+def test_nothing_is_mirrored_unless_it_is_wanted() -> None:
+    assert perdure.compose().tracking.wandb is None
+    assert perdure.compose("tracking=wandb").tracking.console is perdure.compose().tracking.console
 
 
 def test_a_method_without_replay_has_no_buffer() -> None:

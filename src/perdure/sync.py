@@ -52,7 +52,7 @@ def sync(
     lock.acquire()
     try:
         record = records.load(folder) or _new_record(folder, results, project or "perdure", entity)
-        _require_same(record, project, entity, folder)
+        _place(record, project, entity, folder)
         outbox = Outbox(folder)
         if artifacts:
             _pack(folder, record, outbox)
@@ -136,12 +136,15 @@ def _args(folder: Path) -> dict[str, Any]:
     return dict(args)
 
 
-def _require_same(record: Record, project: str | None, entity: str | None, folder: Path) -> None:
+def _place(record: Record, project: str | None, entity: str | None, folder: Path) -> None:
+    """A run that W&B does not know yet goes where one says; any other stays where it is."""
+    if record.url is None:
+        record.project, record.entity = project or record.project, entity or record.entity
     for key, wanted, known in (
         ("project", project, record.project),
         ("entity", entity, record.entity),
     ):
-        if wanted is not None and known is not None and wanted != known:
+        if wanted is not None and wanted != known:
             raise UserError(
                 f"{folder}: is mirrored in {key} {known}, so not in {wanted}; remove "
                 f"{folder / records.NAME} to send it as a new run"
@@ -150,10 +153,10 @@ def _require_same(record: Record, project: str | None, entity: str | None, folde
 
 def _pack(folder: Path, record: Record, outbox: Outbox) -> None:
     """Put into the outbox what the folder keeps and W&B lacks: a state once, with all its names."""
-    known = {one["sha256"] for one in record.sent}
-    known |= {parcel.about.get("sha256") for parcel in outbox.waiting()}
+    waiting = [p.about["sha256"] for p in outbox.waiting() if p.checkpoint is not None]
+    known = {*waiting, *(one["sha256"] for one in record.sent)}
     full = [entry for entry in entries(folder_of(folder)) if entry.full]
-    last = None
+    last = waiting[-1] if waiting else None
     for entry in full:
         sha256 = _hash_of(entry)
         # The newest always closes the row: `latest` must not stay with what is sent after it.

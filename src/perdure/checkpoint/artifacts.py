@@ -31,6 +31,8 @@ _WEIGHTS = (".pt", ".pth", ".ckpt", ".bin")
 _TIMEOUT = 20  # seconds for one answer
 _PAUSES = (0.5, 2.0, 8.0)
 _TOLD = 12
+Flaw = Callable[[Path], str | None]
+"""What is wrong with a file that has arrived, if anything is."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def _digests(version: Any) -> tuple[str, ...]:
 
 
 def _shown(version: Any) -> str:
-    aliases = [a for a in version.aliases if a != version.version]
+    aliases = sorted(a for a in version.aliases if a != version.version)
     return f"{version.version} ({', '.join(aliases)})" if aliases else str(version.version)
 
 
@@ -208,27 +210,21 @@ class _Download:
             if ours:
                 self._take_ours(target, part)
             else:
-                self._get(self.artifact, file, target, None)
+                self._get(self.artifact, file, target, lambda path: None)
             shutil.rmtree(self.folder, ignore_errors=True)
             publish(part, self.folder, "PERDURE_CACHE")
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
     def _take_ours(self, target: Path, part: Path) -> None:
-        sidecar = files.sidecar(target)
-        self._get(self.artifact, sidecar.name, sidecar, None)
-        try:
-            told = json.loads(sidecar.read_text())["sha256"]
-        except (ValueError, KeyError, TypeError):
-            told = None
-        if told != self.metadata.get("sha256"):
-            raise UserError(f"{self.address}: its sidecar is not that of its checkpoint")
-        self._get(self.artifact, target.name, target, told)
+        sidecar, known = files.sidecar(target), str(self.metadata.get("sha256"))
+        self._get(self.artifact, sidecar.name, sidecar, _sidecar_of(known))
+        self._get(self.artifact, target.name, target, _hashed(known))
         results = self._results()
         if results:
             source = _Collection(self.address, self.name).named(str(self.metadata.get("results")))
             for name, known in results.items():
-                self._get(source, name, part / name, known)
+                self._get(source, name, part / name, _hashed(known))
 
     def _results(self) -> dict[str, str]:
         """Files of the results that belong to the checkpoint → their SHA-256."""
@@ -248,7 +244,7 @@ class _Download:
         told = ", ".join(names[:_TOLD])
         raise UserError(f"{self.address}: {what} (wandb://{self.name}/FILE): {told}")
 
-    def _get(self, artifact: Any, name: str, target: Path, known: str | None) -> None:
+    def _get(self, artifact: Any, name: str, target: Path, flaw: Flaw) -> None:
         """One file, asked for again when it breaks off or is not what it should be."""
         reasons: list[str] = []
         for pause in (0.0, *_PAUSES):
@@ -258,12 +254,10 @@ class _Download:
                 if (ref := artifact.get_entry(name).ref) is not None:
                     raise UserError(f"{self.address}: {name} is a mere reference to {ref}")
                 artifact.download(root=str(fresh), skip_cache=True, path_prefix=name)
-                got = fresh / name
-                if known is not None and (found := digest(got)) != known:
-                    reasons.append(f"its SHA-256 is {found}, not {known}")
-                    continue
-                os.replace(got, target)
-                return
+                if (what := flaw(fresh / name)) is None:
+                    os.replace(fresh / name, target)
+                    return
+                reasons.append(what)
             except UserError:
                 raise
             except KeyError as error:
@@ -275,3 +269,23 @@ class _Download:
         raise UserError(
             f"{self.address}: {name} could not be fetched: {'; '.join(dict.fromkeys(reasons))}"
         )
+
+
+def _hashed(known: str) -> Flaw:
+    def flaw(path: Path) -> str | None:
+        found = digest(path)
+        return None if found == known else f"its SHA-256 is {found}, not {known}"
+
+    return flaw
+
+
+def _sidecar_of(known: str) -> Flaw:
+    def flaw(path: Path) -> str | None:
+        try:
+            if json.loads(path.read_text())["sha256"] == known:
+                return None
+        except (ValueError, KeyError, TypeError):
+            pass
+        return "it is not that of the checkpoint"
+
+    return flaw

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from mirrored import PROJECT, RunFolder, line, lines, open_mirror, orders
+from mirrored import PIXEL, PROJECT, RunFolder, line, lines, open_mirror, orders
 from wandb_server import StandIn
 
 from perdure.checkpoint import format as files
@@ -126,12 +126,6 @@ def test_a_finished_run_has_its_matrix_and_summary_once(
     assert summary["best/class_il/avg_acc"] == pytest.approx(0.9)
     assert summary["last/class_il/avg_acc"] == pytest.approx(0.85)
     assert (summary["status"], summary["tasks_done"]) == ("finished", 2)
-
-
-PIXEL = bytes.fromhex(
-    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c"
-    "63f8ffff3f0005fe02fe0def46b80000000049454e44ae426082"
-)
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted"])

@@ -185,6 +185,20 @@ def test_the_end_waits_for_so_long_only(
     play.over()
 
 
+def test_the_end_does_not_wait_for_the_last_question_either(
+    hurried: StandIn, folder: RunFolder, held: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perdure.tracking.wandb.session.REQUEST_SECONDS", 60)
+    hurried.fault("Run", hold=held)
+    play = Play(folder, finish_seconds=2, artifacts=False)
+    play.start()
+    hurried.wait_for("file_stream")
+    play.end()
+    assert play.said[-1] == f"W&B: not done after 2 s; {play.sync} sends the rest"
+    held.set()
+    play.over()
+
+
 # --- failures -------------------------------------------------------------------------------------
 
 
