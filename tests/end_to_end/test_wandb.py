@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ranks_of
 from kit import assert_same, without_clock
 from process import run_folder, train_in
 from wandb_runs import (
@@ -195,10 +196,10 @@ def test_a_folder_that_stands_further_is_not_set_back(
     assert "another run is there" in done.stderr
 
 
-def test_a_sweep_in_one_process_is_one_group_of_runs(wandb_server: StandIn, tmp_path: Path) -> None:
-    done = train_in(
-        tmp_path, "-m", *MIRRORED, *SHORT, "model=sgd,er", env=machine(wandb_server, tmp_path)
-    )
+@pytest.mark.parametrize("launcher", ["one_process", "local"])
+def test_a_sweep_is_one_group_of_runs(wandb_server: StandIn, tmp_path: Path, launcher: str) -> None:
+    how = ("-m", f"hydra/launcher={launcher}", "model=sgd,er")
+    done = train_in(tmp_path, *how, *MIRRORED, *SHORT, env=machine(wandb_server, tmp_path))
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "outputs").iterdir()
     runs = [wandb_server.run(PROJECT, record_of(sweep / job)["id"]) for job in ("0", "1")]
@@ -227,6 +228,19 @@ def test_preemption_and_auto_resume_are_one_run(wandb_server: StandIn, tmp_path:
     assert wandb_server.run(PROJECT, run_id).state == "finished"
     steps = server_steps(wandb_server, folder)
     assert steps == [row["global_step"] for row in rows_of(folder) if row["kind"] == "step"]
+
+
+def test_ranks_that_are_started_anew_are_one_run(wandb_server: StandIn, tmp_path: Path) -> None:
+    command = ranks_of.torchrun(2, "--max-restarts=1")
+    where = (*MIRRORED, *ranks_of.SHORT, "dataset.iterations=400", "hydra.run.dir=run")
+    process = ranks_of.start(tmp_path, command, *where)
+    run = tmp_path / "run"
+    ranks_of.until(lambda: ranks_of.saved(run) >= 100)
+    os.kill(ranks_of.workers(process.pid)[1], signal.SIGKILL)
+    assert ranks_of.finish(process) == 0, (tmp_path / "stderr").read_text()
+    assert json.loads((run / "results.json").read_text())["resumes"]
+    assert len(wandb_server.project(PROJECT).run_by_name) == 1
+    require_every_row_once(wandb_server, run)
 
 
 def test_stop_on_the_runs_page_saves_and_leaves(wandb_server: StandIn, tmp_path: Path) -> None:
