@@ -4,6 +4,7 @@ python scripts/benchmark.py                             both loops in turn, in o
 python scripts/benchmark.py --model derpp --avalanche
 python scripts/benchmark.py --phases                    whole `python train.py` runs, by phase
 python scripts/benchmark.py --phases seq-mnist perm-mnist --runs 5
+python scripts/benchmark.py --cost-of tracking=wandb tracking.wandb.mode=offline
 
 Figures are CPU seconds on one thread. The loops train on the same task in turn, a chunk of steps
 each, so that whatever else the machine does meets all alike; a ratio is the median over the rounds.
@@ -26,7 +27,7 @@ import textbook
 from omegaconf import OmegaConf
 from processes import table
 from torch import Tensor
-from whole_runs import phases_table, spread, whole_runs
+from whole_runs import paired, paired_table, phases_table, spread, whole_runs
 
 from perdure.build import build
 from perdure.composition import compose
@@ -55,7 +56,10 @@ class Loop(Protocol):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what `arguments` ask for, and print it."""
     options = _options(arguments)
-    if options.phases is not None:
+    if options.cost_of:
+        report = paired("seq-mnist", options.model, options.runs, options.cost_of)
+        shown = paired_table(report)
+    elif options.phases is not None:
         report = whole_runs(options.phases or ["seq-mnist"], options.model, options.runs)
         shown = phases_table(report)
     else:
@@ -76,6 +80,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--avalanche", action="store_true", help="also against Avalanche (er only)")
     parser.add_argument(
         "--phases", nargs="*", metavar="DATASET", help="measure whole runs (default: seq-mnist)"
+    )
+    parser.add_argument(
+        "--cost-of", nargs="+", metavar="OVERRIDE", help="whole runs on seq-mnist with and without"
     )
     parser.add_argument("--runs", type=_positive, default=3, help="whole runs of each data set")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")

@@ -39,6 +39,27 @@ def whole_runs(
     return report
 
 
+def paired(dataset: str, model: str, runs: int, overrides: Sequence[str]) -> dict[str, Any]:
+    """Runs without and with `overrides` in turn; how many times as much CPU time these take."""
+    chosen = [f"model={model}", f"dataset={dataset}", "device=cpu"]
+    pairs = [(_whole_run(chosen), _whole_run([*chosen, *overrides])) for _ in range(runs)]
+    key = "whole process"
+    return {
+        "overrides": list(overrides),
+        "without": spread([before[key] for before, _ in pairs]),
+        "with": spread([after[key] for _, after in pairs]),
+        "ratio": spread([after[key] / before[key] for before, after in pairs]),
+    }
+
+
+def paired_table(report: dict[str, Any]) -> str:
+    """What `paired` gives, for a person."""
+    named = {"without": report["without"], " ".join(report["overrides"]): report["with"]}
+    rows: list[Sequence[str]] = [("CPU s, one thread", "min", "median", "max")]
+    rows += [(name, *_cells(figures)) for name, figures in named.items()]
+    return table([*rows, ("times as much", *_cells(report["ratio"]))])
+
+
 def _whole_run(overrides: Sequence[str]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder, log = Path(name) / "run", Path(name) / "log"

@@ -1,4 +1,4 @@
-"""Real MNIST for every test, whole and in small; and the limit of a χ² test."""
+"""Real MNIST for every test, whole and in small; a W&B server; the limit of a χ² test."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from wandb_server.fixtures import wandb_server
 
 from perdure.datasets.arrays import Arrays, Split
 from perdure.datasets.sources import MNIST
+
+__all__ = ["wandb_server"]
 
 torch.set_num_threads(1)
 

@@ -38,6 +38,8 @@ FLOORS: dict[str, int] = {
     "parallel": 6,
     "preemption": 0,
     "notebook": 6,
+    "recorders": 6,
+    "sync": 6,
     "composition": 6,
     "wording": 6,
     "launch": 6,

@@ -128,12 +128,43 @@ class CheckpointConfig:
     take_buffer: bool = False
 
 
+class WandbMode(Enum):
+    """Mirrored as it runs, sent later by a script, or not at all."""
+
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+# "raise" is a keyword, so no class body can hold it.
+OnError = Enum("OnError", {"offline": "offline", "disable": "disable", "raise": "raise"})
+"""When W&B fails: leave the rest to a later sync, give W&B up, or end the run."""
+
+
+@dataclass
+class WandbConfig:
+    """The run of Weights & Biases that mirrors this one."""
+
+    mode: WandbMode | None = None
+    entity: str | None = None
+    project: str = "perdure"
+    name: str | None = None
+    group: str | None = None
+    job_type: str = "train"
+    tags: list[str] = field(default_factory=list)
+    notes: str | None = None
+    artifacts: bool = True
+    on_error: OnError = OnError.offline
+    finish_seconds: float = 60.0
+
+
 @dataclass
 class TrackingConfig:
     """How a run is shown and recorded."""
 
     console: Screen = Screen.auto
     plot_every_seconds: float = 10.0
+    wandb: WandbConfig | None = None
 
 
 @dataclass
@@ -222,6 +253,7 @@ def validate(config: DictConfig) -> None:
             "checkpoint.load with checkpoint.resume: the first names a checkpoint, the second "
             "looks for one in the run's own folder; give one of them"
         )
+    _check_wandb(config)
     if "/" in config.checkpoint.name:
         raise UserError(
             f"checkpoint.name={config.checkpoint.name}: is the start of file names, so it cannot "
@@ -229,6 +261,22 @@ def validate(config: DictConfig) -> None:
         )
     _check_processes(config)
     _check_model(config)
+
+
+def _check_wandb(config: DictConfig) -> None:
+    wandb = config.tracking.wandb
+    if wandb is None:
+        return
+    if not wandb.finish_seconds > 0:
+        raise UserError(
+            f"tracking.wandb.finish_seconds={wandb.finish_seconds}: must be above 0 (seconds)"
+        )
+    for key, bad in (("project", "/\\#?%:"), ("entity", "/\\#?%: ")):
+        value = wandb[key]
+        if value is not None and (not value or set(value) & set(bad)):
+            raise UserError(
+                f"tracking.wandb.{key}={value}: must not be empty or hold any of {' '.join(bad)}"
+            )
 
 
 def _check_keys(node: DictConfig, schema: type, prefix: str) -> None:
@@ -241,7 +289,9 @@ def _check_keys(node: DictConfig, schema: type, prefix: str) -> None:
             )
         part = known.get(key)
         if isinstance(part, type) and is_dataclass(part):
-            _check_keys(node[key], part, f"{key}.")
+            _check_keys(node[key], part, f"{prefix}{key}.")
+    if schema is TrackingConfig and node.wandb is not None:
+        _check_keys(node.wandb, WandbConfig, f"{prefix}wandb.")
 
 
 def _check_processes(config: DictConfig) -> None:

@@ -13,8 +13,11 @@ import torch
 from omegaconf import DictConfig
 
 import perdure
+from perdure.checkpoint import format as files
+from perdure.checkpoint.ledger import folder_of
 from perdure.errors import UserError
 from perdure.resume import Source, local
+from perdure.tracking.wandb import record as records
 from perdure.training.trainer import Trainer
 
 _METRICS = "metrics.jsonl"
@@ -44,18 +47,36 @@ def go_on(trainer: Trainer, source: Source, folder: Path | None) -> list[str]:
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{source.path}: does not fit this configuration ({reason})") from error
-    history = source.run / _METRICS
-    in_its_run = source.path.parent.name == "checkpoints" and history.is_file()
-    if source.fork and folder is not None and in_its_run:
-        shutil.copyfile(history, folder / _METRICS)
+    if folder is not None:
+        _settle_in(source, folder)
     facts = trainer.state.results.facts
     before = source.state["results"]["summary"].get("resumes", [])
-    entry = {"from": str(source.path), "at": datetime.now().isoformat(timespec="seconds")}
+    entry = {"from": source.origin, "at": datetime.now().isoformat(timespec="seconds")}
     facts["resumes"] = [*before, {**entry, "fork": source.fork}]
     at = trainer.position
     where = f"task {at.task}, epoch {at.epoch}, step {at.step} (global step {at.global_step})"
     verb = "a fork of" if source.fork else "goes on from"
-    return [f"{verb} {source.path} at {where}"]
+    return [f"{verb} {source.origin} at {where}"]
+
+
+def _settle_in(source: Source, folder: Path) -> None:
+    """Bring what belongs to the checkpoint into the folder in which the run goes on."""
+    there = source.path.parent.parent
+    history = there / _METRICS
+    if source.path.parent.name != "checkpoints" or there.resolve() == folder.resolve():
+        return
+    if history.is_file():
+        shutil.copyfile(history, folder / _METRICS)
+    if source.fork:
+        return
+    home = folder_of(folder)
+    files.make_folder(home)
+    if not files.sidecar(home / source.path.name).exists():
+        about = files.verify(source.path)
+        files.link(source.path, home / source.path.name, about)
+    if source.run_id and source.artifact and records.load(folder) is None:
+        entity, project, _ = source.artifact.split("/")
+        records.Record(id=source.run_id, project=project, entity=entity).save(folder)
 
 
 def changes(now: Mapping[str, str], source: Source) -> Iterator[str]:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
@@ -149,7 +150,8 @@ def _train(config: DictConfig, folder: Path, flag: StopFlag) -> dict[str, Any]:
             source = good(folder) or source
         elif config.checkpoint.resume is not None:
             source = good(folder)
-    return run(config, folder, overrides, notices(config, overrides), source, flag)
+    group = folder.parent.name if HydraConfig.get().mode is RunMode.MULTIRUN else None
+    return run(config, folder, overrides, notices(config, overrides), source, flag, group)
 
 
 def _finished(config: DictConfig, folder: Path) -> dict[str, Any] | None:

@@ -39,6 +39,7 @@ Common settings (key=value):
   training.precision=bf16     mixed precision
   checkpoint.save=true        keep a full checkpoint after every task
   checkpoint.load=latest      go on with the run that saved last
+  tracking=wandb              mirror the run to Weights & Biases
   device=cuda:1               where to train
 
 Examples:

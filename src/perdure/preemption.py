@@ -21,6 +21,10 @@ class StopFlag:
     def __call__(self) -> str | None:
         return self.reason
 
+    def ask(self, reason: str) -> None:
+        """Ask the run to leave, as a signal would."""
+        self.reason = reason
+
     def install(self) -> None:
         """Listen to SIGTERM, SIGINT and (torchrun would die of it) SIGUSR1 elsewhere."""
         signals = [signal.SIGTERM, signal.SIGINT]

@@ -10,7 +10,7 @@ import logging
 import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -47,16 +47,32 @@ class Source:
         path: the file.
         state: what is in it, verified.
         fork: whether the run goes on elsewhere, as a run of its own.
+        home: the folder in which to continue, where that is not the one it lies in.
+        artifact: the W&B artifact it came from, `entity/project/name:vN`.
+        run_id: the W&B run that sent it there.
     """
 
     path: Path
     state: dict[str, Any]
     fork: bool = False
+    home: Path | None = None
+    artifact: str | None = None
+    run_id: str | None = None
 
     @property
     def run(self) -> Path:
-        """The folder of the run that wrote it."""
-        return self.path.parent.parent
+        """The folder of the run that wrote it, or in which it is to be continued."""
+        return self.home or self.path.parent.parent
+
+    @property
+    def origin(self) -> str:
+        """Where it came from, for people."""
+        return f"wandb://{self.artifact}" if self.artifact else str(self.path)
+
+    @property
+    def step(self) -> int:
+        """Global steps done."""
+        return int(self.state["position"]["global_step"])
 
 
 def good(folder: Path) -> Source | None:
@@ -103,6 +119,8 @@ def find(reference: str, root: Path) -> Source | Path:
     """
     from perdure.checkpoint.ledger import latest_run
 
+    if reference.startswith("wandb://"):
+        return _from_wandb(reference, root)
     folder = latest_run(root) if reference == "latest" else Path(reference).expanduser()
     if folder.is_dir():
         folder = folder.parent if folder.name == "checkpoints" else folder
@@ -132,6 +150,45 @@ def _from_file(reference: str) -> Source | Path:
     return path
 
 
+def _from_wandb(reference: str, root: Path) -> Source | Path:
+    """A run that lives at W&B goes on in its own folder, which is rebuilt where it is not here."""
+    from perdure.checkpoint import artifacts
+    from perdure.checkpoint.ledger import folder_of, newest
+
+    path = local(reference)
+    fetched = artifacts.fetch(reference.partition("#")[0], _cache())
+    source = _from_file(str(path))
+    if isinstance(source, Path) or fetched.place is None:
+        return source
+    home = (root / fetched.place).absolute()
+    source = replace(source, fork=not fetched.newest, home=home, run_id=fetched.run_id)
+    source = replace(source, artifact=fetched.artifact)
+    if source.fork or newest(folder_of(home)) is None:
+        return source
+    _require_same_run(home, source, reference)
+    here = good(home)
+    if here is None or here.step < source.step:
+        return source
+    log.info("%s stands as far as %s: going on from the folder", home, reference)
+    return here
+
+
+def _require_same_run(home: Path, source: Source, reference: str) -> None:
+    from perdure.tracking.wandb import record as records
+
+    record = records.load(home)
+    if record is not None and record.id != source.run_id:
+        raise UserError(
+            f"{home}: another run is there, so that of {reference} cannot go on in this folder; "
+            "choose another output_root, or checkpoint.fork=true"
+        )
+
+
+def _cache() -> Path:
+    """Where what was fetched is kept."""
+    return Path(os.environ.get("PERDURE_CACHE", "~/.cache/perdure")).expanduser() / "fetched"
+
+
 @lru_cache
 def local(reference: str) -> Path:
     """The file that `reference` names, on this machine; asked for once a process.
@@ -141,8 +198,7 @@ def local(reference: str) -> Path:
     """
     from perdure.checkpoint.references import resolve
 
-    cache = Path(os.environ.get("PERDURE_CACHE", "~/.cache/perdure")).expanduser()
-    return resolve(reference, cache / "fetched").resolve()
+    return resolve(reference, _cache()).resolve()
 
 
 # --- the command line -----------------------------------------------------------------------------
@@ -161,6 +217,7 @@ def expand(arguments: Sequence[str]) -> tuple[list[str], Source | None]:
     if reference in ("null", "") or looking:
         return list(arguments), None
     source = find(reference, Path(given.get("output_root", "outputs")))
+    arguments = _pinned(arguments, reference)
     if isinstance(source, Path):
         return list(arguments), None
     if sweep:
@@ -169,18 +226,34 @@ def expand(arguments: Sequence[str]) -> tuple[list[str], Source | None]:
             "can start from a light file (best.pth)"
         )
     if given.get("checkpoint.fork", "false").lower() == "true":
-        source = Source(source.path, source.state, fork=True)
+        source = replace(source, fork=True)
     saved = [o for o in source.state["overrides"] if not o.startswith(_MINE)]
     config = [*saved, *_pins(saved, source.state["args"])]
     if source.fork:
         return [*config, *arguments], source
-    n = 1 + len(list((source.run / ".hydra").glob("resume-*")))
     place = [
         f"timestamp={quoted(source.state['args']['timestamp'])}",
         f"hydra.run.dir={quoted(str(source.run))}",
-        f"hydra.output_subdir=.hydra/resume-{n}",
     ]
+    if (source.run / ".hydra").is_dir():  # what the run was started with stays as it was
+        n = 1 + len(list((source.run / ".hydra").glob("resume-*")))
+        place.append(f"hydra.output_subdir=.hydra/resume-{n}")
     return [*config, *place, *arguments], source
+
+
+def _pinned(arguments: Sequence[str], reference: str) -> list[str]:
+    """The command line with `latest` and other aliases of W&B replaced by what they mean now.
+
+    So the recorded configuration names one version, and a requeued job loads the same.
+    """
+    if not reference.startswith("wandb://"):
+        return list(arguments)
+    from perdure.checkpoint import artifacts
+
+    address, mark, pin = reference.partition("#")
+    exact = artifacts.fetch(address, _cache()).pinned + mark + pin
+    key = "checkpoint.load="
+    return [f"{key}{quoted(exact)}" if a.startswith(key) else a for a in arguments]
 
 
 def _pins(saved: list[str], args: Mapping[str, Any]) -> Iterator[str]:

@@ -17,17 +17,17 @@ from perdure.build import build, check, locate
 from perdure.checkpoint.cadence import Cadence
 from perdure.checkpoint.ledger import folder_of
 from perdure.checkpoint.manager import CheckpointManager, Policy, stem
-from perdure.config import Direction, Mode, Screen, buffer_size, validate
+from perdure.config import Direction, Mode, buffer_size, validate
 from perdure.datasets.scenarios import Scenario
 from perdure.errors import UserError
 from perdure.going_on import changes, go_on, start_from, versions
 from perdure.models.base import Method
+from perdure.preemption import StopFlag
 from perdure.randomness import Streams
 from perdure.ranks import Ranks, join
+from perdure.recorders import make_recorders
 from perdure.resume import Source, require_same
-from perdure.tracking.console import Console
 from perdure.tracking.events import Recorder
-from perdure.tracking.files import LocalFiles
 from perdure.tracking.provenance import snapshot_code
 from perdure.training.clock import Clock
 from perdure.training.settings import Settings
@@ -43,7 +43,8 @@ def run(
     overrides: Sequence[str] = (),
     notices: Sequence[str] = (),
     source: Source | None = None,
-    stop: Callable[[], str | None] = lambda: None,
+    stop: StopFlag | None = None,
+    sweep: str | None = None,
 ) -> dict[str, Any]:
     """Train as `config` says.
 
@@ -54,6 +55,7 @@ def run(
         notices: sentences to show once at the start.
         source: the checkpoint to go on from.
         stop: asked at every step boundary for a reason to save and leave.
+        sweep: name of the sweep that the run belongs to.
 
     Returns:
         What results.json holds.
@@ -70,7 +72,11 @@ def run(
     if source is not None and not source.fork:
         plain["timestamp"] = source.state["args"]["timestamp"]
         require_same(plain, source.state["args"], source.path)
-    trainer = make_trainer(plain, config, folder, stop, ranks)
+    stop = stop or StopFlag()
+    recorders: Sequence[Recorder] = ()
+    if ranks.is_main:
+        recorders = make_recorders(plain, config, folder, source, sweep, stop)
+    trainer = make_trainer(plain, config, folder, stop, recorders, ranks)
     device = trainer.state.device
     manager = make_checkpoints(plain, config, folder or Path(), trainer.benchmark.accuracies)
     manager.writes = ranks.is_main
@@ -99,6 +105,7 @@ def make_trainer(
     config: DictConfig,
     folder: Path | None = None,
     stop: Callable[[], str | None] = lambda: None,
+    recorders: Sequence[Recorder] = (),
     ranks: Ranks | None = None,
 ) -> Trainer:
     """All objects of a run, put together."""
@@ -110,11 +117,6 @@ def make_trainer(
     method = make_method(plain, benchmark, device)
     if plain["threads"] is None and sum(p.numel() for p in method.parameters()) >= _SMALL:
         torch.set_num_threads(parallel.threads())
-    recorders: list[Recorder] = []
-    if folder is not None and ranks.is_main:
-        recorders.append(LocalFiles(folder, config.tracking.plot_every_seconds))
-    if config.tracking.console is not Screen.off and ranks.is_main:
-        recorders.append(Console(plain=True if config.tracking.console is Screen.plain else None))
     return Trainer(
         method,
         benchmark,

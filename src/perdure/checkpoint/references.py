@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from perdure.checkpoint import artifacts
 from perdure.checkpoint.buckets import PACKAGES, Bucket
 from perdure.checkpoint.cache import Remote, fetch
-from perdure.disk import digest
+from perdure.disk import digest, matches
 from perdure.download import RefusedError, Source
 from perdure.errors import UserError
 from perdure.web import Web, check, clean, origin
 
 ACCEPTED = (
     "a local path, https://…, http://…, hf://owner/repo/file[@revision], "
+    "wandb://entity/project/name:alias, "
     f"{', '.join(f'{scheme}://…' for scheme in PACKAGES)}, with or without "
     "#sha256=<64 hex digits> at the end"
 )
@@ -135,11 +137,13 @@ def _check(url: str, shown: str) -> None:
         raise UserError(f"{shown}: {refusal}; must be {ACCEPTED}") from refusal
 
 
-def _not_yet(wanted: Wanted) -> Path:
-    raise UserError(
-        f"{_shown(wanted.address)}: {wanted.scheme}:// is not available in this version; "
-        f"must be {ACCEPTED}"
-    )
+def _from_wandb(wanted: Wanted) -> Path:
+    path = artifacts.fetch(wanted.address, wanted.cache).path
+    if wanted.pin and not matches(path, sha256=wanted.pin):
+        raise UserError(
+            f"{wanted.address}: its SHA-256 is {digest(path)}, not the pinned {wanted.pin}"
+        )
+    return path
 
 
 _FETCHERS: Mapping[str, Callable[[Wanted], Path]] = {
@@ -147,5 +151,5 @@ _FETCHERS: Mapping[str, Callable[[Wanted], Path]] = {
     "https": _from_web,
     "hf": _from_hub,
     **dict.fromkeys(PACKAGES, _from_bucket),
-    "wandb": _not_yet,
+    "wandb": _from_wandb,
 }

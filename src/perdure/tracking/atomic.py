@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
     """Put `data` in `path` in one step; a reader, or a power loss, sees all of it or none.
+
+    What is not `durable` costs no wait for the disk, and may be lost or torn by a power loss.
 
     The temporary file has one fixed name beside `path`: a run folder has one writer, so what a
     kill left behind is overwritten by the next write and never piles up.
@@ -16,5 +18,6 @@ def write_atomically(path: Path, data: bytes) -> None:
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
     os.replace(temporary, path)

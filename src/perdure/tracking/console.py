@@ -117,6 +117,10 @@ class Console(Recorder):
             self._say(f"  {line}")
         self._say(f"  run folder {self._folder}")
 
+    def note(self, sentence: str) -> None:
+        """Show what another recorder has to tell the user."""
+        self._say(f"  {sentence}", "yellow")
+
     def _say(self, line: str, style: str = "") -> None:
         # Names and errors come from elsewhere: a control code in one must not reach the terminal.
         line = "".join(letter if letter.isprintable() else " " for letter in line)

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -62,7 +63,7 @@ class LocalFiles(Recorder):
                 "global_step": event.global_step,
                 "loss": event.loss,
                 "lr": event.lr,
-                "clock": _clock(steps_per_second=event.steps_per_second),
+                "clock": _clock(steps_per_second=event.steps_per_second, **_machine()),
             }
         )
 
@@ -238,6 +239,20 @@ def accuracy_rows(results: dict[str, Any]) -> str:
 def _figures(results: dict[str, Any]) -> dict[str, Any]:
     keys = ("average_accuracy", "forgetting", "backward_transfer", "forward_transfer")
     return {key: results[key] for key in keys if key in results}
+
+
+def _machine() -> dict[str, float]:
+    """What this process has taken of the machine so far, in seconds and MB."""
+    import resource
+
+    import torch
+
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    taken = {"cpu_seconds": round(time.process_time(), 3), "peak_memory_mb": round(peak, 1)}
+    if torch.cuda.is_initialized():
+        taken["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return taken
 
 
 def _clock(**fields: Any) -> dict[str, Any]:

@@ -57,6 +57,8 @@ class Saving:
             self.require_finite(float("nan"))
         stage = "joint" if self._joint else f"task{task}"
         occasion = Occasion(state.position, stage, epoch, ended, measured or {}, self._split)
+        # Recorders hear of the one before while it is still there: retention runs with the next.
+        self.tell_written(wait=True)
         with state.clock.phase("checkpoint"):
             self.checkpoints.save(state.state_dict(), occasion)
         self._saved_at = state.position.global_step

@@ -1,0 +1,277 @@
+"""Checkpoints kept as W&B artifacts, fetched as a small run folder that others can go on from.
+
+W&B does not notice a corrupt download (and would keep it), so what is believed are our own
+hashes: that in the sidecar, which the artifact's metadata repeats, and those of the results.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from perdure.checkpoint import format as files
+from perdure.disk import digest, locked, matches, publish, writing
+from perdure.errors import UserError
+from perdure.tracking.wandb.session import NO_KEY, explain, key_configured, prepare_environment
+
+FORM = "wandb://entity/project/name:alias (an alias, vN, or a digest)"
+_FORM = re.compile(r"wandb://([^/:]+)/([^/:]+)/([^/:]+):([^/:]+)(?:/(.+))?")
+_DIGEST = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
+_WEIGHTS = (".pt", ".pth", ".ckpt", ".bin")
+_TIMEOUT = 20  # seconds for one answer
+_PAUSES = (0.5, 2.0, 8.0)
+_TOLD = 12
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """An artifact's checkpoint on this machine.
+
+    Attributes:
+        path: the file, in a folder `checkpoints` beside the results that belong to it.
+        artifact: `entity/project/name:vN`, the version that the reference meant.
+        newest: whether it is the last one that its run has sent.
+        run_id: the W&B run that it is of; none when the artifact is not ours.
+        place: where that run lies below the folder of all runs.
+    """
+
+    path: Path
+    artifact: str
+    newest: bool
+    run_id: str | None = None
+    place: str | None = None
+
+    @property
+    def pinned(self) -> str:
+        """The same reference, but to this version whatever happens to the alias."""
+        return f"wandb://{self.artifact}"
+
+
+@lru_cache
+def fetch(address: str, cache: Path) -> Fetched:
+    """The checkpoint that `wandb://entity/project/name:alias` names; asked for once a process.
+
+    A path after the alias chooses a file of an artifact that is not ours.
+
+    Raises:
+        UserError: the reference or the artifact is none, the server cannot be asked or does not
+            allow it, or what arrives is not what was sent.
+    """
+    match = _FORM.fullmatch(address)
+    if match is None:
+        raise UserError(f"{address}: must be {FORM}")
+    prepare_environment()
+    if not key_configured():
+        raise UserError(f"{address}: {NO_KEY}")
+    entity, project, name, alias, file = match.groups()
+    found = _Collection(address, f"{entity}/{project}/{name}").version(alias)
+    return _Download(address, found.artifact, cache).run(found.newest, file)
+
+
+@dataclass(frozen=True)
+class _Version:
+    artifact: Any
+    newest: bool
+
+
+class _Collection:
+    """All versions of an artifact, on the server."""
+
+    def __init__(self, address: str, name: str) -> None:
+        self.address = address
+        self.name = name
+        self._api = self._asked(self._connect)
+
+    def version(self, alias: str) -> _Version:
+        """The version that `alias`, `vN` or a digest names.
+
+        Raises:
+            UserError: there is none.
+        """
+        latest = self._find("latest")
+        found = latest if alias == "latest" else self._find(alias)
+        if found is None and _DIGEST.fullmatch(alias):
+            found = next((v for v in self._all(latest) if alias in _digests(v)), None)
+        if found is None:
+            there = ", ".join(_shown(v) for v in self._all(latest)[:_TOLD])
+            known = f"{self.name} has {there}" if there else "there is no artifact of that name"
+            raise UserError(f"{self.address}: no such version, or no right to see it; {known}")
+        return _Version(found, latest is not None and latest.version == found.version)
+
+    def named(self, name: str) -> Any:
+        """Another artifact, by its full name."""
+        return self._asked(lambda: self._api.artifact(name))
+
+    def _find(self, alias: str) -> Any:
+        def ask() -> Any:
+            from wandb.errors import CommError
+
+            try:
+                return self._api.artifact(f"{self.name}:{alias}")
+            except ValueError:
+                return None
+            except CommError as error:
+                if isinstance(error.exc, ValueError):  # there is no such artifact
+                    return None
+                raise
+
+        return self._asked(ask)
+
+    def _all(self, one: Any) -> list[Any]:
+        if one is None:
+            return []
+        found: list[Any] = self._asked(lambda: list(self._api.artifacts(one.type, self.name)))
+        return found
+
+    def _connect(self) -> Any:
+        import wandb
+
+        return wandb.Api(timeout=_TIMEOUT)
+
+    def _asked(self, ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
+        except Exception as error:  # the client's errors have no class in common
+            raise UserError(f"{self.address}: W&B did not answer: {explain(error)}") from error
+
+
+def _digests(version: Any) -> tuple[str, ...]:
+    return (str(version.digest), str((version.metadata or {}).get("sha256")))
+
+
+def _shown(version: Any) -> str:
+    aliases = [a for a in version.aliases if a != version.version]
+    return f"{version.version} ({', '.join(aliases)})" if aliases else str(version.version)
+
+
+class _Download:
+    """Brings one artifact into a folder of the cache that appears whole or not at all."""
+
+    def __init__(self, address: str, artifact: Any, cache: Path) -> None:
+        self.address = address
+        self.artifact = artifact
+        self.metadata: Mapping[str, Any] = artifact.metadata or {}
+        self.name = f"{artifact.entity}/{artifact.project}/{artifact.source_name}"
+        self.folder = cache / "wandb"
+
+    def run(self, newest: bool, wanted: str | None) -> Fetched:
+        ours = isinstance(self.metadata.get("file"), str) and "run" in self.metadata
+        file = self._told("file") if ours else self._choose(wanted)
+        place = self._told("folder" if self.metadata.get("folder") else "run") if ours else None
+        self.folder /= self._key(file)
+        path = self.folder / "checkpoints" / Path(file).name
+        with locked(self.folder, "PERDURE_CACHE"):
+            if not self._is_there(path, ours):  # nor has the process waited for fetched it
+                self._bring(path, file, ours)
+        if not ours:
+            return Fetched(path, self.name, newest)
+        return Fetched(path, self.name, newest, str(self.metadata["run"]), place)
+
+    def _told(self, key: str) -> str:
+        """A path in the metadata, which anybody may have written."""
+        value = str(self.metadata[key])
+        parts = value.split("/")
+        if {"", ".", ".."} & set(parts) or (key == "file" and len(parts) > 1):
+            raise UserError(f"{self.address}: its {key} is named {value!r}, which is no such name")
+        return value
+
+    def _key(self, file: str) -> str:
+        """The folder's name: of this file as it is in this version, whoever is called the same."""
+        what = json.dumps([self.name, self.artifact.digest, file])
+        shown = re.sub("[^A-Za-z0-9._-]", "-", self.artifact.source_name)
+        return f"{shown}-{sha256(what.encode()).hexdigest()[:16]}"
+
+    def _is_there(self, path: Path, ours: bool) -> bool:
+        if not ours:
+            return path.is_file()
+        return matches(path, sha256=str(self.metadata.get("sha256"))) and all(
+            (self.folder / name).is_file() for name in self._results()
+        )
+
+    def _bring(self, path: Path, file: str, ours: bool) -> None:
+        with writing(self.folder.parent, "PERDURE_CACHE"):
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            part = self.folder.with_name(f"{self.folder.name}.{uuid.uuid4().hex}.part")
+            (part / "checkpoints").mkdir(parents=True)
+        try:
+            target = part / "checkpoints" / path.name
+            if ours:
+                self._take_ours(target, part)
+            else:
+                self._get(self.artifact, file, target, None)
+            shutil.rmtree(self.folder, ignore_errors=True)
+            publish(part, self.folder, "PERDURE_CACHE")
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _take_ours(self, target: Path, part: Path) -> None:
+        sidecar = files.sidecar(target)
+        self._get(self.artifact, sidecar.name, sidecar, None)
+        try:
+            told = json.loads(sidecar.read_text())["sha256"]
+        except (ValueError, KeyError, TypeError):
+            told = None
+        if told != self.metadata.get("sha256"):
+            raise UserError(f"{self.address}: its sidecar is not that of its checkpoint")
+        self._get(self.artifact, target.name, target, told)
+        results = self._results()
+        if results:
+            source = _Collection(self.address, self.name).named(str(self.metadata.get("results")))
+            for name, known in results.items():
+                self._get(source, name, part / name, known)
+
+    def _results(self) -> dict[str, str]:
+        """Files of the results that belong to the checkpoint → their SHA-256."""
+        told = self.metadata.get("results_sha256")
+        if not isinstance(told, Mapping):
+            return {}
+        return {Path(str(name)).name: str(value) for name, value in told.items()}
+
+    def _choose(self, wanted: str | None) -> str:
+        names = list(self.artifact.manifest.entries)
+        likely = [name for name in names if name.endswith(_WEIGHTS)] or names
+        if wanted is None and len(likely) == 1:
+            return str(likely[0])
+        if wanted in names:
+            return str(wanted)
+        what = "holds no file" if wanted is None and not names else "choose one of its files"
+        told = ", ".join(names[:_TOLD])
+        raise UserError(f"{self.address}: {what} (wandb://{self.name}/FILE): {told}")
+
+    def _get(self, artifact: Any, name: str, target: Path, known: str | None) -> None:
+        """One file, asked for again when it breaks off or is not what it should be."""
+        reasons: list[str] = []
+        for pause in (0.0, *_PAUSES):
+            time.sleep(pause)
+            fresh = target.parent / f".{uuid.uuid4().hex}"
+            try:
+                if (ref := artifact.get_entry(name).ref) is not None:
+                    raise UserError(f"{self.address}: {name} is a mere reference to {ref}")
+                artifact.download(root=str(fresh), skip_cache=True, path_prefix=name)
+                got = fresh / name
+                if known is not None and (found := digest(got)) != known:
+                    reasons.append(f"its SHA-256 is {found}, not {known}")
+                    continue
+                os.replace(got, target)
+                return
+            except UserError:
+                raise
+            except KeyError as error:
+                raise UserError(f"{self.address}: it holds no {name}") from error
+            except Exception as error:  # the client's errors have no class in common
+                reasons.append(explain(error))
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
+        raise UserError(
+            f"{self.address}: {name} could not be fetched: {'; '.join(dict.fromkeys(reasons))}"
+        )

@@ -1,0 +1,176 @@
+"""Sends to W&B what a run's folder holds and W&B lacks; what is there already is not sent again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from perdure.checkpoint.format import sidecar
+from perdure.checkpoint.ledger import Entry, entries, folder_of
+from perdure.checkpoint.lock import RunLock
+from perdure.disk import digest
+from perdure.errors import UserError
+from perdure.tracking.wandb import record as records
+from perdure.tracking.wandb.mirror import Mirror
+from perdure.tracking.wandb.outbox import Outbox
+from perdure.tracking.wandb.record import Record, new_id
+from perdure.tracking.wandb.rows import flat_config
+from perdure.tracking.wandb.session import Limits, MirrorError, Session
+
+
+def sync(
+    folder: Path,
+    *,
+    project: str | None = None,
+    entity: str | None = None,
+    artifacts: bool = True,
+    seconds: float = 600.0,
+    say: Callable[[str], None] = print,
+) -> str:
+    """Bring W&B to what the run in `folder` holds; safe to repeat, and after any kill.
+
+    Args:
+        folder: a run's folder, whether it was mirrored, offline, or never meant for W&B.
+        project: where a run that W&B does not know yet goes; none is as it was configured, else
+            `perdure`.
+        entity: likewise; none is the key's own.
+        artifacts: whether its checkpoints and results are uploaded too.
+        seconds: how long uploads may go on.
+        say: shows a sentence.
+
+    Returns:
+        The page of the run.
+
+    Raises:
+        UserError: it is no run's folder, the run is going on, or W&B does not take it.
+    """
+    results = _results(folder)
+    lock = RunLock(folder)
+    lock.acquire()
+    try:
+        record = records.load(folder) or _new_record(folder, results, project or "perdure", entity)
+        _require_same(record, project, entity, folder)
+        outbox = Outbox(folder)
+        if artifacts:
+            _pack(folder, record, outbox)
+        try:
+            return _push(folder, record, outbox, results, time.monotonic() + seconds, say)
+        except MirrorError as error:
+            raise UserError(f"{folder}: not sent: {error}") from error
+    finally:
+        lock.release()
+
+
+def _push(
+    folder: Path,
+    record: Record,
+    outbox: Outbox,
+    results: dict[str, Any],
+    deadline: float,
+    say: Callable[[str], None],
+) -> str:
+    session = Session(record, folder, Limits(finish=60.0))
+    mirror = Mirror(folder, record, session, outbox, say)
+    mirror.open()
+    waiting = outbox.waiting()
+    try:
+        mirror.push_end(results)
+        while outbox.waiting() and time.monotonic() < deadline:
+            if not mirror.push_parcel():
+                time.sleep(0.2)
+    finally:
+        arrived = mirror.close(results)
+    unsent = outbox.waiting()
+    if unsent or not arrived:
+        what = _counted(len(unsent)) if unsent else "the last rows"
+        raise MirrorError(f"{what} did not arrive in time; the same command goes on")
+    say(f"{folder}: {_counted(len(waiting))} sent, all is at {record.url}")
+    return record.url or ""
+
+
+def _counted(uploads: int) -> str:
+    return f"{uploads} upload{'s' * (uploads != 1)}"
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    try:
+        results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+        results["timestamp"], results["status"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder}: no run's folder (it holds no results.json)") from None
+    return results
+
+
+def _new_record(folder: Path, results: dict[str, Any], project: str, entity: str | None) -> Record:
+    size, seed = results["buffer_size"], results["seed"]
+    job = folder.name if folder.name.isdigit() else None
+    record = Record(
+        id=new_id(results["timestamp"], job),
+        project=project,
+        entity=entity,
+        name=f"{results['model']}_{results['dataset']}_{size}_s{seed}",
+        group=folder.absolute().parent.name if job else None,
+        job_type="train",
+        config=flat_config(_args(folder), results),
+    )
+    record.save(folder)
+    return record
+
+
+def _args(folder: Path) -> dict[str, Any]:
+    """The run's configuration, as it was composed."""
+    from omegaconf import OmegaConf
+
+    from perdure.composition import register
+
+    register()
+    path = folder / ".hydra" / "config.yaml"
+    if not path.is_file():
+        return {}
+    config = OmegaConf.load(path)
+    OmegaConf.update(config, "timestamp", _results(folder)["timestamp"])
+    args: Any = OmegaConf.to_container(config, resolve=True)
+    return dict(args)
+
+
+def _require_same(record: Record, project: str | None, entity: str | None, folder: Path) -> None:
+    for key, wanted, known in (
+        ("project", project, record.project),
+        ("entity", entity, record.entity),
+    ):
+        if wanted is not None and known is not None and wanted != known:
+            raise UserError(
+                f"{folder}: is mirrored in {key} {known}, so not in {wanted}; remove "
+                f"{folder / records.NAME} to send it as a new run"
+            )
+
+
+def _pack(folder: Path, record: Record, outbox: Outbox) -> None:
+    """Put into the outbox what the folder keeps and W&B lacks: a state once, with all its names."""
+    known = {one["sha256"] for one in record.sent}
+    known |= {parcel.about.get("sha256") for parcel in outbox.waiting()}
+    full = [entry for entry in entries(folder_of(folder)) if entry.full]
+    last = None
+    for entry in full:
+        sha256 = _hash_of(entry)
+        # The newest always closes the row: `latest` must not stay with what is sent after it.
+        again = entry is full[-1] and last not in (None, sha256)
+        if again or (_lasts(entry, full) and sha256 not in known):
+            outbox.add_checkpoint(entry.path)
+            known.add(sha256)
+            last = sha256
+    if record.results_sha256 != digest(folder / "results.json"):
+        outbox.add_results()
+
+
+def _hash_of(entry: Entry) -> str:
+    return str(json.loads(sidecar(entry.path).read_text())["sha256"])
+
+
+def _lasts(entry: Entry, full: list[Entry]) -> bool:
+    """Whether the state is worth a version: a task's end, the best of all, or the newest."""
+    best = entry.path.with_name("best_full.pth")
+    return entry.kind == "task" or entry is full[-1] or best.resolve() == entry.path.resolve()

@@ -1,0 +1,241 @@
+"""Weights & Biases as a mirror: the real client, real processes, a server on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from kit import assert_same, without_clock
+from process import run_folder, train_in
+from wandb_runs import (
+    LONG,
+    MIRRORED,
+    PROJECT,
+    SAVED,
+    SHORT,
+    machine,
+    record_of,
+    require_every_row_once,
+    rows_of,
+    said,
+    server_steps,
+    start,
+    sync,
+    versions,
+)
+from wandb_server.server import StandIn
+
+from perdure.checkpoint.format import read
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an undisturbed run that W&B knows nothing of."""
+    root = tmp_path_factory.mktemp("calm")
+    done = train_in(root, *LONG)
+    assert done.returncode == 0, done.stderr
+    return run_folder(root)
+
+
+def require_same_end(folder: Path, calm: Path) -> None:
+    """Weights, optimizer, buffer, results and metrics, bit for bit."""
+    ends = [next((one / "checkpoints").glob("*_4.pt")) for one in (folder, calm)]
+    ours, other = map(read, ends)
+    for part in ("model", "optimizer", "buffer", "position", "rng"):
+        assert_same(ours[part], other[part], part)
+    results = []
+    for one in (folder, calm):
+        told = without_clock(json.loads((one / "results.json").read_text()))
+        results.append({k: v for k, v in told.items() if k not in ("timestamp", "resumes")})
+    assert results[0] == results[1]
+    assert without_clock(rows_of(folder)) == without_clock(rows_of(calm))
+
+
+def test_a_killed_run_goes_on_on_another_machine(
+    wandb_server: StandIn, tmp_path: Path, calm: Path
+) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    process = start(a, machine(wandb_server, a), *MIRRORED, *LONG)
+    wandb_server.wait_for("UpsertBucket")
+    folder = run_folder(a)
+    run_id = record_of(folder)["id"]
+    wandb_server.wait_until(lambda: "task-1" in versions(wandb_server, run_id), 120)
+    process.kill()
+    process.communicate()
+    assert json.loads((folder / "results.json").read_text())["status"] == "running"
+
+    reference = f"wandb://tester/{PROJECT}/ckpt-{run_id}:latest"
+    version = versions(wandb_server, run_id)["latest"]
+    done = train_in(b, f"checkpoint.load={reference}", env=machine(wandb_server, b))
+    assert done.returncode == 0, done.stderr
+    rebuilt = run_folder(b)
+    assert rebuilt.name == folder.name
+    assert record_of(rebuilt)["id"] == run_id
+    pinned = reference.replace("latest", version)
+    assert f"checkpoint.load='{pinned}'" in (rebuilt / ".hydra" / "overrides.yaml").read_text()
+    assert json.loads((rebuilt / "results.json").read_text())["resumes"][0]["from"] == pinned
+    require_same_end(rebuilt, calm)
+    require_every_row_once(wandb_server, rebuilt)
+    assert wandb_server.run(PROJECT, run_id).state == "finished"
+    known = versions(wandb_server, run_id)
+    assert known["latest"] == known["task-4"] == known["best"]
+    assert len(wandb_server.project(PROJECT).run_by_name) == 1
+
+
+def test_a_killed_offline_run_is_synced_and_goes_on_elsewhere(
+    wandb_server: StandIn, tmp_path: Path, calm: Path
+) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    process = start(a, machine(wandb_server, a, WANDB_MODE="offline"), *MIRRORED, *LONG)
+    while not list(a.glob("outputs/*/checkpoints/*_1.pt.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert wandb_server.log == []
+    folder = run_folder(a)
+    done = sync(wandb_server, a, str(folder))
+    assert done.returncode == 0, done.stderr
+    run_id = record_of(folder)["id"]
+    done = train_in(
+        b,
+        f"checkpoint.load=wandb://tester/{PROJECT}/ckpt-{run_id}:latest",
+        env=machine(wandb_server, b),
+    )
+    assert done.returncode == 0, done.stderr
+    require_same_end(run_folder(b), calm)
+    require_every_row_once(wandb_server, run_folder(b))
+
+
+def test_an_offline_run_is_synced_once(wandb_server: StandIn, tmp_path: Path) -> None:
+    env = machine(wandb_server, tmp_path, WANDB_MODE="offline")
+    done = train_in(tmp_path, *MIRRORED, *SAVED, env=env)
+    assert done.returncode == 0, done.stderr
+    folder = run_folder(tmp_path)
+    assert said(done) == [f"W&B: offline; python scripts/sync_wandb.py {folder} sends it later"]
+    assert wandb_server.log == []
+    first = sync(wandb_server, tmp_path, str(folder))
+    assert first.returncode == 0, first.stderr
+    assert "3 uploads sent" in first.stdout
+    again = sync(wandb_server, tmp_path, str(folder))
+    assert again.returncode == 0, again.stderr
+    assert "0 uploads sent" in again.stdout
+    require_every_row_once(wandb_server, folder)
+    run_id = record_of(folder)["id"]
+    run = wandb_server.run(PROJECT, run_id)
+    assert run.state == "finished"
+    assert run.summary()["best/class_il/avg_acc"] >= run.summary()["last/class_il/avg_acc"]
+    assert run.config_values()["optimizer/lr"] == 0.1
+    known = versions(wandb_server, run_id)
+    assert known["latest"] == known["task-1"] == "v1"
+    assert known["task-0"] == "v0"
+
+
+def test_a_run_that_was_never_meant_for_wandb_can_be_sent(
+    wandb_server: StandIn, tmp_path: Path
+) -> None:
+    assert train_in(tmp_path, *SAVED[:-1]).returncode == 0
+    folder = run_folder(tmp_path)
+    done = sync(wandb_server, tmp_path, str(folder), "--project", PROJECT)
+    assert done.returncode == 0, done.stderr
+    require_every_row_once(wandb_server, folder)
+    done = sync(wandb_server, tmp_path, str(tmp_path))
+    assert (done.returncode, done.stderr) == (
+        2, f"perdure: {tmp_path}: no run's folder (it holds no results.json)\n",
+    )  # fmt: skip
+
+
+def test_a_fork_is_a_run_of_its_own_that_used_the_artifact(
+    wandb_server: StandIn, tmp_path: Path
+) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert train_in(a, *MIRRORED, *SAVED, env=machine(wandb_server, a)).returncode == 0
+    folder = run_folder(a)
+    run_id = record_of(folder)["id"]
+    reference = f"wandb://tester/{PROJECT}/ckpt-{run_id}:task-0"
+    done = train_in(
+        b, f"checkpoint.load={reference}", "optimizer.lr=0.05", env=machine(wandb_server, b)
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"a fork of {reference.replace('task-0', 'v0')}" in done.stdout
+    fork = run_folder(b)
+    record = record_of(fork)
+    assert record["id"] != run_id
+    used = wandb_server.run(PROJECT, record["id"]).inputs
+    assert [f"{one.artifactSequence.name}:v{one.versionIndex}" for one in used] == [
+        f"ckpt-{run_id}:v0"
+    ]
+    require_every_row_once(wandb_server, fork)
+    require_every_row_once(wandb_server, folder)
+
+
+def test_a_folder_that_stands_further_is_not_set_back(
+    wandb_server: StandIn, tmp_path: Path
+) -> None:
+    env = machine(wandb_server, tmp_path)
+    assert train_in(tmp_path, *MIRRORED, *SAVED, env=env).returncode == 0
+    folder = run_folder(tmp_path)
+    before = rows_of(folder)
+    reference = f"wandb://tester/{PROJECT}/ckpt-{record_of(folder)['id']}:latest"
+    done = train_in(tmp_path, f"checkpoint.load={reference}", "dataset.stop_after=3", env=env)
+    assert done.returncode == 0, done.stderr
+    assert run_folder(tmp_path) == folder
+    assert without_clock(rows_of(folder)[: len(before) - 1]) == without_clock(before[:-1])
+    steps = server_steps(wandb_server, folder)
+    assert steps == [row["global_step"] for row in rows_of(folder) if row["kind"] == "step"]
+    other = json.loads((folder / "wandb.json").read_text())
+    (folder / "wandb.json").write_text(json.dumps({**other, "id": "another"}))
+    done = train_in(tmp_path, f"checkpoint.load={reference}", env=env)
+    assert done.returncode == 2
+    assert "another run is there" in done.stderr
+
+
+def test_a_sweep_in_one_process_is_one_group_of_runs(wandb_server: StandIn, tmp_path: Path) -> None:
+    done = train_in(
+        tmp_path, "-m", *MIRRORED, *SHORT, "model=sgd,er", env=machine(wandb_server, tmp_path)
+    )
+    assert done.returncode == 0, done.stderr
+    (sweep,) = (tmp_path / "outputs").iterdir()
+    runs = [wandb_server.run(PROJECT, record_of(sweep / job)["id"]) for job in ("0", "1")]
+    assert [run.group for run in runs] == [sweep.name] * 2
+    assert [run.config_values()["model"] for run in runs] == ["sgd", "er"]
+    assert [run.state for run in runs] == ["finished"] * 2
+    for job, run in zip(("0", "1"), runs, strict=True):
+        assert re.fullmatch(rf"{sweep.name}-{job}-[0-9a-f]{{4}}", run.name)
+        require_every_row_once(wandb_server, sweep / job)
+
+
+def test_preemption_and_auto_resume_are_one_run(wandb_server: StandIn, tmp_path: Path) -> None:
+    again = (*MIRRORED, *LONG, "hydra.run.dir=run", "checkpoint.resume=auto", "model=sgd")
+    env = machine(wandb_server, tmp_path)
+    process = start(tmp_path, env, *again)
+    wandb_server.wait_for("UpsertBucket")
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, out
+    folder = tmp_path / "run"
+    run_id = record_of(folder)["id"]
+    assert wandb_server.run(PROJECT, run_id).state != "finished"
+    done = train_in(tmp_path, *again, env=env)
+    assert done.returncode == 0, done.stderr
+    assert record_of(folder)["id"] == run_id
+    assert wandb_server.run(PROJECT, run_id).state == "finished"
+    steps = server_steps(wandb_server, folder)
+    assert steps == [row["global_step"] for row in rows_of(folder) if row["kind"] == "step"]
+
+
+def test_stop_on_the_runs_page_saves_and_leaves(wandb_server: StandIn, tmp_path: Path) -> None:
+    endless = ("model=sgd", "dataset.epochs=1000", "hydra.run.dir=run")
+    process = start(tmp_path, machine(wandb_server, tmp_path), *MIRRORED, *endless)
+    wandb_server.wait_for("file_stream")
+    run_id = record_of(tmp_path / "run")["id"]
+    wandb_server.run(PROJECT, run_id).stopped = True
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 75
+    assert "stopped from its W&B page" in err
+    assert os.listdir(tmp_path / "run" / "checkpoints")
