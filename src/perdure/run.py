@@ -195,6 +195,7 @@ def settings(plain: Mapping[str, Any]) -> Settings:
     dataset, training = plain["dataset"], dict(plain["training"])
     joint = training.pop("mode") == Mode.joint.value
     del training["collective_timeout"]
+    training["shards"] = training["shards"] or distributed.world_size()
     return Settings(
         **training,
         joint=joint,
