@@ -32,8 +32,10 @@ def register() -> None:
     """Make the schema and the resolvers known to Hydra; needed before anything is composed."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    # The plugin's own `optuna` minimises; a file of that name would be checked against it.
+    # Hydra's `basic` stops at the first failure, and the plugin's `optuna` minimises: they give way
+    # to ours. (A file of the same name would be checked against theirs.)
     Plugins.instance()
+    store.store(group="hydra/launcher", name="basic", node={"defaults": ["one_process"]})
     store.store(group="hydra/sweeper", name="optuna", node={"defaults": ["maximize"]})
     OmegaConf.register_new_resolver("run_timestamp", run_timestamp, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("by_buffer_size", by_buffer_size, replace=True)

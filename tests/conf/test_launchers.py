@@ -23,9 +23,10 @@ def test_a_launcher_can_be_built(name: str) -> None:
         Plugins.instance()._instantiate(config.hydra.launcher)
 
 
-def test_the_default_launcher_is_one_process() -> None:
+@pytest.mark.parametrize("overrides", [[], ["hydra/launcher=basic"]], ids=["default", "basic"])
+def test_the_default_launcher_is_one_process(overrides: list[str]) -> None:
     with configuration():
-        config = compose("train", return_hydra_config=True)
+        config = compose("train", overrides=overrides, return_hydra_config=True)
     assert config.hydra.launcher._target_.endswith("perdure_launchers.OneProcess")
 
 

@@ -14,13 +14,12 @@ from perdure.sweeps import board
 from perdure.sweeps.board import Board, concluding
 from perdure.sweeps.jobs import Job, Outcome
 
-HYDRA: Any = OmegaConf.create({"sweep": {"dir": "outputs/x"}, "sweeper": {}})
 
-
-def filled(outcomes: Sequence[Outcome | None]) -> Board:
+def filled(outcomes: Sequence[Outcome | None], **sweeper: int) -> Board:
+    hydra: Any = OmegaConf.create({"sweep": {"dir": "outputs/x"}, "sweeper": sweeper})
     kept = Board()
     jobs = [Job(i, (), f"seed={i}", Path("nowhere"), (), Path()) for i in range(len(outcomes))]
-    kept.expect(jobs, HYDRA, "")
+    kept.expect(jobs, hydra, "")
     for job, outcome in zip(jobs, outcomes, strict=True):
         if outcome is not None:
             kept.ended(job, outcome)
@@ -55,9 +54,15 @@ def test_the_summary(capsys: pytest.CaptureFixture[str]) -> None:
         "job 3 interrupted: seed=3: stopped by SIGTERM",
         "sweep in outputs/x: 2 finished, 1 failed, 1 interrupted, 1 not started",
         "  failed: job 2, seed=2: killed",
-        "  best: job 0, seed=0: 86.65 %",
     ]
     assert kept.missing == 3
+
+
+def test_a_search_names_its_best_trial(capsys: pytest.CaptureFixture[str]) -> None:
+    filled([Outcome(0, "", 0.5), Outcome(0, "", 0.75)], n_trials=3).summary()
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first == "sweep in outputs/x: 3 jobs"
+    assert last == "  best: job 1, seed=1: 75.00 %"
 
 
 def test_an_error_of_the_sweeper_is_not_hidden_by_a_good_job(

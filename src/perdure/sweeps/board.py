@@ -28,13 +28,14 @@ class Board:
         self.rest = "not started"
         self.jobs: dict[int, Job] = {}
         self.outcomes: dict[int, Outcome] = {}
+        self._trials: int | None = None
 
     def expect(self, jobs: Sequence[Job], sweep: DictConfig, at_once: str) -> None:
         """These are to run; a search announces some more each time."""
         if not self.jobs:
             self.folder = Path(sweep.sweep.dir)
-            n = sweep.sweeper.get("n_trials") or len(jobs)
-            _say(f"sweep in {self.folder}: {_jobs(n)}{at_once}")
+            self._trials = sweep.sweeper.get("n_trials")
+            _say(f"sweep in {self.folder}: {_jobs(self._trials or len(jobs))}{at_once}")
         self.jobs |= {job.number: job for job in jobs}
 
     def started(self, job: Job) -> None:
@@ -67,7 +68,8 @@ class Board:
                 where = f" (see {job.folder})" if job.folder.is_dir() else ""
                 _say(f"  failed: job {number}, {job.name}: {outcome.reason}{where}")
         values = {n: o.value for n, o in self.outcomes.items() if o.value is not None}
-        if len(values) > 1:
+        # Of a sweep over seeds the best one says nothing.
+        if values and self._trials:
             best = max(values, key=lambda n: values[n])
             _say(f"  best: job {best}, {self.jobs[best].name}: {100 * values[best]:.2f} %")
 
