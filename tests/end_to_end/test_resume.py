@@ -279,7 +279,7 @@ def test_a_sweep_runs_only_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "sweep" / "1" / "results.json").unlink()
     done = train_in(tmp_path, *sweep)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("is finished already") == 1
+    assert done.stdout.count("was finished before") == 1
     assert (tmp_path / "sweep" / "0" / "results.json").stat().st_mtime_ns == before
     assert results_of(tmp_path / "sweep" / "1")["status"] == "finished"
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks_of
 import yaml
 from process import ROOT, command, environment, train_in
 
@@ -372,10 +373,10 @@ def test_a_package_that_is_missing(tmp_path: Path, choice: str, package: str, ex
     ids=["optuna", "local"],
 )
 def test_several_ranks_are_refused(tmp_path: Path, choice: str, sentence: str) -> None:
-    done = train_in(tmp_path, "-m", choice, "seed=0,1", env={"WORLD_SIZE": "2", "RANK": "0"})
-    assert done.returncode == 2
-    assert sentence in done.stderr
-    assert not list(tmp_path.glob("outputs/*"))
+    assert ranks_of.go(tmp_path, 2, "-m", choice, "seed=0,1") != 0
+    (told,) = ranks_of.told(tmp_path)
+    assert sentence in told
+    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.parametrize(
