@@ -352,3 +352,30 @@ def test_the_jobs_of_a_sweep_are_runs_of_their_own(hurried: StandIn, tmp_path: P
     assert arrived(hurried, "r0") == orders(10)
     assert arrived(hurried, "r1") == orders(20)
     assert {run.group for run in hurried.project(PROJECT).run_by_name.values()} == {"sweep"}
+
+
+class Idle(threading.Event):
+    """Counts the waits; set by the fifth."""
+
+    waits = 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits += 1
+        if self.waits == 5:
+            self.set()
+        return self.is_set()
+
+
+def test_a_retry_is_waited_for_at_rest(play: Play) -> None:
+    class Failing:
+        tries = 0
+
+        def push_parcel(self) -> bool:
+            self.tries += 1
+            return self.tries > 100
+
+    play.recorder._ended.set()
+    play.recorder._closed = idle = Idle()
+    mirror: Any = Failing()
+    play.recorder._upload(mirror)
+    assert mirror.tries == idle.waits == 5

@@ -156,8 +156,8 @@ class WandB(Recorder):
         """The uploads' own thread: rows never wait for a large file."""
         try:
             while not self._closed.is_set():
-                if not mirror.push_parcel():
-                    self._ended.wait(_EVERY_SECONDS) or self._closed.wait(_EVERY_SECONDS / 5)
+                if not mirror.push_parcel() and self._ended.wait(_EVERY_SECONDS):
+                    self._closed.wait(_EVERY_SECONDS / 5)
         except Exception as error:
             logger.exception("the uploads to W&B failed")
             self._tell(f"{type(error).__name__}: {error}")
