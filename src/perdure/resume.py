@@ -36,6 +36,15 @@ FREE = (
 )
 """Keys (and what is below them) that may differ between a checkpoint and the run that goes on."""
 
+_IMPLIED = {
+    "training.shards": 1,
+    "training.exact": True,
+    "training.replay_sync": "replicated",
+    "training.sync_batchnorm": False,
+    "training.parallel": "replicate",
+}
+"""What a checkpoint means that was written before these keys existed."""
+
 _MINE = ("checkpoint.load", "checkpoint.fork", "checkpoint.resume", "timestamp=")
 
 
@@ -318,7 +327,7 @@ def require_same(now: Mapping[str, Any], before: Mapping[str, Any], path: Path) 
     found = [
         f"{key}={_shown(a)} (was {_shown(b)})"
         for key, a, b in differences(now, before)
-        if not _is_free(key)
+        if not _is_free(key) and not (b is _ABSENT and _IMPLIED.get(key, _ABSENT) == a)
     ]
     if found:
         raise UserError(
