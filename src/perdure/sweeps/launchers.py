@@ -169,8 +169,12 @@ class Local(SweepLauncher):
     def __init__(self, n_jobs: int | None, threads: int, gpus: Sequence[int] | None) -> None:
         self.n_jobs = _cores() if n_jobs is None else n_jobs
         self.threads, self.gpus = threads, gpus
-        if self.n_jobs < 1:
+        if type(self.n_jobs) is not int or self.n_jobs < 1:
             raise UserError(f"hydra.launcher.n_jobs={n_jobs}: must be 1 or more, or null")
+        if type(threads) is not int or threads < 1:
+            raise UserError(f"hydra.launcher.threads={threads}: must be 1 or more")
+        if isinstance(gpus, str | int):
+            raise UserError(f"hydra.launcher.gpus={gpus}: must be a list like [0,1], or null")
         self.flag = StopFlag()
 
     def setup(self, **given: Any) -> None:
