@@ -248,11 +248,6 @@ def validate(config: DictConfig) -> None:
         )
     if config.checkpoint.top_k < 0:
         raise UserError(f"checkpoint.top_k={config.checkpoint.top_k}: must be 0 or more")
-    if config.checkpoint.load is not None and config.checkpoint.resume is not None:
-        raise UserError(
-            "checkpoint.load with checkpoint.resume: the first names a checkpoint, the second "
-            "looks for one in the run's own folder; give one of them"
-        )
     _check_wandb(config)
     if "/" in config.checkpoint.name:
         raise UserError(

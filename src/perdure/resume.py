@@ -234,6 +234,11 @@ def expand(arguments: Sequence[str]) -> tuple[list[str], Source | None]:
             f"checkpoint.load={reference} with -m: a full checkpoint continues one run; a sweep "
             "can start from a light file (best.pth)"
         )
+    if given.get("checkpoint.resume", "null") not in ("null", ""):
+        raise UserError(
+            "checkpoint.load with checkpoint.resume: the first names the state of a run, the "
+            "second looks for one in the run's own folder; give one of them"
+        )
     if given.get("checkpoint.fork", "false").lower() == "true":
         source = replace(source, fork=True)
     saved = [o for o in source.state["overrides"] if not o.startswith(_MINE)]

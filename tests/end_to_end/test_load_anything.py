@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,26 @@ def test_a_remote_full_file_goes_on_as_a_fork(tmp_path: Path) -> None:
         ".json",
         ".version",
     }
+
+
+def test_a_sweep_that_starts_from_weights_goes_on(tmp_path: Path, network: MLP) -> None:
+    """Its jobs that have no checkpoint yet start from the weights, as they would have."""
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    sweep = ("-m", "model=sgd", "seed=0,1", "checkpoint.load=weights.pt", "hydra.sweep.dir=sweep")
+    assert train_in(tmp_path, *sweep, *FIXED).returncode == 0
+    (tmp_path / "sweep" / "0" / "results.json").unlink()
+    shutil.rmtree(tmp_path / "sweep" / "1")
+    done = train_in(tmp_path, *sweep, *FIXED, "checkpoint.resume=auto")
+    assert done.returncode == 0, done.stderr
+    jobs = done.stdout.partition("job 1 started")
+    assert "goes on from" in jobs[0]
+    assert "filled" not in jobs[0]
+    assert "filled 6 of the network's 6 tensors" in jobs[2]
+
+
+def test_a_state_is_not_loaded_where_another_may_be(tmp_path: Path) -> None:
+    assert train_in(tmp_path, "model=sgd", "hydra.run.dir=run", *FIXED).returncode == 0
+    done = train_in(tmp_path, "checkpoint.load=run", "checkpoint.resume=auto")
+    assert done.returncode == 2
+    assert "checkpoint.load with checkpoint.resume: " in done.stderr
+    assert done.stderr.count("\n") == 1

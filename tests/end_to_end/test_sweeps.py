@@ -384,8 +384,10 @@ def test_several_ranks_are_refused(tmp_path: Path, choice: str, sentence: str) -
     [
         ("hydra.launcher.n_jobs=0", "hydra.launcher.n_jobs=0: must be 1 or more, or null"),
         ("hydra.launcher.njobs=2", "hydra.launcher.njobs: there is no such key"),
+        ("hydra.launcher.threads=x", "hydra.launcher.threads=x: must be 1 or more"),
+        ("hydra.launcher.gpus=0", "hydra.launcher.gpus=0: must be a list like [0,1], or null"),
     ],
-    ids=["n_jobs=0", "njobs"],
+    ids=["n_jobs=0", "njobs", "threads=x", "gpus=0"],
 )
 def test_wrong_options_of_a_launcher(tmp_path: Path, override: str, sentence: str) -> None:
     done = train_in(tmp_path, "-m", "hydra/launcher=local", override, "seed=0,1", *TINY)

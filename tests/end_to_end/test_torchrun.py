@@ -188,3 +188,25 @@ def test_a_sweep_shares_one_folder(tmp_path: Path) -> None:
     for job in "01":
         assert json.loads((folder / job / "results.json").read_text())["status"] == "finished"
     assert "job_logging=none" not in (folder / "multirun.yaml").read_text()
+
+
+def test_a_sweep_ends_with_its_first_failure_and_tells_all(tmp_path: Path) -> None:
+    """The other jobs are told of, and how to go on with the same number of shards."""
+    sweep = ("-m", "hydra.sweep.dir=sweep", "model=sgd", "dataset.iterations=5")
+    few = ("dataset.stop_after=1", "optimizer.lr=0.1,-1,0.2")
+    assert go(tmp_path, 2, *sweep, *few) == 1
+    shown = (tmp_path / "stdout").read_text()
+    assert shown.count("sweep in sweep: 1 finished, 1 failed, 1 not started") == 1
+    assert shown.count("failed: job 1, optimizer.lr=-1: optimizer.lr=-1: must be 0 or more") == 1
+    assert told(tmp_path) == [
+        "perdure: 2 of 3 jobs did not finish; the same torchrun command with "
+        "checkpoint.resume=auto hydra.sweep.dir=sweep runs what is missing"
+    ]
+
+
+def test_a_stopped_sweep_counts_its_job_as_interrupted(tmp_path: Path) -> None:
+    process = start(tmp_path, torchrun(2), "-m", "hydra.sweep.dir=sweep", "seed=0,1", *LONG)
+    stop_at(process, tmp_path / "sweep" / "0", 20)
+    shown = (tmp_path / "stdout").read_text()
+    assert "sweep in sweep: 0 finished, 1 interrupted, 1 not started" in shown
+    assert "the same torchrun command with" in told(tmp_path)[-1]

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from process import ROOT
 
 from perdure.sweeps.jobs import Job, Outcome
 from perdure.sweeps.process import JobProcess, Worker
@@ -54,6 +55,17 @@ def test_the_environment_of_a_job(tmp_path: Path) -> None:
     code = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], os.getsid(0) == os.getpid())"
     ended(JobProcess(job_that(tmp_path, code), {"CUDA_VISIBLE_DEVICES": "3"}))
     assert (tmp_path / "job" / "console.log").read_text() == "3 True\n"
+
+
+def test_a_job_says_its_mistakes_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the sweep's own process has set so that Hydra hands it errors is not the user's wish."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    command = [sys.executable, str(ROOT / "train.py"), "threads=x"]
+    outcome = ended(JobProcess(job_that(tmp_path, ""), {}, command))
+    assert outcome.status == 2
+    assert outcome.reason == "threads: Value 'x' of type 'str' could not be converted to Integer"
 
 
 PATIENT = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from perdure import distributed
 from perdure.errors import Leaving
 from perdure.preemption import RESUMABLE
 from perdure.sweeps.jobs import Job, Outcome, again
@@ -102,9 +102,9 @@ def concluding(main: Callable[[], Any]) -> None:
     try:
         main()
     except Leaving as leaving:
-        if leaving.code != RESUMABLE or not BOARD.jobs:
-            raise
-        _conclude(RESUMABLE)
+        if not BOARD.jobs or (leaving.code != RESUMABLE and not distributed.is_main()):
+            raise  # another rank's summary is not shown, so that it says its reason
+        _conclude(int(leaving.code or 0))
     except ValueError:
         # Optuna's own error for a search without a single good trial says less than the jobs do.
         if not BOARD.outcomes or any(o.status == 0 for o in BOARD.outcomes.values()):
@@ -122,7 +122,7 @@ def _conclude(status: int) -> None:
 
 
 def _say(line: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
+    if distributed.is_main():
         print(line, flush=True)
 
 

@@ -21,7 +21,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from perdure import rendezvous
+from perdure import distributed, rendezvous
 from perdure.errors import Leaving, UserError
 from perdure.preemption import RESUMABLE, StopFlag
 from perdure.sweeps.board import BOARD
@@ -125,9 +125,11 @@ class OneProcess(SweepLauncher):
             BOARD.started(job)
             outcomes[job.number] = self._run(configs[job.number])
             configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-            BOARD.ended(job, outcomes[job.number])
-            if outcomes[job.number].status == RESUMABLE:
-                raise Leaving(outcomes[job.number].reason, RESUMABLE)
+            outcome = outcomes[job.number]
+            BOARD.ended(job, outcome)
+            # The other ranks of a distributed run would wait for this one for ever.
+            if outcome.status == RESUMABLE or (outcome.status and distributed.world_size() > 1):
+                raise Leaving(outcome.reason, outcome.status)
         return outcomes
 
     def _run(self, config: DictConfig) -> Outcome:
@@ -141,14 +143,11 @@ class OneProcess(SweepLauncher):
                 hydra_context=self.hydra_context,
             )
         except Leaving as leaving:
-            # The other ranks of a distributed run would wait for this one for ever.
-            if os.environ.get("WORLD_SIZE", "1") != "1":
-                raise
             return Outcome(int(leaving.code or 0), leaving.sentence, None, _since(since))
         if returned.status is JobStatus.COMPLETED:
             return Outcome(0, "", returned.return_value, _since(since))
         error: BaseException = returned._return_value
-        if os.environ.get("WORLD_SIZE", "1") != "1":
+        if distributed.world_size() > 1:
             raise error
         log.error("the run ended in an error", exc_info=error)
         return Outcome(1, f"{type(error).__name__}: {error}", None, _since(since))
@@ -170,8 +169,12 @@ class Local(SweepLauncher):
     def __init__(self, n_jobs: int | None, threads: int, gpus: Sequence[int] | None) -> None:
         self.n_jobs = _cores() if n_jobs is None else n_jobs
         self.threads, self.gpus = threads, gpus
-        if self.n_jobs < 1:
+        if type(self.n_jobs) is not int or self.n_jobs < 1:
             raise UserError(f"hydra.launcher.n_jobs={n_jobs}: must be 1 or more, or null")
+        if type(threads) is not int or threads < 1:
+            raise UserError(f"hydra.launcher.threads={threads}: must be 1 or more")
+        if isinstance(gpus, str | int):
+            raise UserError(f"hydra.launcher.gpus={gpus}: must be a list like [0,1], or null")
         self.flag = StopFlag()
 
     def setup(self, **given: Any) -> None:

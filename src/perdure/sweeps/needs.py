@@ -6,7 +6,7 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from perdure.errors import UserError
 
@@ -60,6 +60,14 @@ def _installed(choice: str, extra: str, module: str) -> None:
 
 
 def _check_search(config: DictConfig) -> None:
+    for key in ("n_trials", "n_jobs"):
+        number: Any = config.hydra.sweeper.get(key, 1)
+        if type(number) is not int or number < 1:
+            raise UserError(f"hydra.sweeper.{key}={number}: must be a whole number, 1 or more")
+    direction: Any = config.hydra.sweeper.get("direction", "maximize")
+    wanted = direction if isinstance(direction, ListConfig) else [direction]
+    if any(getattr(d, "name", d) not in ("maximize", "minimize") for d in wanted):
+        raise UserError(f"hydra.sweeper.direction={direction}: must be maximize or minimize")
     storage: Any = config.hydra.sweeper.get("storage")
     if storage is not None and config.checkpoint.resume is not None:
         raise UserError(

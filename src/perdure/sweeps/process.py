@@ -43,7 +43,7 @@ class JobProcess:
         self._process = subprocess.Popen(
             list(command or job.command),
             cwd=job.cwd,
-            env={**os.environ, **extra, PARENT: str(os.getpid())},
+            env={**_environment(), **extra, PARENT: str(os.getpid())},
             stdin=subprocess.DEVNULL,
             stdout=self._console,
             stderr=subprocess.STDOUT,
@@ -124,6 +124,12 @@ class Worker:
             self._process.ask_to_stop()
             self._process.wait_for_end()
         return DelayedSubmission(Worker(), job, requeued=True)
+
+
+def _environment() -> dict[str, str]:
+    """This process's, but for what `command_line` has told its own Hydra: a job says its mistakes
+    in one sentence too."""
+    return {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
 
 
 def going_on(job: Job) -> list[str]:
