@@ -46,6 +46,8 @@ _IMPLIED = {
 """What a checkpoint means that was written before these keys existed."""
 
 _MINE = ("checkpoint.load", "checkpoint.fork", "checkpoint.resume", "timestamp=")
+_MIRROR = tuple(f"{sign}tracking.wandb." for sign in ("", "+", "++", "~"))
+"""Overrides of what a run that is not mirrored does not have."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,8 @@ def expand(arguments: Sequence[str]) -> tuple[list[str], Source | None]:
         )
     if given.get("checkpoint.fork", "false").lower() == "true":
         source = replace(source, fork=True)
-    saved = [o for o in source.state["overrides"] if not o.startswith(_MINE)]
+    mine = (*_MINE, *_MIRROR) if "tracking=local" in arguments else _MINE
+    saved = [o for o in source.state["overrides"] if not o.startswith(mine)]
     config = [*saved, *_pins(saved, source.state["args"])]
     if source.fork:
         return [*config, *arguments], source

@@ -253,3 +253,11 @@ def test_stop_on_the_runs_page_saves_and_leaves(wandb_server: StandIn, tmp_path:
     assert process.returncode == 75
     assert "stopped from its W&B page" in err
     assert os.listdir(tmp_path / "run" / "checkpoints")
+
+
+def test_a_mirrored_run_can_go_on_unmirrored(wandb_server: StandIn, tmp_path: Path) -> None:
+    env = machine(wandb_server, tmp_path, WANDB_MODE="offline")
+    assert train_in(tmp_path, *MIRRORED, *SAVED, env=env).returncode == 0
+    done = train_in(tmp_path, "checkpoint.load=latest", "tracking=local", env=env)
+    assert done.returncode == 0, done.stderr
+    assert not said(done)
