@@ -261,3 +261,18 @@ def test_a_mirrored_run_can_go_on_unmirrored(wandb_server: StandIn, tmp_path: Pa
     done = train_in(tmp_path, "checkpoint.load=latest", "tracking=local", env=env)
     assert done.returncode == 0, done.stderr
     assert not said(done)
+
+
+def test_a_folder_sent_as_a_new_run_goes_on_there(wandb_server: StandIn, tmp_path: Path) -> None:
+    env = machine(wandb_server, tmp_path)
+    assert train_in(tmp_path, *MIRRORED, *SAVED, env=env).returncode == 0
+    folder = run_folder(tmp_path)
+    (folder / "wandb.json").unlink()
+    assert sync(wandb_server, tmp_path, str(folder), "--project", "new").returncode == 0
+    moved = record_of(folder)
+    reference = f"wandb://tester/new/ckpt-{moved['id']}:latest"
+    for home, load in ((tmp_path, "latest"), (tmp_path / "b", reference)):
+        done = train_in(home, f"checkpoint.load={load}", env=machine(wandb_server, home))
+        assert done.returncode == 0, done.stderr
+        there = record_of(run_folder(home))
+        assert (there["project"], there["id"]) == ("new", moved["id"])
