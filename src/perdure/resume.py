@@ -176,19 +176,21 @@ def _from_wandb(reference: str, root: Path) -> Source | Path:
     source = replace(source, artifact=fetched.artifact)
     if source.fork or newest(folder_of(home)) is None:
         return source
-    _require_same_run(home, source, reference)
     here = good(home)
+    _require_same_run(home, here, source, reference)
     if here is None or here.step < source.step:
         return source
     log.info("%s stands as far as %s: going on from the folder", home, reference)
     return here
 
 
-def _require_same_run(home: Path, source: Source, reference: str) -> None:
+def _require_same_run(home: Path, here: Source | None, source: Source, reference: str) -> None:
     from perdure.tracking.wandb import record as records
 
     record = records.load(home)
-    if record is not None and record.id != source.run_id:
+    # One that was never mirrored has no record; its folder may be called the same.
+    moments = {one.state["args"]["timestamp"] for one in (here, source) if one is not None}
+    if len(moments) > 1 or (record is not None and record.id != source.run_id):
         raise UserError(
             f"{home}: another run is there, so that of {reference} cannot go on in this folder; "
             "choose another output_root, or checkpoint.fork=true"

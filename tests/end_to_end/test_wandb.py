@@ -276,3 +276,19 @@ def test_a_folder_sent_as_a_new_run_goes_on_there(wandb_server: StandIn, tmp_pat
         assert done.returncode == 0, done.stderr
         there = record_of(run_folder(home))
         assert (there["project"], there["id"]) == ("new", moved["id"])
+
+
+def test_a_run_never_goes_on_in_a_folder_of_another_that_is_called_the_same(
+    wandb_server: StandIn, tmp_path: Path
+) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    env = machine(wandb_server, a)
+    done = train_in(a, *MIRRORED, *SAVED, "hydra.run.dir=outputs/mine", env=env)
+    assert done.returncode == 0, done.stderr
+    b.mkdir()
+    time.sleep(1)  # a run is known by the second in which it started
+    assert train_in(b, *SAVED[:-1], "hydra.run.dir=outputs/mine").returncode == 0
+    reference = f"wandb://tester/{PROJECT}/ckpt-{record_of(a / 'outputs' / 'mine')['id']}:latest"
+    done = train_in(b, f"checkpoint.load={reference}", env=machine(wandb_server, b))
+    assert done.returncode == 2
+    assert "another run is there" in done.stderr
