@@ -90,6 +90,11 @@ def test_a_benchmark_brings_its_backbone_and_the_user_may_choose_another() -> No
             "tracking.wandb.typo: there is no such key",
             id="wandb-added-key",
         ),
+        pytest.param(
+            ["tracking.wandb.project=cl"],
+            "tracking.wandb.project=cl: there is no such key without tracking=wandb",
+            id="wandb-key-alone",
+        ),
         pytest.param(["+typo=1"], "typo: there is no such key", id="added-key"),
         pytest.param(["+dataset.typo=1"], "dataset.typo: there is no such key", id="added-below"),
     ],

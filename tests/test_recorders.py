@@ -157,10 +157,16 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def test_a_run_that_goes_on_in_its_folder_is_the_same_run(folder: RunFolder) -> None:
-    found = mirror(folder=folder.path, source=source(folder))
+    goes_on = source(folder)
+    found = mirror(folder=folder.path, source=goes_on)
     assert found.record == Record("r1", "theirs", entity="team")
+    found.load_state_dict({"id": "r0", "name": "n"})
+    # The folder may have been sent as a new run since the checkpoint was written.
+    assert (found.record.id, found.record.name) == ("r1", "n")
+    (folder.path / "wandb.json").unlink()
+    found = mirror(folder=folder.path, source=goes_on)
     found.load_state_dict({"id": "r0"})
-    assert found.record.id == "r0"  # what the checkpoint knows counts
+    assert found.record.id == "r0"
 
 
 def test_a_run_that_died_before_its_first_checkpoint_is_the_same_run(folder: RunFolder) -> None:

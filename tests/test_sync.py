@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +192,22 @@ def test_a_run_that_goes_on_is_refused(hurried: StandIn, folder: RunFolder) -> N
     running.release()
     assert hurried.log == []
     assert records.load(folder.path) is None
+
+
+def test_a_damaged_history_is_told(hurried: StandIn, folder: RunFolder) -> None:
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "st\n')
+    assert refused(folder.path).endswith("not sent: metrics.jsonl is damaged (a line is no JSON)")
+
+
+def test_a_folder_that_may_not_be_written_is_told(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(lock: RunLock, patience: float = 0.0) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder.path / ".lock"))
+
+    monkeypatch.setattr(RunLock, "acquire", refuse)  # a real one would need root, or not be root
+    assert refused(folder.path) == f"{folder.path}: cannot write there (Read-only file system)"
 
 
 @pytest.mark.parametrize("text", [None, "{}", "torn"], ids=["absent", "empty", "torn"])

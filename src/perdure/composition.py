@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from perdure.config import Config
 from perdure.errors import UserError
 from perdure.recipes import CONF, by_buffer_size
+from perdure.wording import needs_tracking
 
 TIMESTAMP = "%Y%m%d-%H%M%S"
 reserving = False
@@ -79,4 +80,10 @@ def configuration() -> Iterator[None]:
 def compose(*overrides: str) -> DictConfig:
     """The configuration that `python train.py <overrides>` would run."""
     with configuration():
-        return _compose("train", overrides=list(overrides))
+        try:
+            return _compose("train", overrides=list(overrides))
+        except AssertionError as error:
+            sentence = needs_tracking(error, overrides)
+            if sentence is None:
+                raise
+            raise UserError(sentence) from None

@@ -248,6 +248,11 @@ def command_line(main: Callable[[], Any]) -> None:
         if traceback_wanted:
             raise
         stop(wording.explain(error))
+    except AssertionError as error:
+        sentence = wording.needs_tracking(error, sys.argv[1:])
+        if sentence is None or traceback_wanted:
+            raise
+        stop(sentence)
     except KeyboardInterrupt:
         stop("interrupted", 130)
 

@@ -46,6 +46,8 @@ _IMPLIED = {
 """What a checkpoint means that was written before these keys existed."""
 
 _MINE = ("checkpoint.load", "checkpoint.fork", "checkpoint.resume", "timestamp=")
+_MIRROR = tuple(f"{sign}tracking.wandb." for sign in ("", "+", "++", "~"))
+"""Overrides of what a run that is not mirrored does not have."""
 
 
 @dataclass(frozen=True)
@@ -174,19 +176,21 @@ def _from_wandb(reference: str, root: Path) -> Source | Path:
     source = replace(source, artifact=fetched.artifact)
     if source.fork or newest(folder_of(home)) is None:
         return source
-    _require_same_run(home, source, reference)
     here = good(home)
+    _require_same_run(home, here, source, reference)
     if here is None or here.step < source.step:
         return source
     log.info("%s stands as far as %s: going on from the folder", home, reference)
     return here
 
 
-def _require_same_run(home: Path, source: Source, reference: str) -> None:
+def _require_same_run(home: Path, here: Source | None, source: Source, reference: str) -> None:
     from perdure.tracking.wandb import record as records
 
     record = records.load(home)
-    if record is not None and record.id != source.run_id:
+    # One that was never mirrored has no record; its folder may be called the same.
+    moments = {one.state["args"]["timestamp"] for one in (here, source) if one is not None}
+    if len(moments) > 1 or (record is not None and record.id != source.run_id):
         raise UserError(
             f"{home}: another run is there, so that of {reference} cannot go on in this folder; "
             "choose another output_root, or checkpoint.fork=true"
@@ -241,7 +245,8 @@ def expand(arguments: Sequence[str]) -> tuple[list[str], Source | None]:
         )
     if given.get("checkpoint.fork", "false").lower() == "true":
         source = replace(source, fork=True)
-    saved = [o for o in source.state["overrides"] if not o.startswith(_MINE)]
+    mine = (*_MINE, *_MIRROR) if "tracking=local" in arguments else _MINE
+    saved = [o for o in source.state["overrides"] if not o.startswith(mine)]
     config = [*saved, *_pins(saved, source.state["args"])]
     if source.fork:
         return [*config, *arguments], source

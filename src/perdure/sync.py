@@ -45,11 +45,15 @@ def sync(
         The page of the run.
 
     Raises:
-        UserError: it is no run's folder, the run is going on, or W&B does not take it.
+        UserError: it is no run's folder, or may not be written, the run is going on, or W&B does
+            not take it.
     """
     results = _results(folder)
     lock = RunLock(folder)
-    lock.acquire()
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write there ({error.strerror})") from error
     try:
         record = records.load(folder) or _new_record(folder, results, project or "perdure", entity)
         _place(record, project, entity, folder)
@@ -60,6 +64,9 @@ def sync(
             return _push(folder, record, outbox, results, time.monotonic() + seconds, say)
         except MirrorError as error:
             raise UserError(f"{folder}: not sent: {error}") from error
+        except json.JSONDecodeError as error:
+            damaged = "metrics.jsonl is damaged (a line is no JSON)"
+            raise UserError(f"{folder}: not sent: {damaged}") from error
     finally:
         lock.release()
 

@@ -29,6 +29,8 @@ MISTAKES = [
     (["checkpoint.every=tsk"], "checkpoint.every='tsk': must be task, epoch"),
     (["dataset.class_order=[1,2]"], "names each class 0…9 once"),
     (["dataset.n_tasks=11"], "there are 10 classes"),
+    (["tracking.wandb.project=cl"], "tracking.wandb.project=cl: there is no such key without"),
+    (["-m", "tracking.wandb.mode=offline"], "there is no such key without tracking=wandb"),
     (["a==b"], "a==b: cannot be read as an override"),
     (["output_root=/proc/none"], "output_root=/proc/none: cannot write there"),
     (["hydra.run.dir=/proc/none"], "/proc/none: cannot write there"),

@@ -253,3 +253,42 @@ def test_stop_on_the_runs_page_saves_and_leaves(wandb_server: StandIn, tmp_path:
     assert process.returncode == 75
     assert "stopped from its W&B page" in err
     assert os.listdir(tmp_path / "run" / "checkpoints")
+
+
+def test_a_mirrored_run_can_go_on_unmirrored(wandb_server: StandIn, tmp_path: Path) -> None:
+    env = machine(wandb_server, tmp_path, WANDB_MODE="offline")
+    assert train_in(tmp_path, *MIRRORED, *SAVED, env=env).returncode == 0
+    done = train_in(tmp_path, "checkpoint.load=latest", "tracking=local", env=env)
+    assert done.returncode == 0, done.stderr
+    assert not said(done)
+
+
+def test_a_folder_sent_as_a_new_run_goes_on_there(wandb_server: StandIn, tmp_path: Path) -> None:
+    env = machine(wandb_server, tmp_path)
+    assert train_in(tmp_path, *MIRRORED, *SAVED, env=env).returncode == 0
+    folder = run_folder(tmp_path)
+    (folder / "wandb.json").unlink()
+    assert sync(wandb_server, tmp_path, str(folder), "--project", "new").returncode == 0
+    moved = record_of(folder)
+    reference = f"wandb://tester/new/ckpt-{moved['id']}:latest"
+    for home, load in ((tmp_path, "latest"), (tmp_path / "b", reference)):
+        done = train_in(home, f"checkpoint.load={load}", env=machine(wandb_server, home))
+        assert done.returncode == 0, done.stderr
+        there = record_of(run_folder(home))
+        assert (there["project"], there["id"]) == ("new", moved["id"])
+
+
+def test_a_run_never_goes_on_in_a_folder_of_another_that_is_called_the_same(
+    wandb_server: StandIn, tmp_path: Path
+) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    env = machine(wandb_server, a)
+    done = train_in(a, *MIRRORED, *SAVED, "hydra.run.dir=outputs/mine", env=env)
+    assert done.returncode == 0, done.stderr
+    b.mkdir()
+    time.sleep(1)  # a run is known by the second in which it started
+    assert train_in(b, *SAVED[:-1], "hydra.run.dir=outputs/mine").returncode == 0
+    reference = f"wandb://tester/{PROJECT}/ckpt-{record_of(a / 'outputs' / 'mine')['id']}:latest"
+    done = train_in(b, f"checkpoint.load={reference}", env=machine(wandb_server, b))
+    assert done.returncode == 2
+    assert "another run is there" in done.stderr

@@ -24,7 +24,8 @@ logger = logging.getLogger("perdure")
 _START_SECONDS = 20.0
 _EVERY_SECONDS = 1.0
 """Rows are handed over at most this often."""
-_STATE = ("id", "entity", "project", "name", "group", "job_type", "tags", "notes")
+_PLACE = ("id", "entity", "project")
+_STATE = (*_PLACE, "name", "group", "job_type", "tags", "notes")
 
 
 class WandB(Recorder):
@@ -37,6 +38,8 @@ class WandB(Recorder):
             `scripts/sync_wandb.py` sends.
         continues: whether this goes on with the run of the checkpoint's state; else it is a new
             one, whatever the state says.
+        known: whether `record` says in which run of W&B the folder, or the artifact that it is
+            rebuilt from, is kept by now; the state may be older than that.
         on_error: `offline` leaves the rest to a sync, `disable` gives up, `raise` ends the run.
         artifacts: whether checkpoints and results are uploaded too.
         finish_seconds: how long the end of the run waits for W&B.
@@ -50,6 +53,7 @@ class WandB(Recorder):
         record: Record,
         online: bool,
         continues: bool = False,
+        known: bool = False,
         on_error: str = "offline",
         artifacts: bool = True,
         finish_seconds: float = 60.0,
@@ -62,6 +66,7 @@ class WandB(Recorder):
         self.record = record
         self._online = online
         self._continues = continues
+        self._known = known
         self._on_error = on_error
         self._artifacts = artifacts
         self._finish_seconds = finish_seconds
@@ -82,7 +87,7 @@ class WandB(Recorder):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on in the run of `state`, unless this run is one of its own."""
         if self._continues:
-            for key in _STATE:
+            for key in _STATE[len(_PLACE) :] if self._known else _STATE:
                 if state.get(key) is not None:  # the entity may not have been known yet
                     setattr(self.record, key, state[key])
 
