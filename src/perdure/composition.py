@@ -5,7 +5,7 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,7 +20,6 @@ from omegaconf import DictConfig, OmegaConf
 from perdure.config import Config
 from perdure.errors import UserError
 from perdure.recipes import CONF, by_buffer_size
-from perdure.wording import needs_tracking
 
 TIMESTAMP = "%Y%m%d-%H%M%S"
 reserving = False
@@ -87,3 +86,12 @@ def compose(*overrides: str) -> DictConfig:
             if sentence is None:
                 raise
             raise UserError(sentence) from None
+
+
+def needs_tracking(error: AssertionError, arguments: Iterable[str]) -> str | None:
+    """What Hydra's bare assertion means: a key of W&B was set, but the run is not mirrored."""
+    if not str(error).startswith("Unexpected type for root"):
+        return None
+    keys = (argument for argument in arguments if "tracking.wandb." in argument.partition("=")[0])
+    key = next(keys, None)
+    return None if key is None else f"{key}: there is no such key without tracking=wandb"

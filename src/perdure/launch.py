@@ -249,7 +249,7 @@ def command_line(main: Callable[[], Any]) -> None:
             raise
         stop(wording.explain(error))
     except AssertionError as error:
-        sentence = wording.needs_tracking(error, sys.argv[1:])
+        sentence = composition.needs_tracking(error, sys.argv[1:])
         if sentence is None or traceback_wanted:
             raise
         stop(sentence)

@@ -37,15 +37,6 @@ def explain(error: BaseException) -> str:
     return _unknown_key(error) or _value(error, chain)
 
 
-def needs_tracking(error: AssertionError, arguments: Iterable[str]) -> str | None:
-    """What Hydra's bare assertion means: a key of W&B was set, but the run is not mirrored."""
-    if not str(error).startswith("Unexpected type for root"):
-        return None
-    keys = (argument for argument in arguments if "tracking.wandb." in argument.partition("=")[0])
-    key = next(keys, None)
-    return None if key is None else f"{key}: there is no such key without tracking=wandb"
-
-
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """The error and what it was raised from, outermost first."""
     while error is not None:
