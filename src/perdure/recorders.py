@@ -21,7 +21,7 @@ from perdure.tracking.console import Console
 from perdure.tracking.events import Recorder
 from perdure.tracking.files import LocalFiles
 from perdure.tracking.wandb import record as records
-from perdure.tracking.wandb.record import Record, new_id
+from perdure.tracking.wandb.record import Record, name_of, new_id
 
 log = logging.getLogger("perdure")
 
@@ -117,7 +117,7 @@ def _new_record(
     source: Source | None,
 ) -> Record:
     size = plain["buffer"]["size"] if plain["model"]["needs_buffer"] else 0
-    name = f"{plain['model']['name']}_{plain['dataset']['name']}_{size}_s{plain['seed']}"
+    name = name_of(plain["model"]["name"], plain["dataset"]["name"], size, plain["seed"])
     return Record(
         id=new_id(plain["timestamp"], folder.name if sweep else None),
         project=wanted["project"],

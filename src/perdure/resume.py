@@ -172,8 +172,13 @@ def _from_wandb(reference: str, root: Path) -> Source | Path:
     if isinstance(source, Path) or fetched.place is None:
         return source
     home = (root / fetched.place).absolute()
-    source = replace(source, fork=not fetched.newest, home=home, run_id=fetched.run_id)
-    source = replace(source, artifact=fetched.artifact)
+    source = replace(
+        source,
+        fork=not fetched.newest,
+        home=home,
+        artifact=fetched.artifact,
+        run_id=fetched.run_id,
+    )
     if source.fork or newest(folder_of(home)) is None:
         return source
     here = good(home)

@@ -16,7 +16,7 @@ from perdure.errors import UserError
 from perdure.tracking.wandb import record as records
 from perdure.tracking.wandb.mirror import Mirror
 from perdure.tracking.wandb.outbox import Outbox
-from perdure.tracking.wandb.record import Record, new_id
+from perdure.tracking.wandb.record import Record, name_of, new_id
 from perdure.tracking.wandb.rows import flat_config
 from perdure.tracking.wandb.session import Limits, MirrorError, Session
 
@@ -112,13 +112,12 @@ def _results(folder: Path) -> dict[str, Any]:
 
 
 def _new_record(folder: Path, results: dict[str, Any], project: str, entity: str | None) -> Record:
-    size, seed = results["buffer_size"], results["seed"]
     job = folder.name if folder.name.isdigit() else None
     record = Record(
         id=new_id(results["timestamp"], job),
         project=project,
         entity=entity,
-        name=f"{results['model']}_{results['dataset']}_{size}_s{seed}",
+        name=name_of(*(results[key] for key in ("model", "dataset", "buffer_size", "seed"))),
         group=folder.absolute().parent.name if job else None,
         job_type="train",
         config=flat_config(_args(folder), results),

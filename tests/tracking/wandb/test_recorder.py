@@ -379,3 +379,16 @@ def test_a_retry_is_waited_for_at_rest(play: Play) -> None:
     mirror: Any = Failing()
     play.recorder._upload(mirror)
     assert mirror.tries == idle.waits == 5
+
+
+def test_a_disk_that_takes_no_parcel_ends_no_run(wandb_server: StandIn, play: Play) -> None:
+    play.folder.log([line(1)])
+    (play.folder.path / "outbox").write_text("in the way")
+    play.start()
+    play.written(10)
+    play.end()
+    kept = [sentence for sentence in play.said if "cannot be kept for the upload" in sentence]
+    assert [sentence.partition(" cannot")[0] for sentence in kept] == [
+        "W&B: 0.pt",
+        "W&B: the results",
+    ]

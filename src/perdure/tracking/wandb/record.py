@@ -67,3 +67,8 @@ def load(folder: Path) -> Record | None:
 def new_id(timestamp: str, job: str | None) -> str:
     """An id for a run: its time, its number in a sweep, and what tells it from all others."""
     return "-".join(filter(None, (timestamp, job, secrets.token_hex(2))))
+
+
+def name_of(model: str, dataset: str, buffer_size: int, seed: int) -> str:
+    """What a run is called at W&B when the user gives it no name."""
+    return f"{model}_{dataset}_{buffer_size}_s{seed}"

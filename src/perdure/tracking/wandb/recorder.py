@@ -113,23 +113,27 @@ class WandB(Recorder):
 
     def on_checkpoint_written(self, event: CheckpointWritten) -> None:
         """Keep the checkpoint for the upload, out of retention's reach."""
-        if self._artifacts and self._working():
-            try:
-                self._outbox.add_checkpoint(event.path)
-            except OSError as error:
-                self._say(f"W&B: {event.path.name} cannot be kept for the upload ({error})")
+        self._keep(event.path.name, lambda: self._outbox.add_checkpoint(event.path))
 
     def on_run_end(self, event: RunEnd) -> None:
         """Let the thread send the rest, for as long as may be; say what is not sent."""
         if self._thread is None:
             return
-        if self._artifacts and self._working():
-            self._outbox.add_results()
+        self._keep("the results", self._outbox.add_results)
         self._results = event.results
         self._ended.set()
         self._thread.join(self._finish_seconds + _EVERY_SECONDS)
         if self._thread.is_alive():
             self._give_up(f"not done after {self._finish_seconds:g} s")
+
+    def _keep(self, what: str, add: Callable[[], None]) -> None:
+        """Put something into the outbox; a disk that refuses it does not end the run."""
+        if not (self._artifacts and self._working()):
+            return
+        try:
+            add()
+        except OSError as error:
+            self._say(f"W&B: {what} cannot be kept for the upload ({error})")
 
     # --- the thread ---------------------------------------------------------------------------
 
