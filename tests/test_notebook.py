@@ -26,7 +26,9 @@ def test_a_run_goes_on_in_its_folder(tmp_path: Path) -> None:
     perdure.train(
         "model=er", *SHORT, "checkpoint.save=true", "dataset.stop_after=1", folder=tmp_path / "part"
     )
-    rest = perdure.train(f"checkpoint.load={tmp_path / 'part'}", "dataset.stop_after=2")
+    rest = perdure.train(
+        f"checkpoint.load={tmp_path / 'part'}", "dataset.stop_after=2", "checkpoint.save=true"
+    )
     assert rest["accuracy_matrix"] == whole["accuracy_matrix"]
     ends = [
         read(next((tmp_path / name / "checkpoints").glob("*_1.pt"))) for name in ("whole", "part")

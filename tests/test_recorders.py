@@ -156,9 +156,12 @@ def folder(tmp_path: Path) -> RunFolder:
     return made
 
 
+THERE = ("tracking.wandb.project=theirs", "tracking.wandb.entity=team")
+
+
 def test_a_run_that_goes_on_in_its_folder_is_the_same_run(folder: RunFolder) -> None:
     goes_on = source(folder)
-    found = mirror(folder=folder.path, source=goes_on)
+    found = mirror(*THERE, folder=folder.path, source=goes_on)
     assert found.record == Record("r1", "theirs", entity="team")
     found.load_state_dict({"id": "r0", "name": "n"})
     # The folder may have been sent as a new run since the checkpoint was written.
@@ -169,8 +172,23 @@ def test_a_run_that_goes_on_in_its_folder_is_the_same_run(folder: RunFolder) -> 
     assert found.record.id == "r0"
 
 
+@pytest.mark.parametrize("typed", [(), THERE[1:], ("tracking.wandb.project=mine", THERE[1])])
+def test_a_folder_does_not_say_where_rows_are_sent(
+    folder: RunFolder, typed: tuple[str, ...]
+) -> None:
+    with pytest.raises(
+        UserError, match=r"add tracking.wandb.entity=team tracking.wandb.project=theirs"
+    ):
+        mirror(*typed, folder=folder.path, source=source(folder))
+
+
+def test_an_entity_that_nobody_typed_is_the_key_s_own(folder: RunFolder) -> None:
+    found = mirror(THERE[0], folder=folder.path, source=source(folder))
+    assert (found.record.id, found.record.entity) == ("r1", None)
+
+
 def test_a_run_that_died_before_its_first_checkpoint_is_the_same_run(folder: RunFolder) -> None:
-    assert mirror("checkpoint.resume=auto", folder=folder.path).record.id == "r1"
+    assert mirror(*THERE, "checkpoint.resume=auto", folder=folder.path).record.id == "r1"
     assert mirror(folder=folder.path).record.id != "r1"
 
 

@@ -6,10 +6,18 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import PurePath
+from typing import Any, NewType
 
 from perdure.errors import UserError
+
+Url = NewType("Url", str)
+"""The type of a constructor's parameter that is an address: no checkpoint may set it."""
+
+Reference = NewType("Reference", str)
+"""The same for a reference to a checkpoint or to weights: a path, https://…, hf://…, wandb://…"""
 
 _PLAIN: dict[Any, str] = {
     float: "a number",
@@ -78,6 +86,22 @@ def check(
             raise UserError(f"{group}.{key} is missing: {group} takes {names}")
 
 
+def locations(target: Callable[..., Any]) -> Iterator[str]:
+    """Names of the parameters that are paths, addresses or references, by their annotation."""
+    for name, hint in _hints(target).items():
+        if name != "return" and _is_location(hint):
+            yield name
+
+
+def _is_location(hint: Any) -> bool:
+    if hint in (Url, Reference):
+        return True
+    plain = typing.get_origin(hint) or hint
+    if isinstance(plain, type) and issubclass(plain, PurePath | PathLike):
+        return True
+    return any(map(_is_location, typing.get_args(hint)))
+
+
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     init = getattr(target, "__init__") if inspect.isclass(target) else target  # noqa: B009
     try:
@@ -93,6 +117,7 @@ def _accepted(target: Callable[..., Any], runtime: dict[str, Any]) -> dict[str, 
 
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a plain value may be passed where `hint` is annotated; in doubt it may."""
+    hint = getattr(hint, "__supertype__", hint)
     if _is_union(hint):
         return any(_fits(value, part) for part in typing.get_args(hint))
     if typing.get_origin(hint) is typing.Literal:
@@ -126,6 +151,7 @@ def _is_list(hint: Any) -> bool:
 
 def _words(hint: Any) -> str:
     """What a person may write there; empty for what nobody can write."""
+    hint = getattr(hint, "__supertype__", hint)
     if _is_union(hint):
         return " or ".join(dict.fromkeys(filter(None, map(_words, typing.get_args(hint)))))
     if typing.get_origin(hint) is typing.Literal:

@@ -121,6 +121,7 @@ class CheckpointConfig:
     keep: int | None = None
     light: bool = True
     load: str | None = None
+    allow: list[str] = field(default_factory=list)
     resume: Resume | None = None
     fork: bool = False
     allow_missing: bool = False
@@ -205,6 +206,9 @@ class Config:
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
 
 
+_LONGEST = 160
+"""Bytes of a name; file systems take 255 of a file name, and numbers and endings are added."""
+
 _AT_LEAST_ONE = (
     "threads",
     "checkpoint.keep",
@@ -249,13 +253,52 @@ def validate(config: DictConfig) -> None:
     if config.checkpoint.top_k < 0:
         raise UserError(f"checkpoint.top_k={config.checkpoint.top_k}: must be 0 or more")
     _check_wandb(config)
-    if "/" in config.checkpoint.name:
-        raise UserError(
-            f"checkpoint.name={config.checkpoint.name}: is the start of file names, so it cannot "
-            "hold a /"
-        )
+    names = ["model.name", "dataset.name"]
+    # Looked at only once it is fixed: asking for it earlier would settle it.
+    names += [] if OmegaConf.is_interpolation(config, "timestamp") else ["timestamp"]
+    for key in names:
+        require_component(key, OmegaConf.select(config, key))
+    if config.checkpoint.name:
+        require_component("checkpoint.name", config.checkpoint.name)
+    _check_stem([config.checkpoint.name, *(OmegaConf.select(config, key) for key in names)])
     _check_processes(config)
     _check_model(config)
+
+
+def _check_stem(parts: list[str]) -> None:
+    if sum(len(part.encode()) for part in parts) > _LONGEST:
+        raise UserError(
+            f"checkpoint.name, model.name, dataset.name: {', '.join(parts)} are together longer "
+            f"than {_LONGEST} bytes, and they make the names of files"
+        )
+
+
+def require_component(key: str, value: Any, origin: str | None = None) -> str:
+    """`value`, where it can be a part of file names.
+
+    Args:
+        key: which key of the configuration it is.
+        value: of whatever type.
+        origin: the file that it was read from, if it was not given by the user.
+
+    Raises:
+        UserError: it would lead elsewhere, or is longer than a name may be.
+    """
+    where = "" if origin is None else f" (in {origin})"
+    if (
+        isinstance(value, str)
+        and value.isprintable()
+        and 0 < len(value.encode()) <= _LONGEST
+        and not value.startswith(".")
+        and not set(value) & set("/\\")
+    ):
+        return value
+    shown = str(value)[:80]
+    shown = shown if shown.isprintable() else repr(shown)
+    raise UserError(
+        f"{key}={shown}{where}: is a part of file names, so it must have 1 to "
+        f"{_LONGEST} bytes, no / or \\, no control characters, and no dot at its start"
+    )
 
 
 def _check_wandb(config: DictConfig) -> None:

@@ -54,6 +54,28 @@ def writing(folder: Path, setting: str | None = None) -> Iterator[None]:
         ) from error
 
 
+def require_own(folder: Path) -> None:
+    """Refuse a folder of a run whose parts are links that lead out of it.
+
+    Who writes there follows them, so a folder from elsewhere could have any file overwritten.
+
+    Raises:
+        UserError: names the link and where it leads.
+    """
+    home = folder.resolve()
+    for here, folders, names in os.walk(home):
+        everything = [*folders, *names]
+        # W&B's client links to its logs elsewhere, and starts a new folder each time.
+        folders[:] = [name for name in folders if name != "wandb"]
+        for name in everything:
+            path = Path(here, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(home):
+                raise UserError(
+                    f"{path}: a link out of the run's folder, to {path.resolve()}: nothing is "
+                    "written through it; put a copy in its place, or choose another folder"
+                )
+
+
 @contextmanager
 def locked(path: Path, setting: str | None = None) -> Iterator[bool]:
     """Holds `<name>.lock` beside `path` while one process writes it; the others wait.

@@ -23,12 +23,14 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from perdure import composition, distributed, manual, rendezvous, wording
+from perdure.arguments import Arguments
 from perdure.checkpoint.lock import RunLock
 from perdure.config import validate
+from perdure.disk import require_own
 from perdure.errors import DivergenceError, Leaving, PeerLostError, PreemptedError, UserError
 from perdure.preemption import RESUMABLE, StopFlag, follow_parent
 from perdure.recipes import notices
-from perdure.resume import Source, expand, good, job_record
+from perdure.resume import Source, command_to_resume, expand, good, job_record
 from perdure.sweeps import needs
 from perdure.sweeps.board import concluding
 
@@ -38,6 +40,8 @@ _LOCK_PATIENCE = 30.0
 _SILENT = ("hydra.output_subdir=null", "hydra/job_logging=none")
 """Overrides for the ranks that write nothing."""
 _source: Source | None = None
+_typed = Arguments(())
+"""The command line before a checkpoint expanded it."""
 
 
 class Launch(Callback):
@@ -82,6 +86,7 @@ class Launch(Callback):
             else:
                 composition.reserving = ours
             folder = Path(config.hydra[mode].dir)
+            require_own(folder)
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK):
                 raise PermissionError(13, "Permission denied", str(folder))
@@ -112,11 +117,7 @@ def job(config: DictConfig) -> float | None:
         discard(folder)
         leave(folder, wording.explain(error), 2)
     except PreemptedError as error:
-        leave(
-            folder,
-            f"{error}; python train.py checkpoint.load={folder} goes on from there",
-            RESUMABLE,
-        )
+        leave(folder, f"{error}; {_resume(config, folder)} goes on from there", RESUMABLE)
     except DivergenceError as error:
         leave(folder, str(error), 1)
     except OSError as error:
@@ -124,7 +125,7 @@ def job(config: DictConfig) -> float | None:
             raise
         leave(folder, f"{error.filename or folder}: cannot write there ({error.strerror})", 1)
     except PeerLostError as error:
-        lost(folder, error)
+        lost(folder, error, _resume(config, folder))
     except Exception:
         distributed.let_main_speak()
         raise
@@ -154,7 +155,8 @@ def _train(config: DictConfig, folder: Path, flag: StopFlag) -> dict[str, Any]:
         elif config.checkpoint.resume is not None:
             source = good(folder)
     told = notices(config, overrides)
-    return run(config, folder, overrides, told, source, flag, _sweep_of(HydraConfig.get()))
+    name = _sweep_of(HydraConfig.get())
+    return run(config, folder, overrides, told, source, flag, name, _typed.config_folders)
 
 
 def _sweep_of(hydra: Any) -> str | None:
@@ -197,13 +199,18 @@ def leave(folder: Path, sentence: str, exit_status: int) -> NoReturn:
     stop(sentence, exit_status)
 
 
-def lost(folder: Path, error: PeerLostError) -> NoReturn:
+def _resume(config: DictConfig, folder: Path) -> str:
+    plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    return command_to_resume(_typed, plain, folder)
+
+
+def lost(folder: Path, error: PeerLostError, command: str) -> NoReturn:
     """End a process that cannot go on without the others; rank 0 says so."""
     if distributed.is_main():
         note_status(folder, "interrupted", 1)
         stop(
-            f"another process of the run ended or did not answer ({error}); python train.py "
-            f"checkpoint.load={folder} goes on from the last checkpoint",
+            f"another process of the run ended or did not answer ({error}); {command} goes on "
+            "from the last checkpoint",
             1,
         )
     distributed.let_main_speak()
@@ -258,7 +265,8 @@ def command_line(main: Callable[[], Any]) -> None:
 
 
 def _expanded() -> list[str]:
-    global _source
+    global _source, _typed
+    _typed = Arguments(tuple(sys.argv[1:]))
     arguments, _source = expand(sys.argv[1:])
     return arguments
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from perdure import distributed, rendezvous
 from perdure.composition import compose, register
+from perdure.disk import require_own
 from perdure.recipes import notices
 from perdure.resume import Source, expand
 
@@ -44,6 +45,7 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
     place = None if target is None else Path(target)
     if place is None or not distributed.is_main():
         return run(config, place, typed, notices(config, typed), source)
+    require_own(place)
     place.mkdir(parents=True, exist_ok=True)
     lock = RunLock(place)
     lock.acquire()

@@ -22,7 +22,7 @@ def shards_of(plain: Mapping[str, Any], source: Source | None, ranks: Ranks) -> 
     """
     wanted = plain["training"]["shards"]
     if wanted is None and source is not None and not source.fork:
-        wanted = source.state["args"]["training"].get("shards", 1)
+        wanted = source.config.args["training"].get("shards", 1)
     number = int(wanted or ranks.size)
     shards.check(number, ranks.size)
     return number

@@ -88,13 +88,16 @@ def _wandb(
         raise UserError("tracking=wandb mirrors the run's folder: give the run one (folder=…)")
     wanted = plain["tracking"]["wandb"]
     continues = source is not None and not source.fork
+    if continues and source is not None and source.artifact:  # the address that was typed
+        entity, project, _ = source.artifact.split("/")
+        wanted = {**wanted, "entity": entity, "project": project}
     resumed = plain["checkpoint"]["resume"] is not None or distributed.life() > 0
-    again = continues or resumed
-    record = records.load(folder) if again else None
-    if record is None and continues and source is not None and source.run_id and source.artifact:
+    record = records.load(folder) if continues or resumed else None
+    if record is not None:
+        _require_place(record, wanted, folder)
+    elif continues and source is not None and source.run_id:
         record = _new_record(plain, wanted, folder, sweep, source)
-        record.id = source.run_id
-        record.entity, record.project, _ = source.artifact.split("/")
+        record.id, record.name = source.run_id, wanted["name"]
     return WandB(
         folder,
         record or _new_record(plain, wanted, folder, sweep, source),
@@ -107,6 +110,23 @@ def _wandb(
         say=say,
         on_stop=lambda: stop.ask("stopped from its W&B page"),
     )
+
+
+def _require_place(record: Record, wanted: Mapping[str, Any], folder: Path) -> None:
+    """Where rows are sent is said by the command line, never by a file of the run's folder.
+
+    Raises:
+        UserError: they differ.
+    """
+    differs = record.entity is not None and wanted["entity"] not in (None, record.entity)
+    if record.project != wanted["project"] or differs:
+        place = {"entity": record.entity, "project": record.project}
+        keys = " ".join(f"tracking.wandb.{key}={name}" for key, name in place.items() if name)
+        raise UserError(
+            f"{folder / records.NAME}: this run is mirrored elsewhere than this command says: add "
+            f"{keys} to continue there, or remove that file to mirror it as a new run"
+        )
+    record.entity = wanted["entity"]
 
 
 def _new_record(

@@ -9,32 +9,18 @@ import hashlib
 import logging
 import os
 import pickle
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from perdure.arguments import Arguments, parse, quoted
 from perdure.errors import UserError
+from perdure.stored_config import NOT_STORED, StoredConfig, classes_to_allow, is_free, listed
 
 log = logging.getLogger("perdure")
-
-FREE = (
-    "checkpoint",
-    "tracking",
-    "data.root",
-    "output_root",
-    "timestamp",
-    "device",
-    "threads",
-    "training.log_every",
-    "training.collective_timeout",
-    "training.evaluate_every",
-    "training.eval_batch_size",
-    "dataset.stop_after",
-    "recipe",
-)
-"""Keys (and what is below them) that may differ between a checkpoint and the run that goes on."""
 
 _IMPLIED = {
     "training.shards": 1,
@@ -44,10 +30,6 @@ _IMPLIED = {
     "training.parallel": "replicate",
 }
 """What a checkpoint means that was written before these keys existed."""
-
-_MINE = ("checkpoint.load", "checkpoint.fork", "checkpoint.resume", "timestamp=")
-_MIRROR = tuple(f"{sign}tracking.wandb." for sign in ("", "+", "++", "~"))
-"""Overrides of what a run that is not mirrored does not have."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +43,7 @@ class Source:
         home: the folder in which to continue, where that is not the one it lies in.
         artifact: the W&B artifact it came from, `entity/project/name:vN`.
         run_id: the W&B run that sent it there.
+        taken: keys of the configuration whose values come from it.
     """
 
     path: Path
@@ -69,6 +52,12 @@ class Source:
     home: Path | None = None
     artifact: str | None = None
     run_id: str | None = None
+    taken: frozenset[str] = frozenset()
+
+    @property
+    def config(self) -> StoredConfig:
+        """The configuration in it, which is data and not trusted."""
+        return StoredConfig(self.state, self.origin)
 
     @property
     def run(self) -> Path:
@@ -222,90 +211,92 @@ def local(reference: str) -> Path:
 # --- the command line -----------------------------------------------------------------------------
 
 
-def expand(arguments: Sequence[str]) -> tuple[list[str], Source | None]:
-    """The command line that goes on from the checkpoint named in `arguments`, and its state.
+def expand(words: Sequence[str]) -> tuple[list[str], Source | None]:
+    """The command line that goes on from the checkpoint named in `words`, and its state.
 
-    To continue: the overrides that the run was started with, its folder and time, and then what
-    the user typed now (the last one wins). A fork gets a folder of its own.
+    To continue: what the file's configuration may say (`stored_config`), the folder in which the
+    file lies and the run's time, then what the user typed (the last one wins). A fork gets a folder
+    of its own.
     """
-    given = dict(a.split("=", 1) for a in arguments if "=" in a and not a.startswith("-"))
-    reference = given.get("checkpoint.load", "null").strip("'\"")
-    sweep = any(a in ("-m", "--multirun") for a in arguments)
-    looking = any(a in ("--help", "-h", "--cfg", "-c", "--info", "-i") for a in arguments)
-    if reference in ("null", "") or looking:
-        return list(arguments), None
-    source = find(reference, Path(given.get("output_root", "outputs")))
-    arguments = _pinned(arguments, reference)
+    command = Arguments(tuple(words))
+    reference = command.value("checkpoint.load")
+    is_swept = any(t.key == "checkpoint.load" and t.is_sweep for t in command.overrides)
+    if reference in (None, "") or is_swept or command.only_shows:
+        return list(words), None
+    reference = str(reference)
+    source = find(reference, Path(str(command.value("output_root", "outputs"))))
+    words = [*command.flags, *_pinned([t.text for t in command.overrides], reference)]
     if isinstance(source, Path):
-        return list(arguments), None
-    if sweep:
+        return words, None
+    if command.is_sweep:
         raise UserError(
             f"checkpoint.load={reference} with -m: a full checkpoint continues one run; a sweep "
             "can start from a light file (best.pth)"
         )
-    if given.get("checkpoint.resume", "null") not in ("null", ""):
+    if command.value("checkpoint.resume") is not None:
         raise UserError(
             "checkpoint.load with checkpoint.resume: the first names the state of a run, the "
             "second looks for one in the run's own folder; give one of them"
         )
-    if given.get("checkpoint.fork", "false").lower() == "true":
+    if command.value("checkpoint.fork") is True:
         source = replace(source, fork=True)
-    mine = (*_MINE, *_MIRROR) if "tracking=local" in arguments else _MINE
-    saved = [o for o in source.state["overrides"] if not o.startswith(mine)]
-    config = [*saved, *_pins(saved, source.state["args"])]
+    stored, taken = source.config.overrides(command)
+    source = replace(source, taken=taken)
+    if source.artifact and not any(t.key == "tracking" for t in command.overrides):
+        # The address that was typed says where the run is mirrored.
+        entity, project, _ = source.artifact.split("/")
+        stored += [
+            "tracking=wandb",
+            f"tracking.wandb.entity={quoted(entity)}",
+            f"tracking.wandb.project={quoted(project)}",
+        ]
+    typed = words[len(command.flags) :]
     if source.fork:
-        return [*config, *arguments], source
+        return [*command.flags, *stored, *typed], source
     place = [
-        f"timestamp={quoted(source.state['args']['timestamp'])}",
+        f"timestamp={quoted(source.config.timestamp)}",
         f"hydra.run.dir={quoted(str(source.run))}",
     ]
     if (source.run / ".hydra").is_dir():  # what the run was started with stays as it was
         n = 1 + len(list((source.run / ".hydra").glob("resume-*")))
         place.append(f"hydra.output_subdir=.hydra/resume-{n}")
-    return [*config, *place, *arguments], source
+    return [*command.flags, *stored, *place, *typed], source
 
 
-def _pinned(arguments: Sequence[str], reference: str) -> list[str]:
+def _pinned(words: Sequence[str], reference: str) -> list[str]:
     """The command line with `latest` and other aliases of W&B replaced by what they mean now.
 
     So the recorded configuration names one version, and a requeued job loads the same.
     """
     if not reference.startswith("wandb://"):
-        return list(arguments)
+        return list(words)
     from perdure.checkpoint import artifacts
 
     address, mark, pin = reference.partition("#")
     exact = artifacts.fetch(address, _cache()).pinned + mark + pin
-    key = "checkpoint.load="
-    return [f"{key}{quoted(exact)}" if a.startswith(key) else a for a in arguments]
+    key = "checkpoint.load"
+    return [f"{key}={quoted(exact)}" if parse(word).key == key else word for word in words]
 
 
-def _pins(saved: list[str], args: Mapping[str, Any]) -> Iterator[str]:
-    """Overrides for what the repository's files say otherwise today than when the run started."""
-    from omegaconf import OmegaConf
+def command_to_resume(typed: Arguments, config: Mapping[str, Any], folder: Path) -> str:
+    """The command that resumes the run in `folder`, with all that no file may say.
 
-    from perdure.composition import compose
-
-    today: Any = OmegaConf.to_container(
-        compose(*saved, "timestamp=now"), resolve=True, enum_to_str=True
-    )
-    for key, _, before in differences(today, args):
-        if before is not _ABSENT and not _is_free(key):
-            yield f"++{key}={quoted(before)}"
-
-
-def quoted(value: Any) -> str:
-    """A plain value in the grammar of Hydra's overrides."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(quoted, value)) + "]"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"'{escaped}'"
-    return repr(value)
+    Args:
+        typed: the command line that ran.
+        config: the configuration that ran, plain.
+        folder: the run's folder.
+    """
+    left_out = ("checkpoint.load", "checkpoint.fork", "checkpoint.resume", "checkpoint.allow")
+    kept = [
+        t.text
+        for t in typed.overrides
+        if t.key not in left_out and t.key.startswith(NOT_STORED) and not t.is_sweep
+    ]
+    flags = [f"--config-dir={typed.config_dir}"] if typed.config_dir else []
+    allowed = [*classes_to_allow(config, typed), *map(str, typed.value("checkpoint.allow") or [])]
+    if allowed:
+        kept.append(f"checkpoint.allow=[{','.join(dict.fromkeys(allowed))}]")
+    return f"python train.py {shlex.join([*flags, f'checkpoint.load={folder}', *kept])}"
 
 
 # --- comparing configurations ---------------------------------------------------------------------
@@ -321,16 +312,8 @@ def differences(
         a, b = now.get(key, _ABSENT), before.get(key, _ABSENT)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             yield from differences(a, b, f"{prefix}{key}.")
-        elif a != b and _listed(a) != _listed(b):
+        elif a != b and listed(a) != listed(b):
             yield f"{prefix}{key}", a, b
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in FREE)
 
 
 def require_same(now: Mapping[str, Any], before: Mapping[str, Any], path: Path) -> None:
@@ -342,7 +325,7 @@ def require_same(now: Mapping[str, Any], before: Mapping[str, Any], path: Path) 
     found = [
         f"{key}={_shown(a)} (was {_shown(b)})"
         for key, a, b in differences(now, before)
-        if not _is_free(key) and not (b is _ABSENT and _IMPLIED.get(key, _ABSENT) == a)
+        if not is_free(key) and not (b is _ABSENT and _IMPLIED.get(key, _ABSENT) == a)
     ]
     if found:
         raise UserError(

@@ -27,6 +27,7 @@ from perdure.randomness import Streams
 from perdure.ranks import Ranks, join
 from perdure.recorders import make_recorders
 from perdure.resume import Source, require_same
+from perdure.stored_config import refuse_locations
 from perdure.tracking.events import Recorder
 from perdure.tracking.provenance import snapshot_code
 from perdure.training.clock import Clock
@@ -45,6 +46,7 @@ def run(
     source: Source | None = None,
     stop: StopFlag | None = None,
     sweep: str | None = None,
+    config_folders: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train as `config` says.
 
@@ -56,6 +58,8 @@ def run(
         source: the checkpoint to go on from.
         stop: asked at every step boundary for a reason to save and leave.
         sweep: name of the sweep that the run belongs to.
+        config_folders: where configuration files were looked for besides `conf/`; remembered to
+            be shown to who resumes the run.
 
     Returns:
         What results.json holds.
@@ -70,8 +74,11 @@ def run(
     plain["training"]["shards"] = parallel.shards_of(plain, source, ranks)
     told = [*notices, *parallel.notices(plain, ranks)]
     if source is not None and not source.fork:
-        plain["timestamp"] = source.state["args"]["timestamp"]
-        require_same(plain, source.state["args"], source.path)
+        plain["timestamp"] = source.config.timestamp
+        require_same(plain, source.config.args, source.path)
+    if source is not None:
+        allowed = plain["checkpoint"]["allow"]
+        refuse_locations(plain, source.taken, allowed, source.origin)
     stop = stop or StopFlag()
     recorders = make_recorders(plain, config, folder, source, sweep, stop) if ranks.is_main else []
     trainer = make_trainer(plain, config, folder, stop, recorders, ranks)
@@ -87,7 +94,11 @@ def run(
     if folder is not None and ranks.is_main:
         code = snapshot_code(folder, Path(__file__).parents[2])
     software = versions(device, code)
-    manager.extra = {"versions": software, "overrides": list(overrides)}
+    manager.extra = {
+        "versions": software,
+        "overrides": list(overrides),
+        "config_folders": list(config_folders),
+    }
     if folder is not None:
         trainer.saving.checkpoints = manager
     if source is not None:

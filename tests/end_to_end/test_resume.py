@@ -83,9 +83,8 @@ def test_a_signal_saves_and_leaves_with_75(tmp_path: Path, calm: Path, name: str
     status, told = stop_midway(tmp_path, signal.Signals[name], *RUN)
     folder = the_run(tmp_path)
     assert status == 75
-    assert told == (
-        f"perdure: stopped by {name}; python train.py checkpoint.load={folder} goes on from there\n"
-    )
+    again = f"checkpoint.load={folder} checkpoint.save=true 'checkpoint.every=10 steps'"
+    assert told == f"perdure: stopped by {name}; python train.py {again} goes on from there\n"
     assert json.loads((folder / "status.json").read_text()) == {
         "status": "resumable", "exit_status": 75,
     }  # fmt: skip

@@ -17,9 +17,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from perdure import distributed
+from perdure.arguments import quoted
 from perdure.errors import UserError
 from perdure.preemption import RESUMABLE
-from perdure.resume import quoted
 
 _INTERRUPTED = {RESUMABLE, 130, -signal.SIGTERM, -signal.SIGINT}
 _OF_THE_SWEEP = (

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from perdure.build import Url
 from perdure.datasets.arrays import Arrays, Split
 from perdure.datasets.fetch import fetch
 from perdure.datasets.files import DamagedError, check, read_bytes
@@ -50,8 +51,8 @@ class _CIFAR(FetchedSource):
     LABEL_BYTES: ClassVar[int]  # before each image of the binary layout; the last one is the label
     LABEL_KEY: ClassVar[str]  # of the pickled layout
 
-    def __init__(self, mirrors: Sequence[str] | None = None) -> None:
-        self.mirrors = tuple(self.MIRRORS if mirrors is None else mirrors)
+    def __init__(self, mirrors: Sequence[Url] | None = None) -> None:
+        self.mirrors: tuple[str, ...] = tuple(self.MIRRORS if mirrors is None else mirrors)
 
     def _elsewhere(self, root: Path) -> Sequence[Path]:
         return (root / self.BINARY.folder, root / self.PICKLED.folder)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+from perdure.build import Url
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.fetch import fetch
 from perdure.datasets.idx import read_idx
@@ -71,8 +72,8 @@ class FashionMNIST(FetchedSource):
         ),
     }
 
-    def __init__(self, mirrors: Sequence[str] = MIRRORS) -> None:
-        self.mirrors = tuple(mirrors)
+    def __init__(self, mirrors: Sequence[Url] | None = None) -> None:
+        self.mirrors: tuple[str, ...] = tuple(self.MIRRORS if mirrors is None else mirrors)
 
     def _elsewhere(self, root: Path) -> Sequence[Path]:
         return (root / "FashionMNIST" / "raw", root / "fashion-mnist", self.SYSTEM)
