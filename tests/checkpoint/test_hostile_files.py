@@ -162,11 +162,6 @@ def test_a_file_above_the_limit_is_refused(tmp_path: Path) -> None:
         open_file(path, limit=size - 1)
 
 
-def test_the_limit_never_refuses_a_run_its_own_state(tmp_path: Path) -> None:
-    files.write(tmp_path / "a.pt", {"model": state(), "position": {}}, {})
-    assert open_file(tmp_path / "a.pt", limit=10).kind == "perdure"
-
-
 def doubled(times: int) -> list[Any]:
     value: list[Any] = []
     for _ in range(times):
@@ -193,7 +188,7 @@ def nested(depth: int) -> list[Any]:
 def test_what_unfolds_is_refused(
     content: Any, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perdure.checkpoint.foreign._MOST_VALUES", 10_000)
+    monkeypatch.setattr("perdure.checkpoint.archive.MOST_VALUES", 10_000)
     path = save(tmp_path / "a.pt", {"w": torch.zeros(1), "x": content})
     assert path.stat().st_size < 5000
     with pytest.raises(UserError, match=words):
