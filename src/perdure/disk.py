@@ -63,6 +63,15 @@ def open_plain(path: Path, follow: bool = True) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
+def is_own(path: Path, folder: Path) -> bool:
+    """Whether `path` is an ordinary file that really lies in `folder`, by no link on the way."""
+    try:
+        ordinary = stat.S_ISREG(path.lstat().st_mode)
+        return ordinary and path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # nothing is there, or links in a circle
+        return False
+
+
 def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
     """The value in the JSON file `path`, whoever wrote it.
 

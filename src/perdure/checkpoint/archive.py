@@ -88,7 +88,9 @@ def load(
     except pickle.UnpicklingError as error:
         asked = _GLOBAL.search(str(error))
         what = f"it asks for {asked[1]}" if asked else "it holds more than tensors and plain values"
-        raise UserError(f"{path}: refused, and nothing in it was run: {what}; {_ACCEPTED}") from None
+        raise UserError(
+            f"{path}: refused, and nothing in it was run: {what}; {_ACCEPTED}"
+        ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # torch.load has no error of its own
@@ -157,7 +159,9 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo], comment: bool) ->
     if any(entry.external_attr & _FOLDER for entry in entries):
         raise DamagedError(f"{path}: damaged (a part of it is marked as a folder)")
     if comment or any(entry.flag_bits & _ENCRYPTED for entry in entries):
-        raise UserError(f"{path}: refused: encrypted or with a comment, which torch.save never does")
+        raise UserError(
+            f"{path}: refused: encrypted or with a comment, which torch.save never does"
+        )
 
 
 def _spans(
@@ -249,6 +253,7 @@ def _check_program(path: Path, program: Any) -> None:
     stack: list[int] = []
     marks: list[int] = []
     memo: dict[int, int] = {}
+    argument: Any
     for number, (code, argument, _) in enumerate(pickletools.genops(program)):
         if number >= 10 * MOST_VALUES:
             raise _beyond(path)

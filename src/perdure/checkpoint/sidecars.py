@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from perdure.disk import JSON_LIMIT, parse_json, read_json
+from perdure.disk import JSON_LIMIT, read_json
 
 LIMIT = JSON_LIMIT
 """Bytes that a sidecar may have."""
@@ -32,20 +32,11 @@ def read(path: Path) -> dict[str, Any]:
         OSError: it is not there, is no ordinary file, or the system's own error.
         ValueError: it is no sidecar.
     """
-    return _checked(read_json(path))
+    return checked(read_json(path))
 
 
-def parse(data: bytes) -> dict[str, Any]:
-    """The same from the bytes of a sidecar; raises ValueError."""
-    return _checked(parse_json(data))
-
-
-def sha256(value: Any) -> bool:
-    """Whether `value` is a SHA-256 in hex."""
-    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
-
-
-def _checked(value: Any) -> dict[str, Any]:
+def checked(value: Any) -> dict[str, Any]:
+    """What is known of `value`, the content of a sidecar; raises ValueError."""
     about = _known(value)
     if not {"format", "bytes", "sha256"} <= about.keys():
         raise ValueError("no sidecar of a checkpoint")
@@ -60,6 +51,11 @@ def _known(value: Any) -> dict[str, Any]:
         if not _FIELDS[key](fact):
             raise ValueError(f"its {key} is no such value")
     return about
+
+
+def is_sha256(value: Any) -> bool:
+    """Whether `value` is a SHA-256 in hex."""
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
 
 
 def _count(value: Any) -> bool:
@@ -79,7 +75,9 @@ def _stage(value: Any) -> bool:
 
 
 def _position(value: Any) -> bool:
-    return isinstance(value, Mapping) and value.keys() <= _PLACE and all(map(_count, value.values()))
+    return (
+        isinstance(value, Mapping) and value.keys() <= _PLACE and all(map(_count, value.values()))
+    )
 
 
 def _twins(value: Any) -> bool:
@@ -102,7 +100,7 @@ def _twin(value: Any) -> bool:
 _FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "format": _count,
     "bytes": _count,
-    "sha256": sha256,
+    "sha256": is_sha256,
     "kind": lambda value: value in _KINDS,
     "stage": _stage,
     "epoch": _count,
