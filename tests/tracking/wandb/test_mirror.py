@@ -195,7 +195,7 @@ def test_a_checkpoint_is_sent_with_the_results_that_belong_to_it(
     assert set(sent.entries) == {"0.pt", "0.pt.json"}
     assert sent.read("0.pt") == path.read_bytes()
     about = json.loads(sent.metadata)
-    assert (about["run"], about["folder"], about["file"]) == ("r1", "run", "0.pt")
+    assert (about["run"], about["file"]) == ("r1", "0.pt")
     assert (about["sha256"], about["position"]["global_step"]) == (digest(path), 10)
     assert about["results"] == "tester/cl/results-r1:v0"
     (results,) = collection(hurried, "results").versions
@@ -370,6 +370,3 @@ def test_closing_ends_an_upload_that_hangs_and_a_later_mirror_sends_it(
     assert later.push_parcel()
     close(later, folder)
     assert named(hurried, "ckpt") == {"latest": 0, "task-0": 0}
-
-
-# --- places ---------------------------------------------------------------------------------------
