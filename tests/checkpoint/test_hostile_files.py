@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pickle
+import threading
 import warnings
 import zipfile
 from argparse import Namespace
+from collections import OrderedDict
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from kit import assert_same
 from others import MammothMLP, mammoth_checkpoint
 from torch import Tensor
 
 from perdure.backbones.mlp import MLP
+from perdure.checkpoint import archive
 from perdure.checkpoint import format as files
+from perdure.checkpoint.archive import TooLargeError
 from perdure.checkpoint.foreign import open_file
 from perdure.errors import UserError
 
@@ -36,6 +44,27 @@ def save(path: Path, content: Any, **options: Any) -> Path:
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def prove(path: Path) -> None:
+    """Put beside the file what says that its bytes are the right ones, as anybody can."""
+    data = path.read_bytes()
+    about = {"format": 1, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    files.sidecar(path).write_text(json.dumps(about))
+
+
+def refuse(path: Path, words: str) -> None:
+    """The file is refused in one sentence, with a sidecar whose hash is right as without one."""
+    opened: tuple[Callable[[Path], Any], ...] = (open_file, files.read)
+    with pytest.raises(UserError, match=words) as caught:
+        open_file(path)
+    assert "\n" not in str(caught.value)
+    prove(path)
+    for read in opened:
+        with pytest.raises(UserError, match=words) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+    files.sidecar(path).unlink()
 
 
 class Call:
@@ -66,8 +95,7 @@ def test_code_is_refused_and_not_run(
     marker = tmp_path / "ran"
     content = {"model_state_dict": state(), "x": [attack(marker)]}
     path = save(tmp_path / "a.pt", content, _use_new_zipfile_serialization=not old)
-    with pytest.raises(UserError, match=r"nothing in it was run: it asks for|before 1\.6"):
-        open_file(path)
+    refuse(path, r"nothing in it was run: it asks for|before 1\.6")
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -81,7 +109,8 @@ def test_an_object_is_refused_by_its_name(tmp_path: Path) -> None:
 def test_the_old_format_is_refused_with_the_remedy(tmp_path: Path) -> None:
     weights = state()
     path = save(tmp_path / "a.pt", weights, _use_new_zipfile_serialization=False)
-    with pytest.raises(UserError, match="whose damage cannot be seen") as error:
+    refuse(path, "whose damage cannot be seen")
+    with pytest.raises(UserError) as error:
         open_file(path)
     remedy = str(error.value).partition("if you trust it, ")[2].partition(" makes it")[0]
     before = Path.cwd()
@@ -115,9 +144,8 @@ def test_a_compression_bomb_is_refused_unopened(
     rezip(path, lambda archive, entry, data: archive.writestr(entry.filename, data, method))
     assert path.stat().st_size < 100_000
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was loaded"))
-    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda _: pytest.fail("it was unpacked"))
-    with pytest.raises(UserError, match="refused: compressed"):
-        open_file(path)
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("it was unpacked"))
+    refuse(path, "refused: compressed")
 
 
 def twice(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, data: bytes) -> None:
@@ -137,12 +165,24 @@ def as_a_folder(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, data: bytes) -
         archive.filelist[-1].external_attr = 0x10
 
 
+def commented(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, data: bytes) -> None:
+    archive.writestr(entry.filename, data)
+    archive.comment = b"hello"
+
+
+def in_two_cases(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, data: bytes) -> None:
+    archive.writestr(entry.filename, data)
+    archive.writestr(entry.filename.upper(), data)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         pytest.param(twice, "overlap", id="two-of-a-name"),
         pytest.param(larger_than_it_is, "overlap", id="too-large-entry"),
         pytest.param(as_a_folder, "folder", id="marked-as-folder"),
+        pytest.param(commented, "with a comment", id="commented"),
+        pytest.param(in_two_cases, "overlap", id="two-of-a-name-but-for-case"),
     ],
 )
 def test_an_odd_archive_is_refused(change: Any, words: str, tmp_path: Path) -> None:
@@ -150,16 +190,46 @@ def test_an_odd_archive_is_refused(change: Any, words: str, tmp_path: Path) -> N
     rezip(path, lambda archive, entry, data: archive.writestr(entry.filename, data))
     assert torch.equal(open_file(path).weights["w"], torch.ones(64))
     rezip(path, change)
-    with pytest.raises(UserError, match=words):
-        open_file(path)
+    refuse(path, words)
 
 
 def test_a_file_above_the_limit_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "a.pt", {"w": torch.zeros(1000)})
     size = path.stat().st_size
     assert open_file(path, limit=size).weights
-    with pytest.raises(UserError, match=f"more than the limit of {size - 1:,}"):
-        open_file(path, limit=size - 1)
+    words = f"more than the limit of {size - 1:,}; checkpoint.max_gigabytes="
+    for with_sidecar in (False, True):
+        if with_sidecar:
+            prove(path)
+        with pytest.raises(TooLargeError, match=words):
+            open_file(path, limit=size - 1)
+    with pytest.raises(TooLargeError, match=words):
+        files.read(path, limit=size - 1)
+    assert files.read(path, limit=size).keys() == {"w"}
+
+
+def overlapping(path: Path) -> None:
+    """Two entries of the directory that lie in the same bytes."""
+    with zipfile.ZipFile(path, "a") as archive:
+        entry = next(e for e in archive.filelist if e.filename.endswith("data/0"))
+        other = copy(entry)
+        other.filename = other.orig_filename = entry.filename[:-1] + "1"
+        archive.filelist.append(other)
+        archive._didModify = True  # type: ignore[attr-defined]
+
+
+def prefixed(path: Path) -> None:
+    """What a reader that looks from the end takes for an archive, and one from the start does."""
+    path.write_bytes(b"PK\x03\x04" + bytes(60) + path.read_bytes())
+
+
+@pytest.mark.parametrize("change", [overlapping, prefixed])
+def test_an_archive_that_two_readers_see_in_two_ways_is_refused(
+    change: Callable[[Path], None], tmp_path: Path
+) -> None:
+    path = save(tmp_path / "a.pt", {"w": torch.ones(64)})
+    change(path)
+    refuse(path, "overlap|where it should be|begins with something else")
 
 
 def doubled(times: int) -> list[Any]:
@@ -191,8 +261,124 @@ def test_what_unfolds_is_refused(
     monkeypatch.setattr("perdure.checkpoint.archive.MOST_VALUES", 10_000)
     path = save(tmp_path / "a.pt", {"w": torch.zeros(1), "x": content})
     assert path.stat().st_size < 5000
-    with pytest.raises(UserError, match=words):
-        open_file(path)
+    refuse(path, words)
+
+
+def pickled(path: Path, program: bytes) -> Path:
+    """A file whose values are what the instructions `program` make."""
+    save(path, {"w": torch.zeros(1)})
+
+    def change(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, data: bytes) -> None:
+        archive.writestr(entry.filename, program if entry.filename.endswith("data.pkl") else data)
+
+    rezip(path, change)
+    return path
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(b")" + b"\x85" * 10**6 + b"K\x01s", id="key-of-tuples"),
+        pytest.param(b")q\x01" + b"\x85q\x01h\x01\x86q\x01" * 10**5 + b"K\x01s", id="by-memo"),
+        pytest.param(b"K\x01" + b"]" * 10**5 + b"a" * (10**5 - 1) + b"s", id="lists"),
+        pytest.param(b"K\x01" + b"\x8a\xff" * 5000, id="half"),
+    ],
+)
+def test_nesting_without_end_does_not_end_the_process(program: bytes, tmp_path: Path) -> None:
+    # Hashing a tuple of a million tuples overflows the C stack.
+    refuse(pickled(tmp_path / "a.pt", b"\x80\x02}" + program + b"."), "nested beyond|damaged")
+
+
+def test_too_many_values_are_refused_before_they_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perdure.checkpoint.archive.MOST_VALUES", 1000)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was loaded"))
+    program = b"\x80\x02}K\x01]" + b"}a" * 10**5 + b"s."
+    refuse(pickled(tmp_path / "a.pt", program), "nested beyond")
+
+
+def function(name: str) -> bytes:
+    return b"c" + name.replace(" ", "\n").encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch._utils _rebuild_tensor_v2",
+        "torch FloatStorage",
+        "torch FloatTensor",
+        "torch.nn.parameter Parameter",
+        "collections OrderedDict",
+        "_codecs encode",
+    ],
+)
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(lambda f: b"X\x01\x00\x00\x00x" + f + b"s", id="value"),
+        pytest.param(lambda f: b"X\x01\x00\x00\x00x]" + f + b"as", id="in-a-list"),
+        pytest.param(lambda f: b"X\x01\x00\x00\x00x" + f + b"\x85s", id="in-a-tuple"),
+        pytest.param(lambda f: f + b"K\x01s", id="key"),
+        pytest.param(lambda f: f + b"\x85K\x01s", id="key-in-a-tuple"),
+    ],
+)
+def test_a_function_or_class_is_no_value(
+    name: str, place: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    path = pickled(tmp_path / "a.pt", b"\x80\x02}" + place(function(name)) + b".")
+    refuse(path, "nothing in it was run: it (holds|asks for)")
+
+
+def test_attributes_are_left_behind(tmp_path: Path) -> None:
+    """A file may set an attribute where OrderedDict and Tensor have a method."""
+    odd = function("collections OrderedDict") + b")R}X\x05\x00\x00\x00itemsK\x03sb"
+    program = b"\x80\x02}X\x01\x00\x00\x00x" + odd + b"s."
+    assert archive.load(pickled(tmp_path / "a.pt", program)) == {"x": {}}
+    tensor = torch.nn.Parameter(torch.ones(3))
+    tensor.clone = 5  # type: ignore[assignment, method-assign]
+    read = archive.load(save(tmp_path / "b.pt", {"x": tensor}))["x"]
+    assert torch.equal(read.clone(), torch.ones(3))
+    assert not read.requires_grad
+
+
+def test_a_number_of_many_digits_is_refused(tmp_path: Path) -> None:
+    refuse(save(tmp_path / "a.pt", {"w": torch.ones(1), "n": 1 << 2000}), "1024 bits")
+
+
+def test_a_dictionary_of_tensors_by_tensors_is_refused(tmp_path: Path) -> None:
+    refuse(save(tmp_path / "a.pt", {"w": torch.ones(1), torch.ones(1): 1}), "keyed by tensors")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param({"a": torch.tensor(3.0), "b": torch.zeros(0, 4)}, id="0-dim-and-empty"),
+        pytest.param({"a": torch.ones(3, dtype=torch.bfloat16)}, id="bfloat16"),
+        pytest.param({"a": torch.ones(3, dtype=torch.complex64)}, id="complex"),
+        pytest.param({"a": torch.ones(1).expand(50, 50)}, id="stride-0"),
+        pytest.param({"a": [(1, 2.0, None, True, b"x", "y")], "n": -(2**127)}, id="plain"),
+        pytest.param({"a": {1: {"x": 1}, (0, "b"): 2}}, id="keys"),
+        pytest.param({"a": torch.Size([2, 3]), "d": torch.float16, "c": 1j}, id="torch-values"),
+        pytest.param({"a": {1, 2}, "o": OrderedDict(z=1, a=2)}, id="containers"),
+    ],
+)
+def test_what_a_checkpoint_holds_still_loads(content: dict[str, Any], tmp_path: Path) -> None:
+    path = save(tmp_path / "gewöhnlich.pt", content)
+    prove(path)
+    assert_same(files.read(path), content)
+    assert {k: type(v) for k, v in files.read(path).items()} == {
+        k: type(v) for k, v in content.items()
+    }
+
+
+def test_tied_weights_stay_tied(tmp_path: Path) -> None:
+    tensor = torch.ones(4)
+    content = {"a": tensor, "b": tensor, "view": tensor[:2]}
+    read = open_file(save(tmp_path / "a.pt", content)).content
+    read["a"][0] = 7
+    assert read["b"] is read["a"]
+    assert read["view"][0] == 7
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
@@ -248,6 +434,25 @@ def test_what_is_no_torch_file_is_refused(
     make(tmp_path / "a.pt")
     with pytest.raises(UserError, match=words):
         open_file(tmp_path / "a.pt")
+
+
+def test_a_pipe_with_a_sidecar_keeps_nobody_waiting(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    os.mkfifo(path)
+    about = {"format": 1, "bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    files.sidecar(path).write_text(json.dumps(about))
+    told: list[str] = []
+
+    def read() -> None:
+        for one in (files.read, files.verify):
+            with pytest.raises(UserError) as caught:
+                one(path)
+            told.append(str(caught.value))
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert ["not an ordinary file" in one for one in told] == [True, True]
 
 
 def test_an_error_of_the_disk_is_a_sentence(
