@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.checkpoint import sidecars
-from perdure.errors import UserError
+from perdure.errors import UserError, printable
 
 log = logging.getLogger("perdure")
 
@@ -55,7 +55,8 @@ def entries(folder: Path) -> list[Entry]:
         try:
             found.append(_entry(data, sidecars.read(path)))
         except (ValueError, KeyError, OSError):
-            log.warning("%s is not a sidecar that can be read; %s is passed over", path, data.name)
+            names = printable(str(path)), printable(data.name)
+            log.warning("%s is not a sidecar that can be read; %s is passed over", *names)
     return sorted(found, key=lambda e: e.order)
 
 

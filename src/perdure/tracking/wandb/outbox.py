@@ -25,6 +25,7 @@ from typing import Any
 
 from perdure.checkpoint import sidecars
 from perdure.disk import is_own, read_json
+from perdure.errors import printable
 from perdure.tracking.atomic import write_atomically
 
 logger = logging.getLogger("perdure")
@@ -173,7 +174,8 @@ class Outbox:
                 continue  # half removed by a process that was killed
             except (OSError, ValueError) as error:
                 if path not in self._refused:
-                    logger.warning("%s is no upload that was kept, and not sent: %s", path, error)
+                    words = printable(str(path)), printable(str(error))
+                    logger.warning("%s is no upload that was kept, and not sent: %s", *words)
                 self._refused.add(path)
         return found
 

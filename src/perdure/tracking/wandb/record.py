@@ -14,6 +14,7 @@ from typing import Any
 
 from perdure.checkpoint.sidecars import is_sha256
 from perdure.disk import read_json
+from perdure.errors import printable
 from perdure.tracking.atomic import write_atomically
 
 logger = logging.getLogger("perdure")
@@ -91,7 +92,8 @@ def load(folder: Path) -> Record | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        logger.warning("%s cannot be read, so it counts for nothing: %s", folder / NAME, error)
+        words = printable(str(folder / NAME)), printable(str(error))
+        logger.warning("%s cannot be read, so it counts for nothing: %s", *words)
         return None
 
 
