@@ -20,7 +20,7 @@ from torch import Tensor
 
 from perdure.checkpoint.foreign import Opened, open_file
 from perdure.checkpoint.format import DamagedError, sidecar
-from perdure.errors import UserError
+from perdure.errors import UserError, printable
 from perdure.tracking.words import Grid, byte_size, percent, scenario_name, subject
 
 KINDS = {
@@ -50,9 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
         told: Any = found if wanted.path.is_dir() else found[0]
         print(json.dumps(_for_json(told), indent=1))
     elif wanted.path.is_dir():
-        print("\n".join(map(_clean, _table(found))))
+        print("\n".join(map(printable, _table(found))))
     elif "problem" not in found[0]:
-        print("\n".join(map(_clean, _text(found[0]))))
+        print("\n".join(map(printable, _text(found[0]))))
     for problem in (file["problem"] for file in found if "problem" in file):
         _say(problem)
     statuses: list[int] = [file["status"] for file in found]
@@ -60,12 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(sentence: str) -> None:
-    print(f"perdure: {_clean(sentence)}", file=sys.stderr)
-
-
-def _clean(line: str) -> str:
-    """Without what would steer the terminal: a file's words are a stranger's."""
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
+    print(f"perdure: {printable(sentence)}", file=sys.stderr)
 
 
 def look(path: Path) -> dict[str, Any]:

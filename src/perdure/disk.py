@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
+import math
 import os
+import stat
 import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, BinaryIO
 
 from perdure.errors import UserError
 
 _BLOCK = 1 << 20
+JSON_LIMIT = 1 << 20
+"""Bytes of a small file of facts, such as a checkpoint's sidecar."""
 
 
 def hasher(algorithm: str, data: bytes | memoryview = b"") -> hashlib._Hash:
@@ -37,6 +43,77 @@ def matches(path: Path, *, md5: str | None = None, sha256: str | None = None) ->
         return digest(path, algorithm) == expected
     except OSError:
         return False
+
+
+def open_plain(path: Path, follow: bool = True) -> BinaryIO:
+    """`path` opened for reading if it is an ordinary file; never waits for a pipe's other end.
+
+    Args:
+        path: the file.
+        follow: whether a symbolic link is opened too.
+
+    Raises:
+        OSError: it is no ordinary file, or the system's own error.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    handle = os.open(path, flags if follow else flags | getattr(os, "O_NOFOLLOW", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not an ordinary file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def is_own(path: Path, folder: Path) -> bool:
+    """Whether `path` is an ordinary file that really lies in `folder`, by no link on the way."""
+    try:
+        ordinary = stat.S_ISREG(path.lstat().st_mode)
+        return ordinary and path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # nothing is there, or links in a circle
+        return False
+
+
+def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
+    """The value in the JSON file `path`, whoever wrote it.
+
+    Raises:
+        OSError: it is no ordinary file, is a link, or the system's own error.
+        ValueError: as `parse_json`.
+    """
+    with open_plain(path, follow=False) as file:
+        return parse_json(file.read(limit + 1), limit)
+
+
+def parse_json(data: bytes, limit: int = JSON_LIMIT) -> Any:
+    """The value that `data` holds as JSON: finite numbers, no name twice, no half characters.
+
+    Raises:
+        ValueError: it is none, is longer than `limit` bytes, or nested without end.
+    """
+    if len(data) > limit:
+        raise ValueError(f"more than {limit:,} bytes")
+    try:
+        text = data.decode()
+        value = json.loads(
+            text, object_pairs_hook=_once, parse_float=_finite, parse_constant=_finite
+        )
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair cannot be shown
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return value
 
 
 @contextmanager

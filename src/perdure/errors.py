@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """`text` on one line that a terminal shows as it is.
+
+    Messages quote names from files that others wrote: escape sequences, line breaks and marks that
+    turn the direction of writing would let a file speak in the program's name. Each becomes a
+    space.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 class UserError(Exception):
     """A mistake in what the user gave; the message says what, where, and what would be accepted."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class DivergenceError(Exception):
@@ -29,4 +44,4 @@ class Leaving(SystemExit):
 
     def __init__(self, sentence: str, status: int) -> None:
         super().__init__(status)
-        self.sentence = sentence
+        self.sentence = printable(sentence)

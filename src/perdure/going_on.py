@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 import perdure
 from perdure.checkpoint import format as files
 from perdure.checkpoint.ledger import folder_of
+from perdure.disk import is_own
 from perdure.errors import UserError
 from perdure.resume import Source, local
 from perdure.tracking.wandb import record as records
@@ -65,7 +66,7 @@ def _settle_in(source: Source, folder: Path) -> None:
     history = there / _METRICS
     if source.path.parent.name != "checkpoints" or there.resolve() == folder.resolve():
         return
-    if history.is_file():
+    if is_own(history, there):
         shutil.copyfile(history, folder / _METRICS)
     if source.fork:
         return

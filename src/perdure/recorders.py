@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -156,14 +155,14 @@ def _inputs(source: Source | None) -> list[str]:
 
     Whoever continues a run does so in the run that made the artifact, and does not use it.
     """
-    from perdure.checkpoint.format import sidecar
+    from perdure.checkpoint.format import committed, sidecar
 
     if source is None or not source.fork:
         return []
     record = records.load(source.path.parent.parent)
     found = source.artifact
     if found is None and record is not None and sidecar(source.path).is_file():
-        found = record.artifact_of(json.loads(sidecar(source.path).read_text())["sha256"])
+        found = record.artifact_of(committed(source.path)["sha256"])
     return [found] if found else []
 
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from perdure.checkpoint.format import sidecar
+from perdure import stored
+from perdure.checkpoint.format import committed
 from perdure.checkpoint.ledger import Entry, entries, folder_of
 from perdure.checkpoint.lock import RunLock
-from perdure.disk import digest
+from perdure.disk import digest, read_json
 from perdure.errors import UserError
 from perdure.tracking.wandb import record as records
 from perdure.tracking.wandb.mirror import Mirror
 from perdure.tracking.wandb.outbox import Outbox
-from perdure.tracking.wandb.record import Record, name_of, new_id
+from perdure.tracking.wandb.record import Record, is_id, name_of, new_id
 from perdure.tracking.wandb.rows import flat_config
 from perdure.tracking.wandb.session import Limits, MirrorError, Session
+
+_LARGEST = 64 * 2**20
+"""Bytes of results.json that are read."""
 
 
 def sync(
@@ -103,21 +109,72 @@ def _counted(uploads: int) -> str:
 
 
 def _results(folder: Path) -> dict[str, Any]:
+    path = folder / "results.json"
     try:
-        results: dict[str, Any] = json.loads((folder / "results.json").read_text())
-        results["timestamp"], results["status"]
+        results: dict[str, Any] = read_json(path, _LARGEST)
+        known = results["timestamp"], results["status"]
+        if not all(map(is_id, known)):
+            raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder}: no run's folder (it holds no results.json)") from None
+    wrong = [key for key, is_sound in _RESULTS.items() if not is_sound(results.get(key))]
+    if wrong:
+        raise UserError(f"{path}: its {wrong[0]} is none that a run writes")
     return results
 
 
+def _is_count(value: Any) -> bool:
+    return value is None or (type(value) is int and 0 <= value < 2**53)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or type(value) in (int, float)
+
+
+def _are_figures(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and all(map(_is_number, value.values())))
+
+
+def _are_matrices(value: Any) -> bool:
+    if not isinstance(value, dict | None):
+        return False
+    rows = [row for matrix in (value or {}).values() for row in _listed(matrix)]
+    return all(isinstance(row, list) and all(map(_is_number, row)) for row in rows)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [None]
+
+
+_RESULTS: Mapping[str, Callable[[Any], bool]] = {
+    "accuracy_matrix": _are_matrices,
+    "average_accuracy": _are_figures,
+    "forgetting": _are_figures,
+    "backward_transfer": _are_figures,
+    "forward_transfer": _are_figures,
+    "seconds": _are_figures,
+    "cpu_seconds": _are_figures,
+    "global_step": _is_count,
+    "tasks_done": _is_count,
+    "buffer_size": _is_count,
+    "seed": _is_count,
+    "environment": lambda value: isinstance(value, dict | None),
+}
+"""Entries of results.json that are sent → whether a value can be that."""
+
+
 def _new_record(folder: Path, results: dict[str, Any], project: str, entity: str | None) -> Record:
-    job = folder.name if folder.name.isdigit() else None
+    job = folder.name if re.fullmatch("[0-9]{1,18}", folder.name) else None
     record = Record(
         id=new_id(results["timestamp"], job),
         project=project,
         entity=entity,
-        name=name_of(*(results[key] for key in ("model", "dataset", "buffer_size", "seed"))),
+        name=name_of(
+            str(results.get("model")),
+            str(results.get("dataset")),
+            results.get("buffer_size") or 0,
+            results.get("seed") or 0,
+        ),
         group=folder.absolute().parent.name if job else None,
         job_type="train",
         config=flat_config(_args(folder), results),
@@ -127,19 +184,11 @@ def _new_record(folder: Path, results: dict[str, Any], project: str, entity: str
 
 
 def _args(folder: Path) -> dict[str, Any]:
-    """The run's configuration, as it was composed."""
-    from omegaconf import OmegaConf
-
-    from perdure.composition import register
-
-    register()
+    """The run's configuration, as it was composed: as text, whatever it asks to be resolved."""
     path = folder / ".hydra" / "config.yaml"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
-    config = OmegaConf.load(path)
-    OmegaConf.update(config, "timestamp", _results(folder)["timestamp"])
-    args: Any = OmegaConf.to_container(config, resolve=True)
-    return dict(args)
+    return {**stored.config(path), "timestamp": _results(folder)["timestamp"]}
 
 
 def _place(record: Record, project: str | None, entity: str | None, folder: Path) -> None:
@@ -168,7 +217,10 @@ def _pack(folder: Path, record: Record, outbox: Outbox) -> None:
         # The newest always closes the row: `latest` must not stay with what is sent after it.
         again = entry is full[-1] and last not in (None, sha256)
         if again or (_lasts(entry, full) and sha256 not in known):
-            outbox.add_checkpoint(entry.path)
+            try:
+                outbox.add_checkpoint(entry.path)
+            except (OSError, ValueError) as error:
+                raise UserError(f"{entry.path}: cannot be kept for the upload ({error})") from error
             known.add(sha256)
             last = sha256
     if record.results_sha256 != digest(folder / "results.json"):
@@ -176,7 +228,7 @@ def _pack(folder: Path, record: Record, outbox: Outbox) -> None:
 
 
 def _hash_of(entry: Entry) -> str:
-    return str(json.loads(sidecar(entry.path).read_text())["sha256"])
+    return str(committed(entry.path)["sha256"])
 
 
 def _lasts(entry: Entry, full: list[Entry]) -> bool:

@@ -132,7 +132,7 @@ class Recorder:
         return handle
 
     def _fdopen(self, handle: int, *arguments: Any, **options: Any) -> Any:
-        if handle not in self._opened:
+        if handle not in self._opened or arguments[:1] == ("rb",):
             return self._real["fdopen"](handle, *arguments, **options)
         return io.BufferedWriter(_Raw(self, handle, *self._opened[handle]))
 

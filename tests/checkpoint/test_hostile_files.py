@@ -2,50 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pickle
-import warnings
+import threading
 import zipfile
 from argparse import Namespace
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from checkpoint.hostile import Call, prove, refuse, rezip, same, save, state
 from others import MammothMLP, mammoth_checkpoint
-from torch import Tensor
 
-from perdure.backbones.mlp import MLP
 from perdure.checkpoint import format as files
+from perdure.checkpoint.archive import TooLargeError
 from perdure.checkpoint.foreign import open_file
 from perdure.errors import UserError
-
-
-def state() -> dict[str, Tensor]:
-    """A small network's weights."""
-    torch.manual_seed(5)
-    return dict(MLP((1, 4, 4), 3, (6,)).state_dict())
-
-
-def save(path: Path, content: Any, **options: Any) -> Path:
-    torch.save(content, path, **options)
-    return path
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-class Call:
-    """Unpickling calls `function`, unless the unpickler knows better."""
-
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.reduced = (function, arguments)
-
-    def __reduce__(self) -> Any:
-        return self.reduced
 
 
 @pytest.mark.parametrize(
@@ -66,8 +44,7 @@ def test_code_is_refused_and_not_run(
     marker = tmp_path / "ran"
     content = {"model_state_dict": state(), "x": [attack(marker)]}
     path = save(tmp_path / "a.pt", content, _use_new_zipfile_serialization=not old)
-    with pytest.raises(UserError, match=r"nothing in it was run: it asks for|before 1\.6"):
-        open_file(path)
+    refuse(path, r"nothing in it was run: it asks for|before 1\.6")
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -81,7 +58,8 @@ def test_an_object_is_refused_by_its_name(tmp_path: Path) -> None:
 def test_the_old_format_is_refused_with_the_remedy(tmp_path: Path) -> None:
     weights = state()
     path = save(tmp_path / "a.pt", weights, _use_new_zipfile_serialization=False)
-    with pytest.raises(UserError, match="whose damage cannot be seen") as error:
+    refuse(path, "whose damage cannot be seen")
+    with pytest.raises(UserError) as error:
         open_file(path)
     remedy = str(error.value).partition("if you trust it, ")[2].partition(" makes it")[0]
     before = Path.cwd()
@@ -91,16 +69,6 @@ def test_the_old_format_is_refused_with_the_remedy(tmp_path: Path) -> None:
     finally:
         os.chdir(before)
     assert same(open_file(tmp_path / "new.pt").weights, weights)
-
-
-def rezip(path: Path, change: Callable[[zipfile.ZipFile, zipfile.ZipInfo, bytes], None]) -> None:
-    """Write the entries of `path` anew, each by `change`."""
-    with zipfile.ZipFile(path) as archive:
-        entries = [(entry, archive.read(entry)) for entry in archive.infolist()]
-    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for entry, data in entries:
-            change(archive, entry, data)
 
 
 @pytest.mark.parametrize(
@@ -115,9 +83,8 @@ def test_a_compression_bomb_is_refused_unopened(
     rezip(path, lambda archive, entry, data: archive.writestr(entry.filename, data, method))
     assert path.stat().st_size < 100_000
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was loaded"))
-    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda _: pytest.fail("it was unpacked"))
-    with pytest.raises(UserError, match="refused: compressed"):
-        open_file(path)
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("it was unpacked"))
+    refuse(path, "refused: compressed")
 
 
 def twice(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, data: bytes) -> None:
@@ -137,12 +104,24 @@ def as_a_folder(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, data: bytes) -
         archive.filelist[-1].external_attr = 0x10
 
 
+def commented(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, data: bytes) -> None:
+    archive.writestr(entry.filename, data)
+    archive.comment = b"hello"
+
+
+def in_two_cases(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, data: bytes) -> None:
+    archive.writestr(entry.filename, data)
+    archive.writestr(entry.filename.upper(), data)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         pytest.param(twice, "overlap", id="two-of-a-name"),
         pytest.param(larger_than_it_is, "overlap", id="too-large-entry"),
         pytest.param(as_a_folder, "folder", id="marked-as-folder"),
+        pytest.param(commented, "with a comment", id="commented"),
+        pytest.param(in_two_cases, "overlap", id="two-of-a-name-but-for-case"),
     ],
 )
 def test_an_odd_archive_is_refused(change: Any, words: str, tmp_path: Path) -> None:
@@ -150,54 +129,46 @@ def test_an_odd_archive_is_refused(change: Any, words: str, tmp_path: Path) -> N
     rezip(path, lambda archive, entry, data: archive.writestr(entry.filename, data))
     assert torch.equal(open_file(path).weights["w"], torch.ones(64))
     rezip(path, change)
-    with pytest.raises(UserError, match=words):
-        open_file(path)
+    refuse(path, words)
 
 
 def test_a_file_above_the_limit_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "a.pt", {"w": torch.zeros(1000)})
     size = path.stat().st_size
     assert open_file(path, limit=size).weights
-    with pytest.raises(UserError, match=f"more than the limit of {size - 1:,}"):
-        open_file(path, limit=size - 1)
+    words = f"more than the limit of {size - 1:,}; checkpoint.max_gigabytes="
+    for with_sidecar in (False, True):
+        if with_sidecar:
+            prove(path)
+        with pytest.raises(TooLargeError, match=words):
+            open_file(path, limit=size - 1)
+    with pytest.raises(TooLargeError, match=words):
+        files.read(path, limit=size - 1)
+    assert files.read(path, limit=size).keys() == {"w"}
 
 
-def test_the_limit_never_refuses_a_run_its_own_state(tmp_path: Path) -> None:
-    files.write(tmp_path / "a.pt", {"model": state(), "position": {}}, {})
-    assert open_file(tmp_path / "a.pt", limit=10).kind == "perdure"
+def overlapping(path: Path) -> None:
+    """Two entries of the directory that lie in the same bytes."""
+    with zipfile.ZipFile(path, "a") as archive:
+        entry = next(e for e in archive.filelist if e.filename.endswith("data/0"))
+        other = copy(entry)
+        other.filename = other.orig_filename = entry.filename[:-1] + "1"
+        archive.filelist.append(other)
+        archive._didModify = True  # type: ignore[attr-defined]
 
 
-def doubled(times: int) -> list[Any]:
-    value: list[Any] = []
-    for _ in range(times):
-        value = [value, value]
-    return value
+def prefixed(path: Path) -> None:
+    """What a reader that looks from the end takes for an archive, and one from the start does."""
+    path.write_bytes(b"PK\x03\x04" + bytes(60) + path.read_bytes())
 
 
-def nested(depth: int) -> list[Any]:
-    value: list[Any] = []
-    for _ in range(depth):
-        value = [value]
-    return value
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        pytest.param(torch.zeros(1).expand(10**6, 10**6), "more than the limit", id="stride-0"),
-        pytest.param(doubled(40), "nested beyond", id="doubled"),
-        pytest.param(nested(200), "nested beyond", id="deep"),
-        pytest.param(Call(bytearray, 2**62), "damaged", id="allocation"),
-    ],
-)
-def test_what_unfolds_is_refused(
-    content: Any, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("change", [overlapping, prefixed])
+def test_an_archive_that_two_readers_see_in_two_ways_is_refused(
+    change: Callable[[Path], None], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("perdure.checkpoint.foreign._MOST_VALUES", 10_000)
-    path = save(tmp_path / "a.pt", {"w": torch.zeros(1), "x": content})
-    assert path.stat().st_size < 5000
-    with pytest.raises(UserError, match=words):
-        open_file(path)
+    path = save(tmp_path / "a.pt", {"w": torch.ones(64)})
+    change(path)
+    refuse(path, "overlap|where it should be|begins with something else")
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
@@ -253,6 +224,25 @@ def test_what_is_no_torch_file_is_refused(
     make(tmp_path / "a.pt")
     with pytest.raises(UserError, match=words):
         open_file(tmp_path / "a.pt")
+
+
+def test_a_pipe_with_a_sidecar_keeps_nobody_waiting(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    os.mkfifo(path)
+    about = {"format": 1, "bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    files.sidecar(path).write_text(json.dumps(about))
+    told: list[str] = []
+
+    def read() -> None:
+        for one in (files.read, files.verify):
+            with pytest.raises(UserError) as caught:
+                one(path)
+            told.append(str(caught.value))
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert ["not an ordinary file" in one for one in told] == [True, True]
 
 
 def test_an_error_of_the_disk_is_a_sentence(

@@ -7,13 +7,16 @@ import itertools
 import os
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED
 
 import pytest
 import torch
 from checkpoint.fetching import DATA, PINNED, SHA256, asked, get, refused
+from checkpoint.hostile import prove, rezip, save
 from webserver import Server
 
 from perdure.checkpoint import format as files
+from perdure.checkpoint.foreign import open_file
 from perdure.checkpoint.references import resolve
 from perdure.errors import UserError
 
@@ -126,6 +129,23 @@ def test_a_sidecar_that_lacks_is_asked_for_again(
             path.with_name(f"{path.name}.version").unlink()
     assert "model" in files.read(resolve(url + ours * pinned, cache))
     assert server.sent - sent < 1000
+
+
+@pytest.mark.parametrize("pinned", [False, True], ids=["unpinned", "pinned"])
+def test_a_sidecar_that_fits_spares_a_file_no_check(
+    server: Server, url: str, cache: Path, tmp_path: Path, pinned: bool
+) -> None:
+    path = save(tmp_path / "bomb.pt", {"w": torch.zeros(1_000_000)})
+    rezip(path, lambda archive, entry, data: archive.writestr(entry.filename, data, ZIP_DEFLATED))
+    prove(path)
+    server.files["/er.pt"] = path.read_bytes()
+    server.files["/er.pt.json"] = files.sidecar(path).read_bytes()
+    pin = f"#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}" * pinned
+    fetched = resolve(url + pin, cache)
+    assert files.sidecar(fetched).is_file()
+    for read in (files.read, open_file):
+        with pytest.raises(UserError, match="refused: compressed"):
+            read(fetched)
 
 
 class _Death(BaseException):

@@ -283,12 +283,13 @@ def test_a_run_never_goes_on_in_a_folder_of_another_that_is_called_the_same(
 ) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     env = machine(wandb_server, a)
-    done = train_in(a, *MIRRORED, *SAVED, "hydra.run.dir=outputs/mine", env=env)
+    done = train_in(a, *MIRRORED, *SAVED, env=env)
     assert done.returncode == 0, done.stderr
+    folder = run_folder(a)
     b.mkdir()
     time.sleep(1)  # a run is known by the second in which it started
-    assert train_in(b, *SAVED[:-1], "hydra.run.dir=outputs/mine").returncode == 0
-    reference = f"wandb://tester/{PROJECT}/ckpt-{record_of(a / 'outputs' / 'mine')['id']}:latest"
+    assert train_in(b, *SAVED[:-1], f"hydra.run.dir=outputs/{folder.name}").returncode == 0
+    reference = f"wandb://tester/{PROJECT}/ckpt-{record_of(folder)['id']}:latest"
     done = train_in(b, f"checkpoint.load={reference}", env=machine(wandb_server, b))
     assert done.returncode == 2
     assert "another run is there" in done.stderr

@@ -187,9 +187,9 @@ def test_a_files_words_never_steer_the_terminal(
 ) -> None:
     content = {"model": {"w": torch.ones(1)}, "format": 1, "position": {}}
     torch.save({**content, "versions": {"torch": "\x1b[2J\n"}}, tmp_path / "a.pt")
-    assert "torch ?[2J?" in told(capsys, tmp_path / "a.pt")[1]
+    assert "torch  [2J " in told(capsys, tmp_path / "a.pt")[1]
     torch.save({"\x1b[2J": 3}, tmp_path / "b.pt")
-    assert "holds ?[2J, where" in told(capsys, tmp_path / "b.pt")[2]
+    assert "holds  [2J, where" in told(capsys, tmp_path / "b.pt")[2]
 
 
 def test_a_folder(path: Path, state: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,3 +84,13 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(OSError, match="No space left"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / ".a.json.tmp").symlink_to(victim)
+    write_atomically(tmp_path / "a.json", b"{}")
+    assert victim.read_text() == "mine"
+    assert (tmp_path / "a.json").read_bytes() == b"{}"
+    assert not (tmp_path / "a.json").is_symlink()

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from perdure.errors import UserError
 from perdure.tracking import files, plots
 from perdure.tracking.events import Event, RunEnd, StepLog, TaskEnd
 from perdure.tracking.files import LocalFiles, plain, to_json
@@ -278,3 +279,13 @@ def test_task_end_costs_no_more_than_a_few_writes(
     monkeypatch.setattr(files, "write_atomically", note)
     tell(recorder, TaskEnd(0, 100, 0.8, run.results(1)))
     assert written == ["results.json", "accuracy.csv"]
+
+
+def test_a_history_that_is_a_link_is_not_written_to(run: Any, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / "metrics.jsonl").symlink_to(victim)
+    with pytest.raises(UserError, match="is a link"):
+        LocalFiles(run.folder).on_run_start(run.start())
+    assert victim.read_text() == "mine"

@@ -228,3 +228,15 @@ def test_names_at_the_right_edge_never_overlap(values: list[float]) -> None:
     assert len(ys) == len(values)
     assert all(b - a >= 12.9 for a, b in pairwise(ys))
     assert max(ys) <= HEIGHT
+
+
+def test_marks_that_turn_the_direction_of_writing_are_not_shown(run: Any) -> None:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    start = run.start(notices=("note\u2066\x00",))
+    end = run.end(1, "failed", error="a\u202eb\x1b[2J")
+    start.config["name\u202e"] = "x\u202ey\r"
+    results = {**end.results, "model": "er\u202e\x9b"}
+    write_report(run.folder, start, results, end.error)
+    text = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert text.replace("\n", "").isprintable()
+    assert "a b [2J" in text

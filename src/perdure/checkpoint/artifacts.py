@@ -2,6 +2,8 @@
 
 W&B does not notice a corrupt download (and would keep it), so what is believed are our own
 hashes: that in the sidecar, which the artifact's metadata repeats, and those of the results.
+Anybody may have written that metadata: it names files of the artifact and of its own project's
+results, and nothing else; where a run goes on follows from the name that the user typed.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -20,13 +23,18 @@ from pathlib import Path
 from typing import Any
 
 from perdure.checkpoint import format as files
+from perdure.checkpoint import sidecars
 from perdure.disk import digest, locked, matches, publish, writing
 from perdure.errors import UserError
+from perdure.tracking.wandb.record import is_artifact, is_id
 from perdure.tracking.wandb.session import NO_KEY, explain, key_configured, prepare_environment
 
 FORM = "wandb://entity/project/name:alias (an alias, vN, or a digest)"
 _FORM = re.compile(r"wandb://([^/:]+)/([^/:]+)/([^/:]+):([^/:]+)(?:/(.+))?")
 _DIGEST = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
+_RUN = re.compile(r"(?:ckpt-)?(\d{8}-\d{6})(?:-([A-Za-z0-9][A-Za-z0-9._-]*))?-[0-9a-f]{4,}", re.A)
+_FILE = re.compile(r"[^/\\\x00-\x1f]{1,250}\.pth?")
+_HISTORY = ("results.json", "metrics.jsonl", "accuracy.csv", "recorders.json")
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".bin")
 _TIMEOUT = 20  # seconds for one answer
 _PAUSES = (0.5, 2.0, 8.0)
@@ -43,8 +51,10 @@ class Fetched:
         path: the file, in a folder `checkpoints` beside the results that belong to it.
         artifact: `entity/project/name:vN`, the version that the reference meant.
         newest: whether it is the last one that its run has sent.
-        run_id: the W&B run that it is of; none when the artifact is not ours.
-        place: where that run lies below the folder of all runs.
+        run_id: the W&B run that it is of; none when the artifact is not ours, or is not called as
+            that run calls its own.
+        place: where that run lies below the folder of all runs: `<timestamp>[/<job>]`, by the
+            artifact's name; none when the artifact is not ours.
     """
 
     path: Path
@@ -77,7 +87,19 @@ def fetch(address: str, cache: Path) -> Fetched:
         raise UserError(f"{address}: {NO_KEY}")
     entity, project, name, alias, file = match.groups()
     found = _Collection(address, f"{entity}/{project}/{name}").version(alias)
-    return _Download(address, found.artifact, cache).run(found.newest, file)
+    return _Download(address, found.artifact, cache).run(found.newest, file, place_of(name))
+
+
+def place_of(name: str) -> str:
+    """Where the run whose artifact is called `name` lies below the folder of all runs.
+
+    `ckpt-20261122-045600-3f9a` → `20261122-045600`, `ckpt-20261122-045600-3-3f9a` (a sweep's job)
+    → `20261122-045600/3`; of any other name one folder.
+    """
+    if match := _RUN.fullmatch(name):
+        return "/".join(filter(None, match.groups()))
+    safe = re.sub(r"[^A-Za-z0-9._-]", "-", name.removeprefix("ckpt-")).lstrip(".")
+    return safe[:100] or "run"
 
 
 @dataclass(frozen=True)
@@ -166,10 +188,9 @@ class _Download:
         self.name = f"{artifact.entity}/{artifact.project}/{artifact.source_name}"
         self.folder = cache / "wandb"
 
-    def run(self, newest: bool, wanted: str | None) -> Fetched:
+    def run(self, newest: bool, wanted: str | None, place: str) -> Fetched:
         ours = isinstance(self.metadata.get("file"), str) and "run" in self.metadata
-        file = self._told("file") if ours else self._choose(wanted)
-        place = self._told("folder" if self.metadata.get("folder") else "run") if ours else None
+        file = self._told() if ours else self._choose(wanted)
         self.folder /= self._key(file)
         path = self.folder / "checkpoints" / Path(file).name
         with locked(self.folder, "PERDURE_CACHE"):
@@ -177,15 +198,32 @@ class _Download:
                 self._bring(path, file, ours)
         if not ours:
             return Fetched(path, self.name, newest)
-        return Fetched(path, self.name, newest, str(self.metadata["run"]), place)
+        run_id = self.metadata["run"]
+        its_own = str(self.artifact.source_name).rpartition(":")[0] == f"ckpt-{run_id}"
+        return Fetched(path, self.name, newest, run_id if its_own else None, place)
 
-    def _told(self, key: str) -> str:
-        """A path in the metadata, which anybody may have written."""
-        value = str(self.metadata[key])
-        parts = value.split("/")
-        if {"", ".", ".."} & set(parts) or (key == "file" and len(parts) > 1):
-            raise UserError(f"{self.address}: its {key} is named {value!r}, which is no such name")
-        return value
+    def _told(self) -> str:
+        """The checkpoint's file, by metadata in which all is as it should be."""
+        known = self.metadata
+        project = self.name.rpartition("/")[0]
+        results, hashes = known.get("results"), known.get("results_sha256", {})
+        sound = {
+            "file": isinstance(known["file"], str)
+            and _FILE.fullmatch(known["file"]) is not None
+            and not known["file"].startswith("."),
+            "run": is_id(known["run"]),
+            "sha256": sidecars.is_sha256(known.get("sha256")),
+            "results_sha256": isinstance(hashes, Mapping)
+            and hashes.keys() <= set(_HISTORY)
+            and all(map(sidecars.is_sha256, hashes.values())),
+            "results": not hashes
+            or (is_artifact(results) and str(results).startswith(f"{project}/results-")),
+        }
+        for key, is_sound in sound.items():
+            if not is_sound:
+                shown = json.dumps(known.get(key), default=str)[:100]
+                raise UserError(f"{self.address}: its {key} is {shown}, which is no such value")
+        return str(known["file"])
 
     def _key(self, file: str) -> str:
         """The folder's name: of this file as it is in this version, whoever is called the same."""
@@ -196,7 +234,7 @@ class _Download:
     def _is_there(self, path: Path, ours: bool) -> bool:
         if not ours:
             return path.is_file()
-        return matches(path, sha256=str(self.metadata.get("sha256"))) and all(
+        return matches(path, sha256=self.metadata["sha256"]) and all(
             (self.folder / name).is_file() for name in self._results()
         )
 
@@ -217,21 +255,18 @@ class _Download:
             shutil.rmtree(part, ignore_errors=True)
 
     def _take_ours(self, target: Path, part: Path) -> None:
-        sidecar, known = files.sidecar(target), str(self.metadata.get("sha256"))
-        self._get(self.artifact, sidecar.name, sidecar, _sidecar_of(known))
+        sidecar, known = files.sidecar(target), self.metadata["sha256"]
+        self._get(self.artifact, sidecar.name, sidecar, _sidecar_of(known), sidecars.LIMIT)
         self._get(self.artifact, target.name, target, _hashed(known))
         results = self._results()
         if results:
-            source = _Collection(self.address, self.name).named(str(self.metadata.get("results")))
+            source = _Collection(self.address, self.name).named(self.metadata["results"])
             for name, known in results.items():
                 self._get(source, name, part / name, _hashed(known))
 
     def _results(self) -> dict[str, str]:
         """Files of the results that belong to the checkpoint → their SHA-256."""
-        told = self.metadata.get("results_sha256")
-        if not isinstance(told, Mapping):
-            return {}
-        return {Path(str(name)).name: str(value) for name, value in told.items()}
+        return dict(self.metadata.get("results_sha256", {}))
 
     def _choose(self, wanted: str | None) -> str:
         names = list(self.artifact.manifest.entries)
@@ -244,15 +279,20 @@ class _Download:
         told = ", ".join(names[:_TOLD])
         raise UserError(f"{self.address}: {what} (wandb://{self.name}/FILE): {told}")
 
-    def _get(self, artifact: Any, name: str, target: Path, flaw: Flaw) -> None:
+    def _get(
+        self, artifact: Any, name: str, target: Path, flaw: Flaw, limit: int | None = None
+    ) -> None:
         """One file, asked for again when it breaks off or is not what it should be."""
         reasons: list[str] = []
         for pause in (0.0, *_PAUSES):
             time.sleep(pause)
             fresh = target.parent / f".{uuid.uuid4().hex}"
             try:
-                if (ref := artifact.get_entry(name).ref) is not None:
-                    raise UserError(f"{self.address}: {name} is a mere reference to {ref}")
+                entry = artifact.get_entry(name)
+                if entry.ref is not None:
+                    raise UserError(f"{self.address}: {name} is a mere reference to {entry.ref}")
+                if limit is not None and not 0 <= (entry.size or 0) <= limit:
+                    raise UserError(f"{self.address}: {name} has more than {limit:,} bytes")
                 artifact.download(root=str(fresh), skip_cache=True, path_prefix=name)
                 if (what := flaw(fresh / name)) is None:
                     os.replace(fresh / name, target)
@@ -281,11 +321,9 @@ def _hashed(known: str) -> Flaw:
 
 def _sidecar_of(known: str) -> Flaw:
     def flaw(path: Path) -> str | None:
-        try:
-            if json.loads(path.read_text())["sha256"] == known:
+        with suppress(OSError, ValueError):
+            if sidecars.read(path)["sha256"] == known:
                 return None
-        except (ValueError, KeyError, TypeError):
-            pass
         return "it is not that of the checkpoint"
 
     return flaw

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from perdure.checkpoint import sidecars
 from perdure.checkpoint.format import sidecar
-from perdure.disk import digest, locked, matches, partial, publish, writing
+from perdure.disk import digest, locked, matches, partial, publish, read_json, writing
 from perdure.download import Download, FetchError, Flaw, Source, Version
 from perdure.errors import UserError
 
 logger = logging.getLogger("perdure")
 
 _SETTING = "PERDURE_CACHE"  # what names another cache, for the advice in errors
-_SIDECAR_LIMIT = 1 << 20
 _PAUSES = (0.5, 2.0, 8.0)  # seconds before each further attempt
 _NOT_ALLOWED = re.compile(r"HTTP 40[13]\b")
 
@@ -103,7 +103,7 @@ class _Fetch:
         main = self._download(self.path, alone, remote.name, remote.limit, self._flaw)
         main.checksummed, main.held = remote.pin is not None, held
         self.beside = self._download(
-            sidecar(self.path), alone, f"{remote.name}.json", _SIDECAR_LIMIT, lambda *_: None
+            sidecar(self.path), alone, f"{remote.name}.json", sidecars.LIMIT, lambda *_: None
         )
         try:
             self._bring(main, held)
@@ -168,7 +168,7 @@ class _Fetch:
         self.sidecar, self.certain = None, True
         try:
             self.beside.from_any([self.remote.beside])
-            self.sidecar = _ours(self.beside.part.read_bytes())
+            self.sidecar = _ours(self.beside.part)
         except FetchError as error:
             self.certain = error.final
             if not error.final:
@@ -191,16 +191,13 @@ class _Fetch:
             publish(part, self.record, _SETTING)
 
     def _kept_sidecar_fits(self, sha256: str) -> bool:
-        try:
-            about = _ours(sidecar(self.path).read_bytes())
-        except OSError:
-            return False
+        about = _ours(sidecar(self.path))
         return about is not None and about["sha256"] == sha256
 
     def _held(self) -> Version:
         """The record of a sound copy in the cache, or nothing."""
         try:
-            held = json.loads(self.record.read_text())
+            held = read_json(self.record)
             sound = held["sha256"] == digest(self.path)
             return {key: str(told) for key, told in held.items()} if sound else {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -212,11 +209,9 @@ class _Fetch:
         return f"{said}; {advice}" if advice else said
 
 
-def _ours(data: bytes) -> Mapping[str, Any] | None:
+def _ours(path: Path) -> Mapping[str, Any] | None:
     """A sidecar of this project; whatever else a server has under that name is not."""
     try:
-        about = json.loads(data)
-        kinds = {key: type(about[key]) for key in ("format", "bytes", "sha256")}
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return sidecars.read(path)
+    except (OSError, ValueError):
         return None
-    return about if kinds == {"format": int, "bytes": int, "sha256": str} else None

@@ -21,7 +21,11 @@ from typing import Any, BinaryIO
 
 import torch
 
+from perdure.checkpoint import archive, sidecars
+from perdure.checkpoint.archive import LIMIT
+from perdure.checkpoint.archive import DamagedError as DamagedError
 from perdure.checkpoint.encode import plain
+from perdure.disk import open_plain
 from perdure.errors import UserError
 
 FORMAT = 1
@@ -29,10 +33,6 @@ FORMAT = 1
 
 _TEMPORARY = ".tmp-"
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EINVAL)
-
-
-class DamagedError(UserError):
-    """A checkpoint whose bytes are not the ones that were written."""
 
 
 class NewerFormatError(UserError):
@@ -56,15 +56,17 @@ def commit(path: Path, content: Mapping[str, Any], about: Mapping[str, Any]) -> 
         _seal(path, {**about, "format": FORMAT, "bytes": size, "sha256": digest})
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The state in `path`, verified against its sidecar.
+def read(path: Path, limit: int = LIMIT) -> dict[str, Any]:
+    """The state in `path`, verified against its sidecar, which spares it no other check.
+
+    Args:
+        path: the file.
+        limit: bytes that it may have, and its tensors together.
 
     Raises:
-        UserError: as `verify`.
+        UserError: as `committed` and `archive.load`.
     """
-    verify(path)
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+    return archive.load(path, limit, committed(path)["sha256"])
 
 
 def verify(path: Path) -> dict[str, Any]:
@@ -72,18 +74,42 @@ def verify(path: Path) -> dict[str, Any]:
 
     Raises:
         DamagedError: they are not.
+        UserError: as `committed`, or the file cannot be read.
+    """
+    about = committed(path)
+    try:
+        with open_plain(path) as file:
+            digest = _sha256(file)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if digest != about["sha256"]:
+        raise DamagedError(f"{path}: damaged (its SHA-256 is not the one in {sidecar(path).name})")
+    return about
+
+
+def committed(path: Path) -> dict[str, Any]:
+    """What the sidecar of `path` says; its bytes are not read.
+
+    Raises:
+        DamagedError: it is no sidecar, or of a file of another size.
         UserError: no checkpoint is committed there, or its format is newer.
     """
-    about = _sidecar_of(path)
+    beside = sidecar(path)
+    try:
+        about = sidecars.read(beside)
+        if path.stat().st_size != about["bytes"]:
+            raise ValueError("of a file of another size")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no checkpoint is committed there ({error.filename})") from None
+    except ValueError as error:
+        raise DamagedError(f"{path}: damaged (it does not fit {beside.name}: {error})") from None
+    except OSError as error:
+        raise UserError(f"{beside}: cannot be read ({error.strerror or error})") from None
     if about["format"] > FORMAT:
         raise NewerFormatError(
             f"{path}: format {about['format']} is newer than {FORMAT}, the newest this version "
             "of Perdure reads"
         )
-    with path.open("rb") as file:
-        digest = _sha256(file)
-    if digest != about["sha256"]:
-        raise DamagedError(f"{path}: damaged (its SHA-256 is not the one in {sidecar(path).name})")
     return about
 
 
@@ -94,8 +120,9 @@ def link(source: Path, path: Path, about: Mapping[str, Any]) -> None:
 
     Raises:
         FileExistsError: `path` is committed already.
+        UserError: as `committed`, of `source`.
     """
-    known = json.loads(sidecar(source).read_text())
+    known = committed(source)
     with _whole_or_not_at_all(path):
         path.unlink(missing_ok=True)
         try:
@@ -182,19 +209,6 @@ def _sha256(file: BinaryIO) -> str:
     while block := file.read(2**20):
         digest.update(block)
     return digest.hexdigest()
-
-
-def _sidecar_of(path: Path) -> dict[str, Any]:
-    try:
-        about: dict[str, Any] = json.loads(sidecar(path).read_text())
-        whole = path.stat().st_size == about["bytes"] and isinstance(about["sha256"], str)
-        if not whole or not isinstance(about["format"], int):
-            raise ValueError
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no checkpoint is committed there ({error.filename})") from None
-    except (ValueError, KeyError, TypeError):
-        raise DamagedError(f"{path}: damaged (it does not fit {sidecar(path).name})") from None
-    return about
 
 
 class _Hashing(BufferedIOBase):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perdure.errors import UserError
+from perdure.checkpoint import sidecars
+from perdure.errors import UserError, printable
 
 log = logging.getLogger("perdure")
 
@@ -53,24 +53,19 @@ def entries(folder: Path) -> list[Entry]:
         if path.is_symlink() or not data.is_file():
             continue
         try:
-            found.append(_entry(data, json.loads(path.read_text())))
-        except (ValueError, KeyError, TypeError, OSError):
-            log.warning("%s is not a sidecar that can be read; %s is passed over", path, data.name)
+            found.append(_entry(data, sidecars.read(path)))
+        except (ValueError, KeyError, OSError):
+            names = printable(str(path)), printable(data.name)
+            log.warning("%s is not a sidecar that can be read; %s is passed over", *names)
     return sorted(found, key=lambda e: e.order)
 
 
 def _entry(path: Path, about: dict[str, Any]) -> Entry:
     at = about["position"]
-    order = (int(at["global_step"]), int(at["task"]), int(at["epoch"]), int(at["step"]))
+    order = (at["global_step"], at["task"], at["epoch"], at["step"])
     value = about.get("value")
-    return Entry(
-        path,
-        str(about["kind"]),
-        order,
-        str(about["stage"]),
-        int(about["epoch"]),
-        None if value is None else float(value),
-    )
+    value = None if value is None else float(value)
+    return Entry(path, about["kind"], order, about["stage"], about["epoch"], value)
 
 
 def newest(folder: Path) -> Entry | None:

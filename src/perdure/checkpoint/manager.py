@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -206,9 +205,12 @@ class CheckpointManager:
         self._settled = True
 
     def _add_twins(self, path: Path, content: Mapping[str, Any] | None) -> None:
-        """The other files that were to be written with `path`, where they are missing."""
-        for name, facts in json.loads(files.sidecar(path).read_text()).get("twins", []):
-            twin = self.folder / Path(name).name
+        """The other files that were to be written with `path`, where they are missing.
+
+        Their names are an epoch's, as `sidecars` made sure: never one that leads elsewhere.
+        """
+        for name, facts in files.committed(path).get("twins", []):
+            twin = self.folder / name
             if files.sidecar(twin).exists():
                 continue
             if facts["kind"] == "light":

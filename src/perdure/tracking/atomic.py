@@ -15,7 +15,9 @@ def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
     kill left behind is overwritten by the next write and never piles up.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
+    temporary.unlink(missing_ok=True)  # it may be a link that leads out of the folder
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
         file.write(data)
         file.flush()
         if durable:

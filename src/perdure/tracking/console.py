@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from perdure.errors import printable
 from perdure.tracking.events import (
     CheckpointWritten,
     Recorder,
@@ -84,7 +85,7 @@ class Console(Recorder):
         if isinstance(self._screen, PlainScreen):
             self._say(line)
         else:
-            logger.info("%s", line)
+            logger.info("%s", printable(line))
 
     def on_step_log(self, event: StepLog) -> None:
         """Remember the loss for the next refresh."""
@@ -103,7 +104,7 @@ class Console(Recorder):
 
     def on_checkpoint_written(self, event: CheckpointWritten) -> None:
         """Logged alone: rolling checkpoints would flood the screen."""
-        what = (event.path.name, event.task, event.global_step)
+        what = (printable(event.path.name), event.task, event.global_step)
         logger.info("checkpoint %s (task %d, step %d)", *what)
 
     def on_run_end(self, event: RunEnd) -> None:
@@ -122,12 +123,12 @@ class Console(Recorder):
         self._say(f"  {sentence}", "yellow")
 
     def _say(self, line: str, style: str = "") -> None:
-        # Names and errors come from elsewhere: a control code in one must not reach the terminal.
-        line = "".join(letter if letter.isprintable() else " " for letter in line)
+        line = printable(line)
         self._screen.say(line, style)
         logger.info("%s", line)
 
     def _show(self, grid: Grid) -> None:
+        grid = grid.printable()
         self._screen.show(grid)
         for line in grid.lines():
             logger.info("%s", line)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from perdure.errors import UserError
 from perdure.tracking.atomic import write_atomically
 from perdure.tracking.events import Evaluation, Recorder, RunEnd, RunStart, StepLog, TaskEnd
 
@@ -155,7 +156,13 @@ class MetricsFile:
         self._file: BinaryIO | None = None
 
     def open(self) -> None:
-        """Cut off what was written after `size`: those steps will be done, and written, again."""
+        """Cut off what was written after `size`: those steps will be done, and written, again.
+
+        Raises:
+            UserError: the file is a link, which may lead out of the run's folder.
+        """
+        if self.path.is_symlink():
+            raise UserError(f"{self.path}: is a link, and a run writes to files of its own alone")
         self._file = self.path.open("ab")
         found = self._file.tell()
         if found < self.size:

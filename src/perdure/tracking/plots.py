@@ -107,7 +107,7 @@ def _name_axes(
 ) -> None:
     average = (results.get("average_accuracy") or {}).get(scenario)
     title = f"{scenario_name(scenario)}: average {percent(average)} %"
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_title(title, fontsize=10, loc="left", parse_math=False)
     axes.set_xlabel("accuracy (%) on task", fontsize=9)
     axes.set_ylim(n_rows, 0)
     every = 1 if max(n_rows, n_columns) <= MOST_TASKS_WITH_TEXT else 5

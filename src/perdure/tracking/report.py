@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from perdure.errors import printable
 from perdure.tracking.atomic import write_atomically
 from perdure.tracking.charts import Axis, Line, line_chart, nice_axis, thinned
 from perdure.tracking.colours import css, ink, ramp
@@ -56,6 +57,7 @@ def write_report(
         _section("Files", _files(folder, results.get("status") == "finished")),
     ]
     html = page(title=f"{subject(results)}, seed {results.get('seed', '?')}", body=sections)
+    html = "\n".join(map(printable, html.splitlines()))
     write_atomically(folder / "report.html", html.encode("utf-8", "replace"))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from perdure.errors import printable
+
 SCENARIOS = {"class_il": "class-IL", "task_il": "task-IL", "domain_il": "domain-IL"}
 FIGURE_WIDTH = len("100.00")
 LABEL_WIDTH = len("  accuracy %")
@@ -81,6 +83,11 @@ class Grid:
     rows: tuple[tuple[str, ...], ...]
     strong: str = "mean"
     """The column that a screen with styles brings forward."""
+
+    def printable(self) -> Grid:
+        """The same with names that a terminal shows as they are."""
+        rows = tuple(tuple(map(printable, row)) for row in self.rows)
+        return Grid(tuple(map(printable, self.header)), rows, self.strong)
 
     def lines(self) -> list[str]:
         """The table as aligned plain text, indented by two."""

@@ -16,8 +16,7 @@ from perdure.checkpoint import format as files
 from perdure.disk import digest
 from perdure.tracking.wandb import record as records
 from perdure.tracking.wandb import rows
-from perdure.tracking.wandb.mirror import Mirror, place_of
-from perdure.tracking.wandb.record import Record
+from perdure.tracking.wandb.mirror import Mirror
 from perdure.tracking.wandb.session import MirrorError
 
 HISTORY = "wandb-history.jsonl"
@@ -196,7 +195,7 @@ def test_a_checkpoint_is_sent_with_the_results_that_belong_to_it(
     assert set(sent.entries) == {"0.pt", "0.pt.json"}
     assert sent.read("0.pt") == path.read_bytes()
     about = json.loads(sent.metadata)
-    assert (about["run"], about["folder"], about["file"]) == ("r1", "run", "0.pt")
+    assert (about["run"], about["file"]) == ("r1", "0.pt")
     assert (about["sha256"], about["position"]["global_step"]) == (digest(path), 10)
     assert about["results"] == "tester/cl/results-r1:v0"
     (results,) = collection(hurried, "results").versions
@@ -371,28 +370,3 @@ def test_closing_ends_an_upload_that_hangs_and_a_later_mirror_sends_it(
     assert later.push_parcel()
     close(later, folder)
     assert named(hurried, "ckpt") == {"latest": 0, "task-0": 0}
-
-
-# --- places ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("folder", "config", "place"),
-    [
-        pytest.param("out/a", {"output_root": "out"}, "a", id="run"),
-        pytest.param("out/t/3", {"output_root": "out"}, "t/3", id="job"),
-        pytest.param("moved/t/3", {"output_root": "out", "timestamp": "t"}, "t/3", id="moved-job"),
-        pytest.param("moved/t", {"output_root": "out", "timestamp": "t"}, "t", id="moved-run"),
-        pytest.param("any/where", {}, "where", id="nothing-known"),
-    ],
-)
-def test_a_run_has_its_place_below_the_folder_of_all_runs(
-    tmp_path: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    folder: str,
-    config: dict[str, Any],
-    place: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    record = Record("r1", PROJECT, config=config)
-    assert place_of(tmp_path / folder, record) == place

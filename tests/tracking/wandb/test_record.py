@@ -20,7 +20,7 @@ def test_it_is_read_as_it_was_saved(tmp_path: Path) -> None:
         tags=["a"],
         config={"buffer_size": 500},
         inputs=["team/cl/ckpt-other:v1"],
-        sent=[{"sha256": "ab", "artifact": "team/cl/ckpt:v0", "aliases": ["latest"]}],
+        sent=[{"sha256": "ab" * 32, "artifact": "team/cl/ckpt:v0", "aliases": ["latest"]}],
     )
     saved.save(tmp_path)
     assert record.load(tmp_path) == saved

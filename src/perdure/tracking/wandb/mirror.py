@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from perdure.disk import digest
+from perdure.checkpoint import archive
+from perdure.disk import digest, is_own, open_plain
+from perdure.errors import UserError
+from perdure.tracking.atomic import write_atomically
 from perdure.tracking.wandb import rows
-from perdure.tracking.wandb.outbox import Outbox, Parcel
+from perdure.tracking.wandb.outbox import RECORDERS, Outbox, Parcel
 from perdure.tracking.wandb.record import Record
 from perdure.tracking.wandb.session import MirrorError, Session
 
@@ -61,7 +64,10 @@ class Mirror:
     def push_rows(self) -> None:
         """Send the rows of metrics.jsonl that the server lacks."""
         for line in self._new_lines():
-            row = rows.to_row(line)
+            try:
+                row = rows.to_row(line)
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                raise MirrorError("metrics.jsonl is damaged (a line is no measurement)") from error
             if row is None:
                 continue
             self._note_best(row)
@@ -88,6 +94,8 @@ class Mirror:
             self._failures += 1
             self._try_at = time.monotonic() + pause
             return False
+        except UserError as error:
+            self._say(f"{error}; it is not sent")
         self.outbox.sent(waiting[0])
         self._failures, self._try_at = 0, 0.0
         return True
@@ -110,7 +118,9 @@ class Mirror:
         order = rows.order("end", step)
         matrix = {name: m for name, m in (results.get("accuracy_matrix") or {}).items() if m}
         if matrix and order > self._last:
-            self.session.show_matrix(matrix, self.folder / "accuracy_matrix.png", order, step)
+            picture = self.folder / "accuracy_matrix.png"
+            own = picture if is_own(picture, self.folder) else None
+            self.session.show_matrix(matrix, own, order, step)
             self._last = order
 
     def close(self, results: Mapping[str, Any]) -> bool:
@@ -129,11 +139,10 @@ class Mirror:
     def _send(self, parcel: Parcel) -> None:
         run_id = self.record.id
         if parcel.checkpoint is not None:
-            _write_recorders(parcel.folder / parcel.checkpoint)
-        where = {"run": run_id, "folder": place_of(self.folder, self.record)}
+            _write_recorders(parcel.folder / parcel.checkpoint, parcel.about["sha256"])
         aliases = ["latest"] if parcel.checkpoint else parcel.aliases
         hashes = {path.name: digest(path) for path in parcel.results}
-        known = {**where, "sha256": hashes}
+        known = {"run": run_id, "sha256": hashes}
         results = self.session.upload(
             f"results-{run_id}", "results", parcel.results, aliases, known
         )
@@ -142,7 +151,7 @@ class Mirror:
             self.record.save(self.folder)
             return
         about = {key: parcel.about.get(key) for key in _METADATA}
-        metadata = {**where, **about, "file": parcel.checkpoint}
+        metadata = {"run": run_id, **about, "file": parcel.checkpoint}
         metadata |= {"results": results, "results_sha256": hashes}
         file = parcel.folder / parcel.checkpoint
         artifact = self.session.upload(
@@ -161,11 +170,13 @@ class Mirror:
     def _new_lines(self) -> list[dict[str, Any]]:
         """Whole lines that were written since the last call."""
         try:
-            with (self.folder / "metrics.jsonl").open("rb") as file:
+            with open_plain(self.folder / "metrics.jsonl", follow=False) as file:
                 file.seek(self._read)
                 data = file.read()
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise MirrorError(f"metrics.jsonl cannot be read ({error.strerror})") from error
         whole = data[: data.rfind(b"\n") + 1]
         self._read += len(whole)
         return [json.loads(line) for line in whole.splitlines()]
@@ -179,20 +190,19 @@ class Mirror:
 _METADATA = ("sha256", "bytes", "format", "position", "stage", "epoch", "kind", "monitor", "value")
 
 
-def _write_recorders(checkpoint: Path) -> None:
-    """Put the recorders' state beside the checkpoint that holds it, for who reads no tensors."""
-    import torch
-
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    text = json.dumps(state["results"]["recorders"], indent=1)
-    (checkpoint.parent / "recorders.json").write_text(text)
+_ANY_SIZE = 2**63
 
 
-def place_of(folder: Path, record: Record) -> str:
-    """Where the run lies below the folder of all runs, `<timestamp>` or `<timestamp>/<job>`."""
-    folder, root = folder.absolute(), record.config.get("output_root")
-    if root and folder.is_relative_to(Path(root).absolute()):
-        return str(folder.relative_to(Path(root).absolute()))
-    # Sent from elsewhere, or moved meanwhile.
-    above = folder.parent.name
-    return f"{above}/{folder.name}" if above == record.config.get("timestamp") else folder.name
+def _write_recorders(checkpoint: Path, sha256: str) -> None:
+    """Put the recorders' state beside the checkpoint that holds it, for who reads no tensors.
+
+    Raises:
+        UserError: the file is not what was committed, or no checkpoint of a run.
+    """
+    # The tensors are never looked at, so they may be as large as the run's own limit allows.
+    state = archive.load(checkpoint, _ANY_SIZE, sha256, mapped=True)
+    try:
+        text = json.dumps(state["results"]["recorders"], indent=1)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{checkpoint}: is no checkpoint of a run ({error!r})") from error
+    write_atomically(checkpoint.parent / RECORDERS, text.encode(), durable=False)

@@ -4,12 +4,18 @@ A parcel is a folder that appears whole: hard links to a checkpoint and its side
 file system has no links), what was known of the results then, and `parcel.json`. It is removed when
 the server has it. A checkpoint that nothing but `latest` would name is given up for a newer one, so
 that a slow connection never fills the disk.
+
+A folder may have come from elsewhere, with a parcel in it: only files of the known names are sent,
+and none that is a link, which could lead to anything on this machine.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterable
@@ -17,12 +23,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perdure.checkpoint import sidecars
+from perdure.disk import is_own, read_json
+from perdure.errors import printable
 from perdure.tracking.atomic import write_atomically
+
+logger = logging.getLogger("perdure")
 
 FOLDER = "outbox"
 _ABOUT = "parcel.json"
 _RESULTS = ("results.json", "metrics.jsonl", "accuracy.csv")
 _REPORT = ("accuracy_matrix.png", "report.html", "train.log")
+RECORDERS = "recorders.json"
+_CHECKPOINT = re.compile(r"[^/\\\x00-\x1f]{1,250}\.pth?")
+_ALIAS = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
 @dataclass
@@ -49,8 +63,8 @@ class Parcel:
     @property
     def results(self) -> list[Path]:
         """The files of the results artifact."""
-        names = {self.checkpoint, f"{self.checkpoint}.json", _ABOUT}
-        return sorted(path for path in self.folder.iterdir() if path.name not in names)
+        names = sorted((*_RESULTS, *_REPORT, RECORDERS))
+        return [path for name in names if is_own(path := self.folder / name, self.folder)]
 
     def save(self) -> None:
         about = {"checkpoint": self.checkpoint, "aliases": self.aliases, "about": self.about}
@@ -64,16 +78,21 @@ class Outbox:
         self.run = folder
         self.folder = folder / FOLDER
         self._sending: Path | None = None
+        self._refused: set[Path] = set()
         self._lock = threading.Lock()
 
     def add_checkpoint(self, path: Path) -> None:
         """Keep the committed checkpoint `path`, whatever becomes of it in its own folder.
 
         Raises:
-            OSError: the disk's own error.
+            OSError: the disk's own error, or it does not lie in the run's folder.
+            ValueError: its sidecar is none.
         """
         sidecar = path.with_name(f"{path.name}.json")
-        about = json.loads(sidecar.read_text())
+        for file in (path, sidecar):
+            if not is_own(file, self.run):
+                raise OSError(errno.EPERM, "it is a link, or not in the run's folder", str(file))
+        about = sidecars.read(sidecar)
         aliases = ["latest", *_task_alias(about)]
         if _is_best(path, about["sha256"]):
             aliases.append("best")
@@ -115,6 +134,8 @@ class Outbox:
         aliases: list[str],
         about: dict[str, Any],
     ) -> None:
+        if self.folder.is_symlink():
+            raise OSError(errno.EPERM, "it is a link", str(self.folder))
         with self._lock:
             before = self._read()
             number = 1 + max((int(p.folder.name) for p in before), default=0)
@@ -124,7 +145,7 @@ class Outbox:
             for path in links:
                 _link(path, parcel.folder / path.name)
             for name in copies:
-                if (self.run / name).is_file():
+                if is_own(self.run / name, self.run):
                     shutil.copyfile(self.run / name, parcel.folder / name)
             parcel.save()
             target = self.folder / f"{number:06d}"
@@ -144,11 +165,18 @@ class Outbox:
 
     def _read(self) -> list[Parcel]:
         found = []
-        for path in sorted(self.folder.glob("[0-9]*")) if self.folder.is_dir() else ():
+        if self.folder.is_symlink() or not self.folder.is_dir():
+            return []
+        for path in sorted(self.folder.glob("[0-9]*")):
             try:
-                found.append(Parcel(path, **json.loads((path / _ABOUT).read_text())))
-            except (OSError, ValueError, TypeError):
+                found.append(_parcel(path))
+            except FileNotFoundError:
                 continue  # half removed by a process that was killed
+            except (OSError, ValueError) as error:
+                if path not in self._refused:
+                    words = printable(str(path)), printable(str(error))
+                    logger.warning("%s is no upload that was kept, and not sent: %s", *words)
+                self._refused.add(path)
         return found
 
     def _remove(self, folder: Path) -> None:
@@ -156,10 +184,34 @@ class Outbox:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _parcel(folder: Path) -> Parcel:
+    """The parcel in `folder`; raises OSError and ValueError where there is none to be sent."""
+    if folder.is_symlink() or re.fullmatch("[0-9]{1,18}", folder.name) is None:
+        raise ValueError("not a folder of its own")
+    label = read_json(folder / _ABOUT)
+    if not isinstance(label, dict) or label.keys() != {"checkpoint", "aliases", "about"}:
+        raise ValueError("its label is none")
+    name, aliases, about = label["checkpoint"], label["aliases"], label["about"]
+    if not isinstance(aliases, list) or not all(map(_is_alias, aliases)):
+        raise ValueError("its aliases are none")
+    if name is None:
+        return Parcel(folder, None, aliases, {})
+    if not isinstance(name, str) or _CHECKPOINT.fullmatch(name) is None or name.startswith("."):
+        raise ValueError("its checkpoint is named as none is")
+    for file in (folder / name, folder / f"{name}.json"):
+        if not is_own(file, folder):
+            raise ValueError(f"{file.name} is no file of its own")
+    return Parcel(folder, name, aliases, sidecars.checked(about))
+
+
+def _is_alias(value: Any) -> bool:
+    return isinstance(value, str) and _ALIAS.fullmatch(value) is not None
+
+
 def _task_alias(about: dict[str, Any]) -> list[str]:
-    if about["kind"] != "task":
+    if about.get("kind") != "task":
         return []
-    stage = str(about["stage"])
+    stage = str(about.get("stage", ""))
     return ["joint" if stage == "joint" else f"task-{stage.removeprefix('task')}"]
 
 
@@ -168,10 +220,10 @@ def _is_best(path: Path, sha256: str) -> bool:
     best = path.with_name("best_full.pth")
     if not best.is_symlink():
         return False
-    sidecar = best.with_name(f"{os.readlink(best)}.json")
+    sidecar = best.with_name(f"{Path(os.readlink(best)).name}.json")
     try:
-        return bool(json.loads(sidecar.read_text())["sha256"] == sha256)
-    except (OSError, ValueError, KeyError):
+        return bool(sidecars.read(sidecar)["sha256"] == sha256)
+    except (OSError, ValueError):
         return False
 
 

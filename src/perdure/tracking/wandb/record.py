@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
+import re
 import secrets
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from perdure.checkpoint.sidecars import is_sha256
+from perdure.disk import read_json
+from perdure.errors import printable
 from perdure.tracking.atomic import write_atomically
 
+logger = logging.getLogger("perdure")
+
 NAME = "wandb.json"
+_LIMIT = 8 * 2**20
+"""Bytes of it that are read: a few hundred for each checkpoint sent."""
 
 
 @dataclass
@@ -45,7 +56,7 @@ class Record:
 
     def save(self, folder: Path) -> None:
         """Write it to the run's folder, in one step."""
-        text = json.dumps(asdict(self), indent=1) + "\n"
+        text = json.dumps(_finite(asdict(self)), indent=1, allow_nan=False) + "\n"
         write_atomically(folder / NAME, text.encode())
 
     def artifact_of(self, sha256: str) -> str | None:
@@ -54,14 +65,102 @@ class Record:
         return found[-1] if found else None
 
 
+def _finite(value: Any) -> Any:
+    """`value` with infinities and NaN, which JSON does not have, as text."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def load(folder: Path) -> Record | None:
-    """The record in `folder`; none when the folder was never mirrored, or it cannot be read."""
+    """The record in `folder`; none when the folder was never mirrored, or it cannot be read.
+
+    The folder may have come from elsewhere: what is in the record decides where something is sent
+    and what is shown, so each entry must be what W&B itself would accept.
+    """
     try:
-        saved = json.loads((folder / NAME).read_text())
-        known = {f.name for f in fields(Record)}
-        return Record(**{key: value for key, value in saved.items() if key in known})
-    except (OSError, ValueError, TypeError, AttributeError):
+        saved = read_json(folder / NAME, _LIMIT)
+        if not isinstance(saved, dict) or not {"id", "project"} <= saved.keys():
+            raise ValueError("it names no run")
+        known = {key: saved[key] for key in _FIELDS if key in saved}
+        for key, value in known.items():
+            if not is_sound(key, value):
+                raise ValueError(f"its {key} is no such value")
+        return Record(**known)
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError) as error:
+        words = printable(str(folder / NAME)), printable(str(error))
+        logger.warning("%s cannot be read, so it counts for nothing: %s", *words)
+        return None
+
+
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_NAME = re.compile(r"[^/\\#?%:]{1,128}")
+_URL = re.compile(r"https?://[!-~]{1,1000}")
+_ARTIFACT = re.compile(r"[^/\\#?%:]{1,128}/[^/\\#?%:]{1,128}/[A-Za-z0-9_.-]{1,128}:v[0-9]{1,9}")
+
+
+def is_sound(key: str, value: Any) -> bool:
+    """Whether the record's entry `key` can be `value`."""
+    return key in _FIELDS and _FIELDS[key](value)
+
+
+def is_id(value: Any) -> bool:
+    """Whether W&B could call a run so."""
+    return _is(_ID, value)
+
+
+def is_artifact(value: Any) -> bool:
+    """Whether `value` is `entity/project/name:vN`."""
+    return _is(_ARTIFACT, value)
+
+
+def _is(form: re.Pattern[str], value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and form.fullmatch(value) is not None
+
+
+def _words(value: Any) -> bool:
+    """Text that a person typed; notes have lines."""
+    return isinstance(value, str) and re.sub(r"[\n\t]", "", value).isprintable()
+
+
+def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or check(value)
+
+
+def _each(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def _is_sent(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and value.keys() == {"sha256", "artifact", "aliases"}
+        and is_sha256(value["sha256"])
+        and is_artifact(value["artifact"])
+        and _each(is_id)(value["aliases"])
+    )
+
+
+_FIELDS: Mapping[str, Callable[[Any], bool]] = {
+    "id": is_id,
+    "project": lambda value: _is(_NAME, value),
+    "entity": _or_none(lambda value: _is(_NAME, value)),
+    "name": _or_none(_words),
+    "group": _or_none(_words),
+    "job_type": _or_none(_words),
+    "tags": _each(_words),
+    "notes": _or_none(_words),
+    "config": lambda value: isinstance(value, dict),
+    "inputs": _each(is_artifact),
+    "url": _or_none(lambda value: _is(_URL, value)),
+    "sent": _each(_is_sent),
+    "results_sha256": _or_none(is_sha256),
+}
+"""Entries of the record → whether a value can be that."""
 
 
 def new_id(timestamp: str, job: str | None) -> str:

@@ -15,7 +15,7 @@ from perdure.errors import UserError
 from perdure.tracking.events import CheckpointWritten, Event, Recorder, RunEnd, RunStart
 from perdure.tracking.wandb.mirror import Mirror
 from perdure.tracking.wandb.outbox import Outbox
-from perdure.tracking.wandb.record import Record
+from perdure.tracking.wandb.record import Record, is_sound
 from perdure.tracking.wandb.rows import flat_config
 from perdure.tracking.wandb.session import Limits, MirrorError, Session
 
@@ -88,7 +88,8 @@ class WandB(Recorder):
         """Go on in the run of `state`, unless this run is one of its own."""
         if self._continues:
             for key in _STATE[len(_PLACE) :] if self._known else _STATE:
-                if state.get(key) is not None:  # the entity may not have been known yet
+                # The entity may not have been known yet.
+                if state.get(key) is not None and is_sound(key, state[key]):
                     setattr(self.record, key, state[key])
 
     def receive(self, event: Event) -> None:

@@ -35,12 +35,18 @@ def order(kind: str, global_step: int) -> int:
 
 
 def to_row(line: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A line of metrics.jsonl as W&B gets it; none for what is no measurement."""
+    """A line of metrics.jsonl as W&B gets it; none for what is no measurement.
+
+    Raises:
+        KeyError, TypeError, AttributeError, ValueError: it is no line that a run wrote.
+    """
     kind = line["kind"]
     if kind not in _MEASURED:
         return None
     place = {key: line[key] for key in ("global_step", "task", "epoch") if key in line}
     values = {key: value for key, value in _MEASURED[kind](line) if value is not None}
+    if not all(type(value) in (int, float) for value in (*place.values(), *values.values())):
+        raise ValueError("a measurement is a number")
     return {**place, **values, ORDER: order(kind, line["global_step"])}
 
 

@@ -103,7 +103,7 @@ class Session:
             self._run.summary.update(dict(values))
 
     def show_matrix(
-        self, matrix: Mapping[str, list[list[float]]], image: Path, order: int, step: int
+        self, matrix: Mapping[str, list[list[float]]], image: Path | None, order: int, step: int
     ) -> None:
         """Log the accuracy matrix as tables, one a scenario name, and as a picture."""
         with _worded("the accuracy matrix could not be handed over"):
@@ -118,7 +118,7 @@ class Session:
                     *(f"task_{task}" for task in range(width)),
                 ]
                 row[f"accuracy_matrix/{name}"] = wandb.Table(columns=columns, data=data)
-            if image.is_file():
+            if image is not None:
                 row["accuracy_matrix/picture"] = wandb.Image(str(image))
             self._run.log(row)
 
