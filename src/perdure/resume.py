@@ -23,6 +23,7 @@ FREE = (
     "checkpoint",
     "tracking",
     "data.root",
+    "data.max_minutes",
     "output_root",
     "timestamp",
     "device",

@@ -29,7 +29,7 @@ Address = Callable[[str], str]
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifacts, "_PAUSES", (0.0, 0.0))
     monkeypatch.setattr(artifacts, "_TIMEOUT", 2)
-    artifacts.fetch.cache_clear()
+    artifacts._reference.cache_clear()
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def named(alias: str, name: str = "ckpt-r1") -> str:
 
 def get(address: str, cache: Path) -> Fetched:
     """As another process would: nothing is remembered but what is on the disk."""
-    artifacts.fetch.cache_clear()
+    artifacts._reference.cache_clear()
     return artifacts.fetch(address, cache)
 
 

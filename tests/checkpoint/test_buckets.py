@@ -15,6 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from perdure.checkpoint import format as files
 from perdure.checkpoint.references import resolve
+from perdure.download import Limits
 from perdure.errors import UserError
 
 REF = "s3://bucket/runs/er.pt"
@@ -167,7 +168,7 @@ def test_a_folder_is_no_file(store: Store, cache: Path) -> None:
 def test_a_file_too_large_is_not_opened(store: Store, cache: Path) -> None:
     assert "offers 300000 bytes" in refused(REF, cache, limit=299_999)
     assert not store.reads
-    assert resolve(REF, cache, limit=300_000).read_bytes() == DATA
+    assert resolve(REF, cache, limits=Limits(n_bytes=300_000)).read_bytes() == DATA
 
 
 def test_a_file_larger_than_told_is_stopped(store: Store, cache: Path) -> None:

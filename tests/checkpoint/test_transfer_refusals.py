@@ -12,6 +12,7 @@ from checkpoint.fetching import DATA, PINNED, SHA256, asked, get, refused
 from webserver import Answer, Handler, Server, serving
 
 from perdure.checkpoint.references import resolve
+from perdure.download import Limits
 
 
 def test_a_server_that_keeps_failing_is_given_up(server: Server, url: str, cache: Path) -> None:
@@ -81,7 +82,7 @@ def test_a_file_announced_too_large_is_not_taken(server: Server, url: str, cache
         url, cache, limit=20 * 2**30
     )
     assert "offers 300000 bytes" in refused(url, cache, limit=299_999)
-    assert resolve(url, cache, limit=300_000).read_bytes() == DATA
+    assert resolve(url, cache, limits=Limits(n_bytes=300_000)).read_bytes() == DATA
 
 
 def test_a_wrong_pin_keeps_nothing(server: Server, url: str, cache: Path) -> None:
