@@ -262,7 +262,7 @@ def validate(config: DictConfig) -> None:
     for key, unit in _TRANSFER_LIMITS.items():
         value = OmegaConf.select(config, key)
         if not 0 < value < math.inf:
-            raise UserError(f"{key}={value}: must be above 0 ({unit})")
+            raise UserError(f"{key}={value}: must be a number above 0 ({unit})")
     _check_wandb(config)
     if "/" in config.checkpoint.name:
         raise UserError(
