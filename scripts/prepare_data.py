@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from perdure import wording
 from perdure.build import build
 from perdure.composition import compose
+from perdure.datasets.fetch import time_limit
 from perdure.errors import UserError
 from perdure.launch import stop, telling
 
@@ -28,7 +29,8 @@ def main(overrides: list[str]) -> None:
         node: Any = OmegaConf.to_container(config.dataset.source)
         source = build(node, "dataset.source")
         root = Path(config.data.root).expanduser()
-        where = source.fetch(root)
+        with time_limit(config.data.max_minutes):
+            where = source.fetch(root)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         stop(wording.explain(error))
     place = "inside the package" if where is None else f"in {where}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from perdure.download import RefusedError
+from perdure.download import Limits, RefusedError, Transfer
 from perdure.web import Web, check, clean, origin
 
 
@@ -40,7 +40,7 @@ def test_a_clouds_metadata_service_is_not_asked(scheme: str, host: str) -> None:
 
 @pytest.mark.parametrize("url", ["http://169.254.169.254/", "file:///etc/passwd"], ids=str)
 def test_a_request_checks_for_itself(url: str) -> None:
-    with pytest.raises(RefusedError), Web(0.1)(url, 0, {}, {}):
+    with pytest.raises(RefusedError), Web(0.1)(url, 0, {}, {}, Transfer(Limits())):
         pass
 
 

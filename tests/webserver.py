@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import struct
+import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 Answer = Callable[["Handler", bytes], None]
 
@@ -37,6 +41,24 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
         self.server.sent += len(data)
 
+    def drip(self, data: bytes) -> None:
+        for byte in data:
+            self.wfile.write(bytes([byte]))
+            time.sleep(0.05)
+
+    def do_CONNECT(self) -> None:
+        """As a proxy: a tunnel to the server `behind` this one, whatever name is asked for."""
+        self.server.requests.append((self.path, None))
+        assert self.server.behind is not None
+        with socket.create_connection(self.server.behind.server_address[:2]) as there:
+            self.send_response(200)
+            self.end_headers()
+            back = threading.Thread(target=_pump, args=(there, self.connection), daemon=True)
+            back.start()
+            _pump(self.connection, there)
+            back.join()
+        self.close_connection = True
+
     def log_message(self, *_: object) -> None:
         """Not on the console of the tests."""
 
@@ -58,6 +80,7 @@ class Server(ThreadingHTTPServer):
         self.requests: list[tuple[str, str | None]] = []
         self.headers: list[Message] = []
         self.sent = 0
+        self.behind: Server | None = None
 
     def url(self, path: str = "") -> str:
         return f"http://127.0.0.1:{self.server_port}{path}"
@@ -145,6 +168,43 @@ class Server(ThreadingHTTPServer):
         Server.gated(threading.Event(), 150_000)(handler, data)
 
     @staticmethod
+    def dripping(handler: Handler, data: bytes) -> None:
+        """Promises everything and sends the body byte by byte, so that it is never silent."""
+        handler.body(b"", length=len(data))
+        handler.drip(data)
+
+    @staticmethod
+    def dripping_without_end(handler: Handler, data: bytes) -> None:
+        handler.body(b"", length=-1)
+        handler.drip(b"x" * 60_000)
+
+    @staticmethod
+    def dripping_chunks(handler: Handler, data: bytes) -> None:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.drip(b"1\r\nx\r\n" * 10_000)
+
+    @staticmethod
+    def dripping_headers(handler: Handler, data: bytes) -> None:
+        """One header that does not come to its end."""
+        handler.wfile.write(b"HTTP/1.0 200 OK\r\nX-Long: ")
+        handler.drip(b"x" * 60_000)
+
+    @staticmethod
+    def silent(handler: Handler, data: bytes) -> None:
+        """Takes the request and says nothing until the client hangs up."""
+        handler.rfile.read(1)
+
+    @staticmethod
+    def late(seconds: float, then: Answer) -> Answer:
+        def answer(handler: Handler, data: bytes) -> None:
+            time.sleep(seconds)
+            then(handler, data)
+
+        return answer
+
+    @staticmethod
     def gated(gate: threading.Event, first: int) -> Answer:
         """Sends `first` bytes, and the rest when the gate opens."""
 
@@ -156,6 +216,36 @@ class Server(ThreadingHTTPServer):
             handler.server.sent += len(data) - first
 
         return answer
+
+
+class SecureServer(Server):
+    """HTTPS with a certificate of its own making, in `certificate`, for one name or address.
+
+    `asked_for`: the name that each client asked for in its TLS handshake.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        super().__init__()
+        key, self.certificate = folder / "key.pem", folder / "certificate.pem"
+        make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+        names = ["-subj", "/CN=test", "-addext", f"subjectAltName={name}"]
+        files = ["-keyout", str(key), "-out", str(self.certificate)]
+        subprocess.run([*make.split(), *names, *files], check=True, capture_output=True)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate, key)
+        self.asked_for: list[str | None] = []
+        context.sni_callback = lambda _, name, __: self.asked_for.append(name)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+
+    def url(self, path: str = "", host: str = "127.0.0.1") -> str:
+        return f"https://{host}:{self.server_port}{path}"
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
 
 
 @contextmanager

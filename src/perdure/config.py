@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import Any
@@ -127,6 +128,8 @@ class CheckpointConfig:
     allow_missing: bool = False
     new_head: bool = False
     take_buffer: bool = False
+    max_minutes: float = 60.0
+    max_gigabytes: float = 20.0
 
 
 class WandbMode(Enum):
@@ -173,6 +176,7 @@ class DataConfig:
     """Where data sets are kept on disk."""
 
     root: str = MISSING
+    max_minutes: float = 360.0
 
 
 @dataclass
@@ -225,6 +229,13 @@ _AT_LEAST_ONE = (
 )
 
 
+_TRANSFER_LIMITS = {
+    "checkpoint.max_minutes": "minutes",
+    "checkpoint.max_gigabytes": "gigabytes",
+    "data.max_minutes": "minutes",
+}
+
+
 def validate(config: DictConfig) -> None:
     """Refuse values out of range and combinations that make no sense.
 
@@ -252,6 +263,10 @@ def validate(config: DictConfig) -> None:
         )
     if config.checkpoint.top_k < 0:
         raise UserError(f"checkpoint.top_k={config.checkpoint.top_k}: must be 0 or more")
+    for key, unit in _TRANSFER_LIMITS.items():
+        value = OmegaConf.select(config, key)
+        if not 0 < value < math.inf:
+            raise UserError(f"{key}={value}: must be a number above 0 ({unit})")
     _check_wandb(config)
     names = ["model.name", "dataset.name"]
     # Looked at only once it is fixed: asking for it earlier would settle it.

@@ -18,6 +18,7 @@ from perdure.checkpoint.cadence import Cadence
 from perdure.checkpoint.ledger import folder_of
 from perdure.checkpoint.manager import CheckpointManager, Policy, stem
 from perdure.config import Direction, Mode, buffer_size, validate
+from perdure.datasets.fetch import time_limit
 from perdure.datasets.scenarios import Scenario
 from perdure.errors import UserError
 from perdure.going_on import changes, go_on, start_from, versions
@@ -172,7 +173,8 @@ def make_benchmark(plain: Mapping[str, Any], device: torch.device) -> Scenario:
     """The tasks, with their data on `device`."""
     dataset = plain["dataset"]
     source = build(dataset["source"], "dataset.source")
-    arrays = source.load(Path(plain["data"]["root"]).expanduser())
+    with time_limit(plain["data"]["max_minutes"]):
+        arrays = source.load(Path(plain["data"]["root"]).expanduser())
     benchmark: Scenario = build(
         dataset["scenario"],
         "dataset.scenario",

@@ -1,20 +1,35 @@
-"""Files over HTTP: where a request and its redirects may lead, and what of a file is asked for."""
+"""Files over HTTP: where a request and its redirects may lead, and what of a file is asked for.
+
+A name is looked up once (getaddrinfo); what is checked is what is connected to, so no DNS server
+can give one address to the check and another to the connection (DNS rebinding).
+"""
 
 from __future__ import annotations
 
 import http.client
+import io
 import ipaddress
 import re
 import socket
 import string
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from typing import Any
 from urllib.error import URLError
 from urllib.parse import quote, urljoin, urlsplit
-from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request
+from urllib.request import AbstractHTTPHandler, OpenerDirector, ProxyHandler, Request
 
-from perdure.download import Answer, BrokenOffError, RefusedError, Version
+from perdure.download import (
+    Answer,
+    BrokenOffError,
+    OverLimitError,
+    RefusedError,
+    Transfer,
+    Version,
+)
 
 SCHEMES = ("http", "https")
 _BLOCK = 1 << 16
@@ -31,6 +46,19 @@ _METADATA = (ipaddress.ip_address("100.100.100.200"), ipaddress.ip_address("fd00
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a host is.
+
+    Attributes:
+        addresses: what its name means, as `socket.getaddrinfo` tells.
+        failure: why there are none. A proxy may know them all the same.
+    """
+
+    addresses: tuple[Any, ...]
+    failure: Exception | None = None
+
+
+@dataclass(frozen=True)
 class Web:
     """A `download.Source`.
 
@@ -43,9 +71,9 @@ class Web:
 
     @contextmanager
     def __call__(
-        self, url: str, have: int, part: Version, held: Version, /
+        self, url: str, have: int, part: Version, held: Version, transfer: Transfer, /
     ) -> Iterator[Answer | None]:
-        with self._get(url, _conditions(have, part, held)) as response:
+        with self._get(url, _conditions(have, part, held), transfer) as response:
             status = response.status
             if status == 304 and held:
                 yield None
@@ -56,16 +84,17 @@ class Web:
                 passing = status >= 500 or status in _TRANSIENT
                 raise BrokenOffError(said) if passing else RefusedError(said)
 
-    def _get(self, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
-        opener = OpenerDirector()  # without a handler of file:, ftp: or data: to be reached
-        for handler in (ProxyHandler, HTTPHandler, HTTPSHandler):
-            opener.add_handler(handler())
-        check(url)
+    def _get(self, url: str, headers: Mapping[str, str], transfer: Transfer) -> HTTPResponse:
+        place = transfer.bounded(partial(check, url))
         for _ in range(_HOPS):
             token = self.tokens.get(origin(url))
             sent = {**headers, "Authorization": f"Bearer {token}"} if token else headers
+            request = Request(url, headers=dict(sent))
+            opener = OpenerDirector()  # without a handler of file:, ftp: or data: to be reached
+            opener.add_handler(ProxyHandler())
+            opener.add_handler(_Handler(place, request.host, self.timeout, transfer))
             try:
-                response = opener.open(Request(url, headers=dict(sent)), timeout=self.timeout)
+                response = opener.open(request, timeout=self.timeout)
             except URLError as error:
                 raise BrokenOffError(str(error.reason)) from error
             except http.client.HTTPException as error:
@@ -74,8 +103,69 @@ class Web:
             if response.status not in _REDIRECTS or not target:
                 return response  # type: ignore[no-any-return]
             response.close()
-            url = _next(url, target)
+            url, place = transfer.bounded(partial(_next, url, target))
         raise RefusedError("it redirects without end")
+
+
+class _Handler(AbstractHTTPHandler):
+    """Opens connections to the addresses that were checked; the name stays for Host and TLS."""
+
+    def __init__(self, place: Place, host: str, silence: float, transfer: Transfer) -> None:
+        super().__init__()
+        self._place, self._host = place, host
+        self._timeout = partial(transfer.timeout, silence)
+        self._transfer = transfer
+
+    def http_open(self, request: Request) -> HTTPResponse:
+        return self.do_open(partial(self._connection, HTTPConnection), request)
+
+    def https_open(self, request: Request) -> HTTPResponse:
+        return self.do_open(partial(self._connection, HTTPSConnection), request)
+
+    http_request = https_request = AbstractHTTPHandler.do_request_
+
+    def _connection(
+        self, kind: type[HTTPConnection], host: str, /, timeout: float
+    ) -> HTTPConnection:
+        made: Any = kind(host, timeout=timeout)
+        # Only a proxy takes the place of the host in a request: its name is the user's setting.
+        made._create_connection = self._connect if host == self._host else self._connect_to_proxy
+        made.response_class = self._response
+        return made  # type: ignore[no-any-return]
+
+    def _connect(self, *_: object) -> socket.socket:
+        return _connect(self._place, self._timeout)
+
+    def _connect_to_proxy(self, address: tuple[str, int], *_: object) -> socket.socket:
+        return _connect(self._transfer.bounded(partial(_look_up, *address)), self._timeout)
+
+    def _response(self, connected: socket.socket, *options: Any, **more: Any) -> HTTPResponse:
+        reader: Any = _Reader(connected, self._timeout)
+        return HTTPResponse(reader, *options, **more)
+
+
+class _Reader(io.RawIOBase):
+    """What a socket receives. Each piece has its own timeout: headers may come byte by byte."""
+
+    def __init__(self, connected: socket.socket, timeout: Callable[[], float]) -> None:
+        self._connected = connected
+        self._file = connected.makefile("rb", buffering=0)
+        self._timeout = timeout
+
+    def makefile(self, _: str) -> io.BufferedReader:
+        """What HTTPResponse wants of a socket."""
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._connected.settimeout(self._timeout())
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def clean(url: str, encoding: str = "utf-8") -> str:
@@ -89,11 +179,11 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}:{parts.port or (80, 443)[parts.scheme == 'https']}"
 
 
-def check(url: str) -> None:
-    """Raises RefusedError for an address that must not be asked."""
+def check(url: str) -> Place:
+    """Where the address leads. Raises RefusedError for one that must not be asked."""
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
+        host, port = parts.hostname or "", parts.port
     except ValueError as error:
         raise RefusedError(f"its address is not valid: {error}") from error
     if parts.scheme not in SCHEMES:
@@ -102,14 +192,41 @@ def check(url: str) -> None:
         raise RefusedError("an address with a user name or password is not accepted")
     if not _HOST.fullmatch(host):
         raise RefusedError("its address names no valid host")
-    if host.rstrip(".") in _METADATA_NAMES or any(map(_is_metadata, _addresses(host))):
+    place = _look_up(host, port or (80, 443)[parts.scheme == "https"])
+    found = (str(address[0]) for *_, address in place.addresses)
+    if host.rstrip(".") in _METADATA_NAMES or any(map(_is_metadata, found)):
         raise RefusedError(f"{host} is a cloud's metadata service, which holds no files")
+    return place
 
 
-def _addresses(host: str) -> set[str]:
-    with suppress(OSError, UnicodeError):  # the connection, or the proxy, will tell what is wrong
-        return {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
-    return set()
+def _look_up(host: str, port: int) -> Place:
+    try:
+        return Place(tuple(socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)))
+    except (OSError, UnicodeError) as error:
+        return Place((), error)
+
+
+def _connect(place: Place, timeout: Callable[[], float]) -> socket.socket:
+    """A connection to the first address that answers. Raises OSError and OverLimitError."""
+    failure = place.failure
+    for family, kind, protocol, _, address in place.addresses:
+        try:
+            made = socket.socket(family, kind, protocol)
+        except OSError as error:  # no IPv6 here, for example
+            failure = error
+            continue
+        try:
+            made.settimeout(timeout())
+            made.connect(address)
+            made.settimeout(timeout())  # for the TLS handshake and the request
+        except BaseException as error:
+            made.close()
+            if not isinstance(error, OSError):
+                raise
+            failure = error
+        else:
+            return made
+    raise OSError(str(failure)) from failure
 
 
 def _is_metadata(address: str) -> bool:
@@ -118,16 +235,16 @@ def _is_metadata(address: str) -> bool:
     return found.is_link_local or found in _METADATA
 
 
-def _next(url: str, target: str) -> str:
+def _next(url: str, target: str) -> tuple[str, Place]:
     """Where a redirect leads."""
     try:
         there = urljoin(url, clean(target, "iso-8859-1"))
-        check(there)
+        place = check(there)
     except (RefusedError, ValueError) as refusal:
         raise RefusedError(f"it redirects elsewhere: {refusal}") from refusal
     if url.startswith("https:") and not there.startswith("https:"):
         raise RefusedError("it redirects from https:// to http://")
-    return there
+    return there, place
 
 
 def _conditions(have: int, part: Version, held: Version) -> dict[str, str]:
@@ -143,7 +260,7 @@ def _conditions(have: int, part: Version, held: Version) -> dict[str, str]:
     return headers
 
 
-def _answer(response: http.client.HTTPResponse, have: int) -> Answer:
+def _answer(response: HTTPResponse, have: int) -> Answer:
     """What a 200, 206 or 416 holds; 416 where nothing lies beyond what we have."""
     blocks, start = _blocks(response), 0
     length = response.headers.get("Content-Length", "")
@@ -172,9 +289,20 @@ def _version(headers: http.client.HTTPMessage, total: int | None) -> Version:
     }
 
 
-def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    try:
-        while block := response.read(_BLOCK):
-            yield block
-    except http.client.HTTPException as error:
-        raise BrokenOffError(str(error) or type(error).__name__) from error
+def _blocks(response: HTTPResponse) -> Iterator[bytes]:
+    """What arrives; also what a slow or broken transfer had begun of the last block."""
+    failure: Exception | None = None
+    while failure is None:
+        block = bytearray()
+        try:
+            while len(block) < _BLOCK and (piece := response.read1(_BLOCK - len(block))):
+                block += piece
+        except (OSError, http.client.HTTPException, OverLimitError) as error:
+            failure = error
+        if block:
+            yield bytes(block)
+        elif failure is None:
+            return
+    if isinstance(failure, http.client.HTTPException):
+        raise BrokenOffError(str(failure) or type(failure).__name__) from failure
+    raise failure

@@ -10,6 +10,7 @@ import pytest
 from webserver import Server
 
 from perdure.checkpoint.references import resolve
+from perdure.download import Limits
 from perdure.errors import UserError
 
 DATA = random.Random(0).randbytes(300_000)
@@ -26,10 +27,12 @@ def get(ref: str, cache: Path, data: bytes = DATA) -> Path:
     return path
 
 
-def refused(ref: str, cache: Path, limit: int = 1 << 20, part: bool = False) -> str:
+def refused(
+    ref: str, cache: Path, limit: int = 1 << 20, part: bool = False, seconds: float = 3600.0
+) -> str:
     """What is told; `part`: whether what came is kept, to go on from there later."""
     with pytest.raises(UserError) as caught:
-        resolve(ref, cache, limit=limit)
+        resolve(ref, cache, limits=Limits(seconds, limit))
     left = [f.name for f in cache.iterdir()] if cache.exists() else []
     assert all(name.endswith((".part", ".part.version")) for name in left)
     assert bool(left) is part

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mirrored import PROJECT, RunFolder, hurried, open_mirror
+from checkpoint.wandb_references import (
+    DOWNLOADS,
+    FIRST,
+    SECOND,
+    downloads,
+    get,
+    impatient,
+    named,
+    refused,
+    run,
+)
+from mirrored import PROJECT, RunFolder, hurried
 from wandb_server import ENTITY, Fault, StandIn
 from wandb_server.artifacts import blob_of
 
@@ -20,57 +30,7 @@ from perdure.checkpoint.references import resolve
 from perdure.disk import digest
 from perdure.errors import UserError
 
-__all__ = ["hurried"]
-
-Address = Callable[[str], str]
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "_PAUSES", (0.0, 0.0))
-    monkeypatch.setattr(artifacts, "_TIMEOUT", 2)
-    artifacts.fetch.cache_clear()
-
-
-@pytest.fixture
-def run(hurried: StandIn, tmp_path: Path) -> RunFolder:
-    """A run that has sent two versions: the end of a task, which is the best, and a later one."""
-    folder = RunFolder(tmp_path / "outputs" / "run")
-    mirror = open_mirror(folder)
-    for at, kind, best in ((10, "task", True), (15, "step", False)):
-        folder.write(at, "running")
-        mirror.outbox.add_checkpoint(folder.checkpoint(at, kind, best))
-        assert mirror.push_parcel()
-    mirror.close(folder.note(15, "interrupted"))
-    return folder
-
-
-FIRST, SECOND = "0.pt", "step-15_full.pth"
-
-
-def named(alias: str, name: str = "ckpt-r1") -> str:
-    return f"wandb://{ENTITY}/{PROJECT}/{name}:{alias}"
-
-
-def get(address: str, cache: Path) -> Fetched:
-    """As another process would: nothing is remembered but what is on the disk."""
-    artifacts.fetch.cache_clear()
-    return artifacts.fetch(address, cache)
-
-
-def refused(address: str, cache: Path) -> str:
-    """What is told; the cache is left as it was."""
-    before = sorted(cache.rglob("*"))
-    with pytest.raises(UserError) as caught:
-        get(address, cache)
-    assert [p for p in cache.rglob("*") if p.is_file() and p not in before] == []
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def downloads(server: StandIn) -> int:
-    return server.log.count("GET storage")
-
+__all__ = ["hurried", "impatient", "run"]
 
 # --- what a reference names -----------------------------------------------------------------------
 
@@ -218,10 +178,6 @@ def test_a_server_that_is_down_is_told_and_asked_again(
     assert "W&B did not answer: the server does not answer" in refused(named("latest"), cache)
     hurried.up()
     assert get(named("latest"), cache).newest
-
-
-DOWNLOADS = ("list", SECOND + ".json", SECOND, "list-of-results", "metrics.jsonl")
-"""In their order."""
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from perdure.checkpoint import format as files
 from perdure.checkpoint.references import resolve
+from perdure.download import Limits
 from perdure.errors import UserError
 
 REF = "s3://bucket/runs/er.pt"
@@ -167,7 +170,7 @@ def test_a_folder_is_no_file(store: Store, cache: Path) -> None:
 def test_a_file_too_large_is_not_opened(store: Store, cache: Path) -> None:
     assert "offers 300000 bytes" in refused(REF, cache, limit=299_999)
     assert not store.reads
-    assert resolve(REF, cache, limit=300_000).read_bytes() == DATA
+    assert resolve(REF, cache, limits=Limits(n_bytes=300_000)).read_bytes() == DATA
 
 
 def test_a_file_larger_than_told_is_stopped(store: Store, cache: Path) -> None:
@@ -179,6 +182,32 @@ def test_a_file_larger_than_told_is_stopped(store: Store, cache: Path) -> None:
 def test_a_file_of_another_size_than_told_is_not_kept(store: Store, cache: Path, size: int) -> None:
     store.lies["size"] = size
     assert f"of {size} bytes" in refused(REF, cache, part=size > len(DATA))
+
+
+@pytest.mark.parametrize("n_blocks", [-1, 0, 1], ids=["asked", "opened", "sending"])
+def test_a_store_that_hangs_is_left(
+    store: Store, cache: Path, monkeypatch: pytest.MonkeyPatch, n_blocks: int
+) -> None:
+    gate, read, info = threading.Event(), Reading.read, Store.info
+
+    def hang(reading: Reading, size: int | None = -1) -> bytes:
+        if len(Store.reads) == n_blocks:
+            gate.wait(120)
+        return read(reading, size)
+
+    def hang_when_asked(self: Store, path: str, **options: Any) -> dict[str, Any]:
+        if n_blocks == -1:
+            gate.wait(120)
+        return info(self, path, **options)
+
+    monkeypatch.setattr(Reading, "read", hang)
+    monkeypatch.setattr(Store, "info", hang_when_asked)
+    began = time.monotonic()
+    said = refused(REF, cache, seconds=3, part=n_blocks > 0)
+    gate.set()
+    assert time.monotonic() - began < 60
+    assert "it takes longer than checkpoint.max_minutes=0.05 allows" in said
+    assert f" {max(n_blocks, 0) * 100_000} bytes arrived" in said
 
 
 def test_a_size_that_is_not_told_counts_only_if_pinned(store: Store, cache: Path) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ssl
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from checkpoint.fetching import DATA, PINNED, SHA256, asked, get, refused
-from webserver import Answer, Handler, Server, serving
+from webserver import Answer, Handler, SecureServer, Server, serving
 
 from perdure.checkpoint.references import resolve
+from perdure.download import Limits
 
 
 def test_a_server_that_keeps_failing_is_given_up(server: Server, url: str, cache: Path) -> None:
@@ -68,7 +67,8 @@ def test_an_endless_body_ends(
     server: Server, url: str, cache: Path, body: Answer, pin: str
 ) -> None:
     server.usual = body
-    assert "more than the 1000000 bytes" in refused(url + pin, cache, limit=1_000_000)
+    said = refused(url + pin, cache, limit=1_000_000)
+    assert "more than the 1000000 bytes that checkpoint.max_gigabytes=0.001 allows" in said
 
 
 def test_a_file_announced_too_large_is_not_taken(server: Server, url: str, cache: Path) -> None:
@@ -80,8 +80,10 @@ def test_a_file_announced_too_large_is_not_taken(server: Server, url: str, cache
     assert "offers 1000000000000 bytes, more than the 21474836480" in refused(
         url, cache, limit=20 * 2**30
     )
-    assert "offers 300000 bytes" in refused(url, cache, limit=299_999)
-    assert resolve(url, cache, limit=300_000).read_bytes() == DATA
+    assert "offers 300000 bytes, more than the 299999 that checkpoint.max_gigabytes=" in refused(
+        url, cache, limit=299_999
+    )
+    assert resolve(url, cache, limits=Limits(n_bytes=300_000)).read_bytes() == DATA
 
 
 def test_a_wrong_pin_keeps_nothing(server: Server, url: str, cache: Path) -> None:
@@ -126,19 +128,11 @@ def test_a_redirect_loop_ends(server: Server, url: str, cache: Path) -> None:
 def test_a_redirect_from_https_to_http_is_refused(
     server: Server, url: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
-    names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
-    files = ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([*make.split(), *names, *files], check=True, capture_output=True)
-    secure = Server()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    secure.socket = context.wrap_socket(secure.socket, server_side=True)
-    there = secure.url("/er.pt").replace("http:", "https:")
+    secure = SecureServer(tmp_path, "IP:127.0.0.1")
+    there = secure.url("/er.pt")
     with serving(secure):
         assert "certificate" in refused(there, cache)
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        monkeypatch.setenv("SSL_CERT_FILE", str(secure.certificate))
         secure.script.append(secure.redirect(url))
         assert "from https:// to http://" in refused(there, cache)
         assert not server.requests

@@ -7,13 +7,15 @@ import io
 import random
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from perdure.datasets.fetch import FetchError, fetch
+from perdure.config import DataConfig
+from perdure.datasets.fetch import _SECONDS, FetchError, fetch, time_limit
 from perdure.errors import UserError
 
 if TYPE_CHECKING:
@@ -241,3 +243,58 @@ def test_a_log_sees_one_line(url: str, path: Path, capsys: pytest.CaptureFixture
 def test_a_checksum_is_not_optional(url: str, path: Path) -> None:
     with pytest.raises(ValueError, match="md5 or sha256"):
         fetch([url], path)
+
+
+# --- the time for everything together -------------------------------------------------------------
+
+
+SLOW = "it takes longer than data.max_minutes=0.05 allows"
+
+
+def test_two_slow_mirrors_are_left(server: Server, url: str, path: Path) -> None:
+    server.usual = server.dripping
+    began = time.monotonic()
+    with time_limit(3 / 60):
+        said = refused(path, url, server.url("/data.bin?again"), timeout=600.0)
+    assert 3 <= time.monotonic() - began < 60
+    assert SLOW in said
+    assert len(server.requests) == 1
+    server.usual = server.ranged
+    get(path, url)
+    assert server.requests[-1][1] is not None
+
+
+def test_mirrors_that_fail_slowly_are_left(
+    server: Server, url: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perdure.datasets.fetch._PAUSES", (0.01,) * 1000)
+    server.usual = server.late(0.3, server.failing(503))
+    began = time.monotonic()
+    with time_limit(3 / 60):
+        said = refused(path, url, server.url("/data.bin?again"), timeout=600.0)
+    assert 3 <= time.monotonic() - began < 60
+    assert SLOW in said
+    assert "HTTP 503" in said
+
+
+def test_the_files_of_a_data_set_share_its_time(server: Server, url: str, path: Path) -> None:
+    with time_limit(3 / 60):
+        server.usual = server.dripping
+        assert SLOW in refused(path, url, timeout=600.0)
+        server.usual = server.ranged
+        n_requests = len(server.requests)
+        assert SLOW in refused(path.with_name("other.bin"), url)
+        assert len(server.requests) == n_requests
+        path.write_bytes(DATA)
+        assert fetch([url], path, sha256=SHA256) == path  # what is there costs no time
+    other = path.with_name("other.bin")
+    assert fetch([url], other, sha256=SHA256) == other
+
+
+def test_outside_of_a_limit_there_is_that_of_the_configuration(
+    server: Server, url: str, path: Path
+) -> None:
+    assert DataConfig().max_minutes * 60 == _SECONDS
+    with time_limit(1e-9):
+        assert "takes longer" in refused(path, url)
+    get(path, url)

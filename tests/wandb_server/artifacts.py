@@ -154,7 +154,9 @@ class Artifact:
     def files(self, names: list[str] | None = None, **_: Any) -> dict[str, Any]:
         stored = {k: e for k, e in self.entries.items() if "ref" not in e}
         chosen = {k: e for k, e in stored.items() if not names or k in names}
-        return connection([self.blobs.file(k, blob_of(e)) for k, e in chosen.items()])
+        return connection(
+            [self.blobs.file(k, blob_of(e), sizeBytes=e["size"]) for k, e in chosen.items()]
+        )
 
 
 def blob_of(entry: dict[str, Any]) -> str:

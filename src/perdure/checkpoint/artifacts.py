@@ -12,12 +12,11 @@ import json
 import os
 import re
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 from perdure.checkpoint import format as files
 from perdure.checkpoint import sidecars
 from perdure.disk import digest, locked, matches, publish, writing
+from perdure.download import DEFAULT_LIMITS, Limits, OverLimitError, Transfer
 from perdure.errors import UserError
 from perdure.tracking.wandb.record import is_artifact, is_id
 from perdure.tracking.wandb.session import NO_KEY, explain, key_configured, prepare_environment
@@ -69,25 +69,54 @@ class Fetched:
         return f"wandb://{self.artifact}"
 
 
-@lru_cache
-def fetch(address: str, cache: Path) -> Fetched:
+def fetch(address: str, cache: Path, *, limits: Limits = DEFAULT_LIMITS) -> Fetched:
     """The checkpoint that `wandb://entity/project/name:alias` names; asked for once a process.
 
-    A path after the alias chooses a file of an artifact that is not ours.
+    A path after the alias chooses a file of an artifact that is not ours. `limits`: of all that
+    is asked for and sent, together.
 
     Raises:
         UserError: the reference or the artifact is none, the server cannot be asked or does not
-            allow it, or what arrives is not what was sent.
+            allow it, what arrives is not what was sent, or it exceeds the limits.
     """
-    match = _FORM.fullmatch(address)
-    if match is None:
-        raise UserError(f"{address}: must be {FORM}")
-    prepare_environment()
-    if not key_configured():
-        raise UserError(f"{address}: {NO_KEY}")
-    entity, project, name, alias, file = match.groups()
-    found = _Collection(address, f"{entity}/{project}/{name}").version(alias)
-    return _Download(address, found.artifact, cache).run(found.newest, file, place_of(name))
+    return _reference(address, cache).fetch(limits)
+
+
+@lru_cache
+def _reference(address: str, cache: Path) -> _Reference:
+    """One for each address and cache in this process, whatever the limits of each call."""
+    return _Reference(address, cache)
+
+
+class _Reference:
+    """An address, and its checkpoint as soon as that is known."""
+
+    def __init__(self, address: str, cache: Path) -> None:
+        self.address = address
+        self.cache = cache
+        self._fetched: Fetched | None = None
+
+    def fetch(self, limits: Limits) -> Fetched:
+        if self._fetched is None:
+            match = _FORM.fullmatch(self.address)
+            if match is None:
+                raise UserError(f"{self.address}: must be {FORM}")
+            prepare_environment()
+            if not key_configured():
+                raise UserError(f"{self.address}: {NO_KEY}")
+            try:
+                self._fetched = self._ask(Transfer(limits), *match.groups())
+            except OverLimitError as limit:
+                raise UserError(f"{self.address} could not be fetched: {limit}") from limit
+        return self._fetched
+
+    def _ask(
+        self, transfer: Transfer, entity: str, project: str, name: str, alias: str, file: str | None
+    ) -> Fetched:
+        of = _Collection(self.address, f"{entity}/{project}/{name}", transfer)
+        found = of.version(alias)
+        download = _Download(self.address, found.artifact, self.cache, transfer)
+        return download.run(found.newest, file, place_of(name))
 
 
 def place_of(name: str) -> str:
@@ -111,9 +140,10 @@ class _Version:
 class _Collection:
     """All versions of an artifact, on the server."""
 
-    def __init__(self, address: str, name: str) -> None:
+    def __init__(self, address: str, name: str, transfer: Transfer) -> None:
         self.address = address
         self.name = name
+        self._transfer = transfer
         self._api = self._asked(self._connect)
 
     def version(self, alias: str) -> _Version:
@@ -164,7 +194,9 @@ class _Collection:
 
     def _asked(self, ask: Callable[[], Any]) -> Any:
         try:
-            return ask()
+            return self._transfer.bounded(ask)
+        except OverLimitError:
+            raise
         except Exception as error:  # the client's errors have no class in common
             raise UserError(f"{self.address}: W&B did not answer: {explain(error)}") from error
 
@@ -181,9 +213,10 @@ def _shown(version: Any) -> str:
 class _Download:
     """Brings one artifact into a folder of the cache that appears whole or not at all."""
 
-    def __init__(self, address: str, artifact: Any, cache: Path) -> None:
+    def __init__(self, address: str, artifact: Any, cache: Path, transfer: Transfer) -> None:
         self.address = address
         self.artifact = artifact
+        self.transfer = transfer
         self.metadata: Mapping[str, Any] = artifact.metadata or {}
         self.name = f"{artifact.entity}/{artifact.project}/{artifact.source_name}"
         self.folder = cache / "wandb"
@@ -260,7 +293,8 @@ class _Download:
         self._get(self.artifact, target.name, target, _hashed(known))
         results = self._results()
         if results:
-            source = _Collection(self.address, self.name).named(self.metadata["results"])
+            of = _Collection(self.address, self.name, self.transfer)
+            source = of.named(self.metadata["results"])
             for name, known in results.items():
                 self._get(source, name, part / name, _hashed(known))
 
@@ -269,7 +303,7 @@ class _Download:
         return dict(self.metadata.get("results_sha256", {}))
 
     def _choose(self, wanted: str | None) -> str:
-        names = list(self.artifact.manifest.entries)
+        names = self.transfer.bounded(lambda: list(self.artifact.manifest.entries))
         likely = [name for name in names if name.endswith(_WEIGHTS)] or names
         if wanted is None and len(likely) == 1:
             return str(likely[0])
@@ -285,20 +319,15 @@ class _Download:
         """One file, asked for again when it breaks off or is not what it should be."""
         reasons: list[str] = []
         for pause in (0.0, *_PAUSES):
-            time.sleep(pause)
+            self.transfer.pause(pause)
             fresh = target.parent / f".{uuid.uuid4().hex}"
             try:
-                entry = artifact.get_entry(name)
-                if entry.ref is not None:
-                    raise UserError(f"{self.address}: {name} is a mere reference to {entry.ref}")
-                if limit is not None and not 0 <= (entry.size or 0) <= limit:
-                    raise UserError(f"{self.address}: {name} has more than {limit:,} bytes")
-                artifact.download(root=str(fresh), skip_cache=True, path_prefix=name)
+                self._bring_one(artifact, name, fresh, limit)
                 if (what := flaw(fresh / name)) is None:
                     os.replace(fresh / name, target)
                     return
                 reasons.append(what)
-            except UserError:
+            except (UserError, OverLimitError):
                 raise
             except KeyError as error:
                 raise UserError(f"{self.address}: it holds no {name}") from error
@@ -309,6 +338,34 @@ class _Download:
         raise UserError(
             f"{self.address}: {name} could not be fetched: {'; '.join(dict.fromkeys(reasons))}"
         )
+
+    def _bring_one(self, artifact: Any, name: str, folder: Path, limit: int | None) -> None:
+        """Lets the client put one file below `folder`, if there is room for it in the limits."""
+        entry = self.transfer.bounded(partial(artifact.get_entry, name))
+        if entry.ref is not None:
+            raise UserError(f"{self.address}: {name} is a mere reference to {entry.ref}")
+        if limit is not None and not 0 <= (entry.size or 0) <= limit:
+            raise UserError(f"{self.address}: {name} has more than {limit:,} bytes")
+        self.transfer.left(entry.size or 0)
+
+        def bring() -> None:
+            # Not Artifact.download(): its pool of threads would be waited for when the process
+            # ends, for as long as the server likes. It sets the same address.
+            for file in artifact.files(names=[name], per_page=1):
+                entry._download_url = file.direct_url
+            entry.download(root=str(folder), skip_cache=True)
+
+        self.transfer.bounded(bring, lambda: _size(folder))
+        self.transfer.take(_size(folder))
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files below it, which may be moved meanwhile."""
+    found = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            found += path.stat().st_size
+    return found
 
 
 def _hashed(known: str) -> Flaw:

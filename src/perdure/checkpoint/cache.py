@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from perdure.checkpoint import sidecars
 from perdure.checkpoint.format import sidecar
 from perdure.disk import digest, locked, matches, partial, publish, read_json, writing
-from perdure.download import Download, FetchError, Flaw, Source, Version
+from perdure.download import Download, FetchError, Flaw, LimitError, Source, Transfer, Version
 from perdure.errors import UserError
 
 logger = logging.getLogger("perdure")
@@ -34,15 +34,15 @@ _NOT_ALLOWED = re.compile(r"HTTP 40[13]\b")
 class Remote:
     """A file to fetch.
 
-    `shown`: its address for messages; `pin`: the SHA-256 it must have; `limit`: bytes taken at
-    most; `advice`: what to try where the server lets only some in.
+    `shown`: its address for messages; `pin`: the SHA-256 it must have; `transfer`: to which all
+    that is asked for counts; `advice`: what to try where the server lets only some in.
     """
 
     shown: str
     url: str
     source: Source
     pin: str | None
-    limit: int
+    transfer: Transfer
     advice: str = ""
 
     @property
@@ -100,8 +100,10 @@ class _Fetch:
     def _update(self, alone: bool) -> None:
         remote = self.remote
         held = {} if remote.pin else self._held()
-        main = self._download(self.path, alone, remote.name, remote.limit, self._flaw)
+        limits = remote.transfer.limits
+        main = self._download(self.path, alone, remote.name, limits.n_bytes, self._flaw)
         main.checksummed, main.held = remote.pin is not None, held
+        main.limit_of = f"that {limits.size} allows"
         self.beside = self._download(
             sidecar(self.path), alone, f"{remote.name}.json", sidecars.LIMIT, lambda *_: None
         )
@@ -126,6 +128,7 @@ class _Fetch:
             partial(path, alone),
             self.remote.source,
             flaw,
+            self.remote.transfer,
             limit=limit,
             pauses=_PAUSES,
             checksummed=False,
@@ -169,6 +172,8 @@ class _Fetch:
         try:
             self.beside.from_any([self.remote.beside])
             self.sidecar = _ours(self.beside.part)
+        except LimitError:
+            raise
         except FetchError as error:
             self.certain = error.final
             if not error.final:

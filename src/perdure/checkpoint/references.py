@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -13,7 +14,14 @@ from perdure.checkpoint import artifacts
 from perdure.checkpoint.buckets import PACKAGES, Bucket
 from perdure.checkpoint.cache import Remote, fetch
 from perdure.disk import digest, matches
-from perdure.download import RefusedError, Source
+from perdure.download import (
+    DEFAULT_LIMITS,
+    Limits,
+    OverLimitError,
+    RefusedError,
+    Source,
+    Transfer,
+)
 from perdure.errors import UserError
 from perdure.web import Web, check, clean, origin
 
@@ -32,28 +40,29 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 class Wanted(NamedTuple):
-    """A remote file: its address, the SHA-256 it must have if any, and where it is to go."""
+    """A remote file: its address, the SHA-256 it must have if any, where it goes, what it costs."""
 
     address: str
     pin: str | None
     cache: Path
-    limit: int
+    transfer: Transfer
 
     @property
     def scheme(self) -> str:
         return self.address.partition(":")[0]
 
     def remote(self, url: str, source: Source, advice: str = "") -> Remote:
-        return Remote(_shown(self.address), url, source, self.pin, self.limit, advice)
+        return Remote(_shown(self.address), url, source, self.pin, self.transfer, advice)
 
 
-def resolve(ref: str, cache: Path, *, limit: int = 20 * 2**30) -> Path:
+def resolve(ref: str, cache: Path, *, limits: Limits = DEFAULT_LIMITS) -> Path:
     """The local file that a reference means, fetched into `cache` where it is remote.
 
-    A local path is returned as it is typed, `~` expanded. `limit`: bytes taken at most.
+    A local path is returned as it is typed, `~` expanded. `limits`: of the whole transfer, with
+    its sidecar, retries and redirects.
 
     Raises:
-        UserError: it means nothing, is not there, or is not what its pin says.
+        UserError: it means nothing, is not there, is not what its pin says, or exceeds the limits.
     """
     address, mark, pin = ref.partition("#sha256=")
     if mark and not _PIN.fullmatch(pin.lower()):
@@ -71,7 +80,8 @@ def resolve(ref: str, cache: Path, *, limit: int = 20 * 2**30) -> Path:
     if "#" in address:
         raise UserError(f"{_shown(address)}: what follows # must be sha256=<64 hex digits>")
     address = scheme[0].lower() + address[scheme.end() :]
-    return fetcher(Wanted(address, pin.lower() or None, Path(cache).expanduser(), limit))
+    transfer = Transfer(limits)
+    return fetcher(Wanted(address, pin.lower() or None, Path(cache).expanduser(), transfer))
 
 
 def _local(address: str, pin: str) -> Path:
@@ -92,7 +102,7 @@ def _local(address: str, pin: str) -> Path:
 
 def _from_web(wanted: Wanted) -> Path:
     url = clean(wanted.address)
-    _check(url, _shown(wanted.address))
+    _check(url, _shown(wanted.address), wanted.transfer)
     return fetch(wanted.remote(url, Web(_TIMEOUT)), wanted.cache)
 
 
@@ -103,7 +113,7 @@ def _from_hub(wanted: Wanted) -> Path:
     if len(parts) < 3 or {"", ".", ".."} & set(parts) or (at and not revision):
         raise UserError(f"{wanted.address}: must be hf://owner/repo/path/of/the/file[@revision]")
     base = os.environ.get("HF_ENDPOINT", "").rstrip("/") or _HUB
-    _check(base, "HF_ENDPOINT")
+    _check(base, "HF_ENDPOINT", wanted.transfer)
     token = os.environ.get("HF_TOKEN", "").strip()
     if not (token.isascii() and token.isprintable()):
         raise UserError("HF_TOKEN: is no token (a token is made of letters, digits and _)")
@@ -130,15 +140,17 @@ def _shown(address: str) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
-def _check(url: str, shown: str) -> None:
+def _check(url: str, shown: str, transfer: Transfer) -> None:
     try:
-        check(url)
+        transfer.bounded(partial(check, url))
     except RefusedError as refusal:
         raise UserError(f"{shown}: {refusal}; must be {ACCEPTED}") from refusal
+    except OverLimitError as limit:
+        raise UserError(f"{shown} could not be fetched: {limit}") from limit
 
 
 def _from_wandb(wanted: Wanted) -> Path:
-    path = artifacts.fetch(wanted.address, wanted.cache).path
+    path = artifacts.fetch(wanted.address, wanted.cache, limits=wanted.transfer.limits).path
     if wanted.pin and not matches(path, sha256=wanted.pin):
         raise UserError(
             f"{wanted.address}: its SHA-256 is {digest(path)}, not the pinned {wanted.pin}"

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from perdure.datasets.files import ROOT
 from perdure.disk import locked, matches, partial
-from perdure.download import Download, FetchError
+from perdure.download import Download, FetchError, Limits, Transfer
 from perdure.errors import UserError
 from perdure.web import SCHEMES, Web
 
-__all__ = ["FetchError", "fetch"]
+__all__ = ["FetchError", "fetch", "time_limit"]
 
 _PAUSES = (0.5, 2.0)  # seconds before each further round over the mirrors
+_SECONDS = 360 * 60.0  # for what is fetched outside of `time_limit`
+# The limit reaches `fetch` past the sources: `load(root)` is theirs, and users write sources.
+_TRANSFER: ContextVar[Transfer | None] = ContextVar("transfer", default=None)
+
+
+@contextmanager
+def time_limit(minutes: float) -> Iterator[None]:
+    """What is fetched in this block, a data set for example, must be here so soon."""
+    token = _TRANSFER.set(_transfer(minutes * 60))
+    try:
+        yield
+    finally:
+        _TRANSFER.reset(token)
+
+
+def _transfer(seconds: float) -> Transfer:
+    # A source knows how large each of its files may be: there is no limit of their sum.
+    return Transfer(Limits(seconds, sys.maxsize, "data"))
 
 
 def fetch(
@@ -30,7 +51,8 @@ def fetch(
 
     The mirrors are tried in order; a broken transfer is resumed, by a later call too, from
     `<name>.part`. A file that fails its checksum is replaced, so `path` must be ours.
-    `limit`: bytes taken at most; `timeout`: seconds a mirror may be silent.
+    `limit`: bytes of the file at most; `timeout`: seconds a mirror may be silent.
+    The time for everything together is that of `time_limit`.
     Raises FetchError where no mirror gives the file, UserError where `path` cannot be written.
     """
 
@@ -38,6 +60,7 @@ def fetch(
         sound = matches(part, md5=md5, sha256=sha256)
         return None if sound else "what it gives has not the published checksum"
 
+    transfer = _TRANSFER.get() or _transfer(_SECONDS)
     if (md5 is None) == (sha256 is None):
         raise ValueError("give md5 or sha256, one of them")
     for url in urls:
@@ -50,7 +73,14 @@ def fetch(
             return path
         part = partial(path, alone)
         download = Download(
-            path.name, part, Web(timeout), flaw, limit=limit, pauses=_PAUSES, setting=ROOT
+            path.name,
+            part,
+            Web(timeout),
+            flaw,
+            transfer,
+            limit=limit,
+            pauses=_PAUSES,
+            setting=ROOT,
         )
         try:
             download.from_any(urls)
