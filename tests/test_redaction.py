@@ -274,6 +274,19 @@ def test_a_composed_configuration_is_redacted_in_place_and_not_resolved() -> Non
     }
 
 
+def test_the_overrides_in_a_configuration_are_as_typed() -> None:
+    table = Addresses()
+    (typed,) = table.command(["checkpoint.load='https://h/a?t=s3cret'"])
+    params = {"checkpoint.load": "choice('https://h/a?t=s3cret', 'https://h/a?t=other')"}
+    node = {"overrides": {"task": [typed, "seed=1"]}, "sweeper": {"params": params}}
+    config = OmegaConf.create({"hydra": node})
+    table.redact_config(config)
+    assert config.hydra.overrides.task == [typed, "seed=1"]
+    assert config.hydra.sweeper.params["checkpoint.load"] == (
+        "choice('https://h/a?t=***', 'https://h/a?t=***2')"
+    )
+
+
 def test_a_typed_node_keeps_its_type() -> None:
     from perdure.composition import compose
 

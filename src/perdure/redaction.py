@@ -49,6 +49,8 @@ _NAMES = {
 """Schemes, up to a +, in which a word without a password before the @ is a name, no token."""
 _TOKEN = re.compile(rf"""(?P<quote>['"])|{_SCHEME.pattern}""")
 _BRACKETS = (("(", ")"), ("[", "]"), ("{", "}"))
+_IN_GRAMMAR = ("hydra.overrides.", "hydra.sweeper.")
+"""Where a configuration holds overrides as they are typed."""
 _ESCAPED = re.compile(r"\\([\\()\[\]{}:=, \t])")
 
 
@@ -201,9 +203,12 @@ class Addresses:
             node: Any = config._get_node(key)
             if isinstance(node, DictConfig | ListConfig):
                 self.redact_config(node)
-            elif isinstance(raw := node._value(), str) and (shown := self._of_value(raw)) != raw:
-                with read_write(config):
-                    config[key] = shown
+            elif isinstance(raw := node._value(), str):
+                in_grammar = config._get_full_key(key).startswith(_IN_GRAMMAR)
+                shown = self.redact(raw) if in_grammar else self._of_value(raw)
+                if shown != raw:
+                    with read_write(config):
+                        config[key] = shown
 
     def restore(self, shown: str, key: str = "") -> str:
         """The whole address for a redacted one; any other text as it is.
