@@ -217,3 +217,151 @@ def test_environment_names_every_installed_distribution() -> None:
         name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower()
         assert listed[name] == distribution.version
     assert "platform: " in environment()
+
+
+# --- secrets --------------------------------------------------------------------------------------
+
+SECRET = "hunter2-secret"
+SECRETS = (
+    ".env", "conf/.env.local", "conf/prod.ENV", "src/p/server.pem", "src/deploy.KEY", "conf/id_rsa",
+    "credentials", "conf/credentials.yaml", "conf/Secrets.yml", "src/p/secrets.py", ".netrc",
+    "src/credentials.py", "conf/hf_token.txt", "conf/token", "conf/secrets/db.yaml", ".pypirc",
+    "vault.kdbx",
+)  # fmt: skip
+NO_SECRETS = (
+    "src/p/tokenizer.py", "src/p/tokens.py", "conf/tokenizer.yaml", "conf/token_mixing.yaml",
+    "src/p/secret_sharing.py", "src/p/keys.py", "src/environment.yaml", "conf/special_tokens.json",
+)  # fmt: skip
+
+
+def write(root: Path, names: tuple[str, ...], text: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+def everything(folder: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_name_that_looks_secret(name: str) -> None:
+    assert provenance.looks_secret(name)
+
+
+@pytest.mark.parametrize("name", NO_SECRETS)
+def test_a_name_that_does_not(name: str) -> None:
+    assert not provenance.looks_secret(name)
+
+
+@needs_git
+def test_tracked_files_that_look_secret_are_left_out_and_named(
+    checkout: Path, tmp_path: Path
+) -> None:
+    write(checkout, SECRETS + NO_SECRETS, "password: old-secret\n")
+    git(checkout, "add", "-Af")
+    git(checkout, "commit", "-qm", "oops")
+    write(checkout, SECRETS, f"password: {SECRET}\n")
+    write(checkout, NO_SECRETS, "harmless: 1\n")
+    git(checkout, "rm", "-qf", "conf/token")
+    snapshot_code(tmp_path / "run", checkout)
+    code = tmp_path / "run/code"
+    assert SECRET not in everything(code)
+    patch = (code / "diff.patch").read_text()
+    for name in SECRETS:
+        assert f"# left out, since it may hold secrets: {name}\n" in patch
+        assert not (code / name).exists()
+    preamble, _, sections = patch.partition("diff --git ")
+    assert preamble.count("\n") == len(SECRETS)
+    assert [name for name in NO_SECRETS if f"b/{name}" not in sections] == []
+    git(checkout, "checkout", "-q", "HEAD", "--", ".")
+    git(checkout, "apply", str(code / "diff.patch"))
+    assert {(checkout / name).read_text() for name in NO_SECRETS} == {"harmless: 1\n"}
+
+
+@needs_git
+def test_a_secret_alone_makes_a_checkout_dirty(checkout: Path, tmp_path: Path) -> None:
+    write(checkout, (".env",), "a=1\n")
+    git(checkout, "add", "-Af")
+    git(checkout, "commit", "-qm", "oops")
+    write(checkout, (".env",), f"a={SECRET}\n")
+    assert snapshot_code(tmp_path / "run", checkout).endswith("+")
+    assert "dirty" in (tmp_path / "run/code/commit.txt").read_text().splitlines()
+    assert (tmp_path / "run/code/diff.patch").read_text() == (
+        "# left out, since it may hold secrets: .env\n"
+    )
+
+
+@needs_git
+@pytest.mark.parametrize("renames", ["true", "false"])
+def test_a_secret_that_is_renamed_stays_out(checkout: Path, tmp_path: Path, renames: str) -> None:
+    git(checkout, "config", "diff.renames", renames)
+    lines = "".join(f"{SECRET} {n}\n" for n in range(20))
+    write(checkout, ("conf/credentials.yaml", "conf/plain.yaml"), lines.replace(SECRET, "old"))
+    write(checkout, ("conf/credentials.yaml",), lines)
+    git(checkout, "add", "-Af")
+    git(checkout, "commit", "-qm", "oops")
+    git(checkout, "mv", "conf/credentials.yaml", "conf/harmless.txt")
+    (checkout / "conf/harmless.txt").write_text(f"{lines}and more\n")
+    git(checkout, "mv", "conf/plain.yaml", "conf/secret-plain.yaml")
+    snapshot_code(tmp_path / "run", checkout)
+    patch = (tmp_path / "run/code/diff.patch").read_text()
+    assert SECRET not in patch
+    for name in ("conf/credentials.yaml", "conf/harmless.txt", "conf/secret-plain.yaml"):
+        assert f"# left out, since it may hold secrets: {name}\n" in patch
+
+
+@needs_git
+def test_an_untracked_secret_is_named_alone(checkout: Path, tmp_path: Path) -> None:
+    write(checkout, ("conf/secrets.yaml", "conf/new.yaml"), f"password: {SECRET}\n")
+    snapshot_code(tmp_path / "run", checkout)
+    code = tmp_path / "run/code"
+    assert not (code / "conf/secrets.yaml").exists()
+    assert (code / "diff.patch").read_text() == (
+        "# untracked, copied beside this file: conf/new.yaml\n"
+        "# left out, since it may hold secrets: conf/secrets.yaml\n"
+    )
+
+
+@needs_git
+def test_a_secret_in_an_address_is_redacted_in_copies_and_patch(
+    checkout: Path, tmp_path: Path
+) -> None:
+    write(checkout, ("conf/a.yaml", "conf/ü.yaml"), "load: null\n")
+    git(checkout, "add", "-A")
+    git(checkout, "commit", "-qm", "second")
+    load = f"load: 'https://user:{SECRET}@h/a.pth?token={SECRET}' # é\n"
+    write(checkout, ("conf/a.yaml", "conf/ü.yaml", "conf/untracked.yaml"), load)
+    (checkout / "src/p/latin.txt").write_bytes(b"\xe9 https://h/?token=hunter2-\xe9secret \xe9")
+    snapshot_code(tmp_path / "run", checkout)
+    code = tmp_path / "run/code"
+    assert SECRET.encode() not in b"".join(p.read_bytes() for p in code.rglob("*") if p.is_file())
+    assert (code / "conf/a.yaml").read_text() == "load: 'https://***@h/a.pth?token=***' # é\n"
+    assert (code / "src/p/latin.txt").read_bytes() == b"\xe9 https://h/?token=*** \xe9"
+    patch = (code / "diff.patch").read_text()
+    for name in ("conf/a.yaml", "conf/ü.yaml", "conf/untracked.yaml"):
+        assert f"# *** stands for the secret of an address in the copy of: {name}\n" in patch
+    for name in ("conf/a.yaml", "conf/ü.yaml"):
+        assert (
+            f"# *** stands for the secret of an address, so this does not apply to: {name}\n"
+            in patch
+        )
+    assert "+load: 'https://***@h/a.pth?token=***' # é\n" in patch
+
+
+@needs_git
+def test_a_mode_or_an_empty_file_that_looks_secret(checkout: Path, tmp_path: Path) -> None:
+    write(checkout, ("conf/id_rsa", "conf/b c.yaml"), "x\n")
+    git(checkout, "add", "-Af")
+    git(checkout, "commit", "-qm", "second")
+    for name in ("conf/id_rsa", "conf/b c.yaml"):
+        (checkout / name).chmod(0o755)
+    write(checkout, ("conf/secret.txt",), "")
+    git(checkout, "add", "conf/secret.txt")
+    snapshot_code(tmp_path / "run", checkout)
+    patch = (tmp_path / "run/code/diff.patch").read_text()
+    assert patch.startswith(
+        "# left out, since it may hold secrets: conf/id_rsa\n"
+        "# left out, since it may hold secrets: conf/secret.txt\n"
+        "diff --git a/conf/b c.yaml b/conf/b c.yaml\n"
+    )

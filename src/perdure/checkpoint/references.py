@@ -23,6 +23,7 @@ from perdure.download import (
     Transfer,
 )
 from perdure.errors import UserError
+from perdure.redaction import redacted as _shown
 from perdure.web import Web, check, clean, origin
 
 ACCEPTED = (
@@ -111,7 +112,9 @@ def _from_hub(wanted: Wanted) -> Path:
     path, at, revision = wanted.address.removeprefix("hf://").partition("@")
     parts = path.split("/")
     if len(parts) < 3 or {"", ".", ".."} & set(parts) or (at and not revision):
-        raise UserError(f"{wanted.address}: must be hf://owner/repo/path/of/the/file[@revision]")
+        raise UserError(
+            f"{_shown(wanted.address)}: must be hf://owner/repo/path/of/the/file[@revision]"
+        )
     base = os.environ.get("HF_ENDPOINT", "").rstrip("/") or _HUB
     _check(base, "HF_ENDPOINT", wanted.transfer)
     token = os.environ.get("HF_TOKEN", "").strip()
@@ -131,15 +134,6 @@ def _from_bucket(wanted: Wanted) -> Path:
     return fetch(wanted.remote(wanted.address, bucket), wanted.cache)
 
 
-def _shown(address: str) -> str:
-    """An address for messages: without what may be a password or a signature."""
-    scheme, mark, rest = re.split(r"[?#]", address)[0].partition("://")
-    if not mark:
-        return address
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
-
-
 def _check(url: str, shown: str, transfer: Transfer) -> None:
     try:
         transfer.bounded(partial(check, url))
@@ -153,7 +147,7 @@ def _from_wandb(wanted: Wanted) -> Path:
     path = artifacts.fetch(wanted.address, wanted.cache, limits=wanted.transfer.limits).path
     if wanted.pin and not matches(path, sha256=wanted.pin):
         raise UserError(
-            f"{wanted.address}: its SHA-256 is {digest(path)}, not the pinned {wanted.pin}"
+            f"{_shown(wanted.address)}: its SHA-256 is {digest(path)}, not the pinned {wanted.pin}"
         )
     return path
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from perdure.errors import Leaving, UserError
 from perdure.preemption import RESUMABLE, StopFlag
+from perdure.redaction import ADDRESSES
 from perdure.sweeps.board import BOARD
 from perdure.sweeps.jobs import Job, Outcome
 from perdure.sweeps.launchers import SweepLauncher, with_threads
@@ -93,7 +94,9 @@ class Slurm(SweepLauncher):
         try:
             executor = submitit.AutoExecutor(Path(self.folder), cluster=self.cluster, **retries)
             executor.update_parameters(**self.submit)
-            return list(executor.map_array(Worker(), jobs))
+            # What submitit pickles lies on the shared disk; sbatch passes the environment on.
+            with ADDRESSES.exported():
+                return list(executor.map_array(Worker(), jobs))
         except (RuntimeError, ValueError, NameError) as error:
             line = " ".join(str(error).split())
             raise UserError(f"hydra/launcher=slurm: {line}") from error
@@ -158,7 +161,10 @@ class Ray(SweepLauncher):
         self.flag.install()
         # A worker that is killed is told of, and not tried again behind the user's back.
         remote = ray.remote(max_retries=0, **self.resources)(_run)
-        waiting = {remote.remote(job): job for job in jobs}
+        # As an argument, which stays in memory: Ray writes what it is told of a task's environment
+        # into its logs.
+        addresses = ADDRESSES.environment()
+        waiting = {remote.remote(job, addresses): job for job in jobs}
         outcomes: dict[int, Outcome] = {}
         asked = False
         while waiting:
@@ -179,7 +185,8 @@ class Ray(SweepLauncher):
         return outcomes
 
 
-def _run(job: Job) -> Outcome:
+def _run(job: Job, addresses: Mapping[str, str]) -> Outcome:
+    os.environ.update(addresses)
     return Worker()(job)
 
 

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, open_dict
 from perdure import distributed, rendezvous
 from perdure.errors import Leaving, UserError
 from perdure.preemption import RESUMABLE, StopFlag
+from perdure.redaction import ADDRESSES
 from perdure.sweeps.board import BOARD
 from perdure.sweeps.jobs import Job, Outcome, as_typed, command, finished, name_of, refuse_changed
 from perdure.sweeps.process import JobProcess
@@ -90,6 +91,7 @@ class SweepLauncher(Launcher):
         with open_dict(config):
             config.hydra.job.id = str(number)
             config.hydra.job.num = number
+        ADDRESSES.redact_config(config)
         return config
 
     def _job(self, number: int, config: DictConfig) -> Job:

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 
 from perdure.errors import UserError
+from perdure.redaction import redacted
 
 _PLUGINS = "hydra_plugins"
 _PACKAGES = {
@@ -69,6 +70,12 @@ def _check_search(config: DictConfig) -> None:
     if any(getattr(d, "name", d) not in ("maximize", "minimize") for d in wanted):
         raise UserError(f"hydra.sweeper.direction={direction}: must be maximize or minimize")
     storage: Any = config.hydra.sweeper.get("storage")
+    if "***" in redacted(str(storage)):
+        raise UserError(
+            f"hydra.sweeper.storage={redacted(str(storage))}: Optuna would store and show the "
+            "password; must be without it, where the database takes it from PGPASSWORD, ~/.pgpass "
+            "or ~/.my.cnf"
+        )
     if storage is not None and config.checkpoint.resume is not None:
         raise UserError(
             "hydra.sweeper.storage with checkpoint.resume=auto: a stored search goes on with new "

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.preemption import PARENT
+from perdure.redaction import ADDRESSES
 from perdure.sweeps.jobs import Job, Outcome, finished
 
 CONSOLE = "console.log"
@@ -43,7 +44,7 @@ class JobProcess:
         self._process = subprocess.Popen(
             list(command or job.command),
             cwd=job.cwd,
-            env={**_environment(), **extra, PARENT: str(os.getpid())},
+            env={**_environment(), **ADDRESSES.environment(), **extra, PARENT: str(os.getpid())},
             stdin=subprocess.DEVNULL,
             stdout=self._console,
             stderr=subprocess.STDOUT,
@@ -102,6 +103,7 @@ class Worker:
 
     def __call__(self, job: Job, requeued: bool = False) -> Outcome:
         """Run `job`; one that was requeued goes on from its newest checkpoint."""
+        ADDRESSES.receive()
         requeued = requeued or os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
         command = going_on(job) if requeued else job.command
         process = self._process = JobProcess(job, {}, command)

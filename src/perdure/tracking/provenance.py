@@ -1,4 +1,8 @@
-"""The code that ran, kept beside what it produced: git's view, the text files, the packages."""
+"""The code that ran, kept beside what it produced: git's view, the text files, the packages.
+
+Files that look like secrets are left out, and secrets in addresses are redacted; diff.patch says
+of which files.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -13,15 +18,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISREG
 
+from perdure.redaction import redacted_words
+
 FOLDERS = ("conf", "src")
 SCRIPTS = ("train.py",)
 SUFFIXES = {".py", ".yaml", ".yml", ".toml", ".txt", ".md"}
 MOST_BYTES = 1_000_000
 GIT_SECONDS = 5.0
+LEFT_OUT = "left out, since it may hold secrets"
+REDACTED = "*** stands for the secret of an address in the copy of"
+REDACTED_HERE = "*** stands for the secret of an address, so this does not apply to"
 SETTINGS = ("-c", "core.quotepath=false", "-c", "diff.autoRefreshIndex=false")
 STATUS = ("status", "--porcelain=v2", "--branch", "--untracked-files=all")
 DIFF = ("diff", "HEAD", "--relative", "--no-color", "--no-ext-diff", "--no-textconv",
-        "--src-prefix=a/", "--dst-prefix=b/")  # fmt: skip
+        "--find-renames", "--src-prefix=a/", "--dst-prefix=b/")  # fmt: skip
+
+_SECRET = re.compile(
+    r"""
+    \.env(\..*)? | .*\.(env|pem|key|p12|pfx|jks|keystore|ppk|kdbx)
+    | \.?(netrc|npmrc|pypirc|pgpass|my\.cnf|htpasswd|git-credentials)
+    | id_(rsa|dsa|ecdsa|ed25519).*
+    | \.?(credentials?|secrets?)(\.py)?
+    | \.?(credential|secret)(?!.*\.py$).*
+    | ((.*[._-])?token|tokens)(\.[a-z]+)?(?<!\.py)
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_SECRET_FOLDERS = {"secret", "secrets", "credentials", ".ssh", ".aws", ".gnupg"}
+_SECTION = re.compile(r"^(?=diff --git )", re.MULTILINE)
+_NAMED = re.compile(
+    r"^(?:---|\+\+\+|rename from|rename to|copy from|copy to) (.*?)\t?$", re.MULTILINE
+)
 
 
 def snapshot_code(folder: Path, root: Path) -> str:
@@ -36,12 +63,19 @@ def snapshot_code(folder: Path, root: Path) -> str:
     """
     git = _Git(root)
     files: dict[str, bytes] = {}
+    redacted: list[str] = []
     for path in text_files(root):
+        name = str(path.relative_to(root))
         # An editor may replace a file between the listing and the reading.
         with contextlib.suppress(OSError):
-            files[str(path.relative_to(root))] = path.read_bytes()
+            files[name] = path.read_bytes()
+            if (shown := _redacted(files[name])) != files[name]:
+                files[name] = shown
+                redacted.append(name)
     files["environment.txt"] = environment().encode()
     commit, patch = git.answers()
+    # Lines before the first `diff --git` are a preamble that `git apply` skips.
+    patch = "".join(f"# {REDACTED}: {name}\n" for name in redacted).encode() + patch
     version = _in_a_word(commit)
     files["diff.patch"] = patch
     identity = hashlib.sha256()
@@ -71,7 +105,11 @@ def text_files(root: Path) -> Iterator[Path]:
         if not (root / name).resolve().is_relative_to(inside):
             continue
         for here, folders, names in os.walk(root / name):
-            folders[:] = sorted(f for f in folders if f != "__pycache__" and not f.startswith("."))
+            folders[:] = sorted(
+                f
+                for f in folders
+                if f != "__pycache__" and not f.startswith(".") and f.lower() not in _SECRET_FOLDERS
+            )
             yield from (
                 path for path in (Path(here, n) for n in sorted(names)) if _is_wanted(path, inside)
             )
@@ -93,7 +131,7 @@ def environment() -> str:
 
 
 def _is_wanted(path: Path, inside: Path) -> bool:
-    if path.suffix not in SUFFIXES:
+    if path.suffix not in SUFFIXES or looks_secret(path.name):
         return False
     try:
         if path.is_symlink() and not path.resolve().is_relative_to(inside):
@@ -146,18 +184,60 @@ class _Git:
         patch, _ = _answer(self._diff, deadline)
         if problem:
             return problem, b""
+        patch, told = _without_secrets(patch)
         lines = status.decode("utf-8", "replace").splitlines()
         facts = dict(line[2:].partition(" ")[::2] for line in lines if line.startswith("# "))
         untracked = [line[2:] for line in lines if line.startswith("? ")]
-        is_dirty = bool(patch) or any(not line.startswith("# ") for line in lines)
+        is_dirty = bool(patch or told) or any(not line.startswith("# ") for line in lines)
         commit = (
             f"commit {facts.get('branch.oid', 'unknown')}\n"
             f"branch {facts.get('branch.head', 'unknown')}\n"
             f"{'dirty' if is_dirty else 'clean'}"
         )
-        # Lines before the first `diff --git` are a preamble that `git apply` skips.
-        preamble = "".join(f"# untracked, copied beside this file: {path}\n" for path in untracked)
-        return commit, preamble.encode() + patch
+        for path in untracked:
+            what = LEFT_OUT if looks_secret(path) else "untracked, copied beside this file"
+            told.append(f"# {what}: {path}\n")
+        return commit, "".join(told).encode("utf-8", "surrogateescape") + patch
+
+
+def looks_secret(path: str) -> bool:
+    """Whether a file's name, or that of a folder it is in, is one under which people keep secrets.
+
+    Code stays (tokens.py, secret_sharing.py), but for the usual secrets.py and credentials.py.
+    """
+    *folders, name = path.strip('"').lower().split("/")
+    return not _SECRET_FOLDERS.isdisjoint(folders) or _SECRET.fullmatch(name) is not None
+
+
+def _without_secrets(patch: bytes) -> tuple[bytes, list[str]]:
+    """The patch without files that look like secrets, in whatever it renames; lines that say so."""
+    kept, told = "", []
+    for section in _SECTION.split(patch.decode("utf-8", "surrogateescape")):
+        names = _names(section)
+        secret = sorted(name for name in names if looks_secret(name))
+        if secret:
+            told += [f"# {LEFT_OUT}: {name}\n" for name in sorted(names)]
+            continue
+        shown = redacted_words(section)
+        if shown != section:
+            told += [f"# {REDACTED_HERE}: {name}\n" for name in sorted(names)]
+        kept += shown
+    return kept.encode("utf-8", "surrogateescape"), told
+
+
+def _names(section: str) -> set[str]:
+    """The files that one section of a patch is about, as git writes them."""
+    head = re.split(r"^@@ ", section, maxsplit=1, flags=re.MULTILINE)[0]
+    found = {re.sub('^("?)[ab]/', r"\1", name) for name in _NAMED.findall(head)} - {"/dev/null"}
+    if not found and head:  # a file without lines has its name twice in the first line
+        line = head.partition("\n")[0].removeprefix("diff --git ")
+        found = {re.sub('^("?)[ab]/', r"\1", line[: len(line) // 2])}
+    return found
+
+
+def _redacted(data: bytes) -> bytes:
+    text = data.decode("utf-8", "surrogateescape")
+    return redacted_words(text).encode("utf-8", "surrogateescape")
 
 
 def _ask(root: Path, *arguments: str) -> subprocess.Popen[bytes] | None:
