@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import Any, NewType
 
 from perdure.errors import UserError
+from perdure.redaction import ADDRESSES
 
 Url = NewType("Url", str)
 """The type of a constructor's parameter that is an address: no checkpoint may set it."""
@@ -44,7 +45,7 @@ def build(node: Mapping[str, Any], group: str, *args: Any, **runtime: Any) -> An
     target = locate(node["_target_"], group)
     options = {key: value for key, value in node.items() if key != "_target_"}
     check(target, options, group, len(args), runtime)
-    return target(*args, **_accepted(target, runtime), **options)
+    return target(*args, **_accepted(target, runtime), **ADDRESSES.restore_values(options, group))
 
 
 def locate(path: str, group: str) -> Callable[..., Any]:

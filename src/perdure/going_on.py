@@ -17,7 +17,7 @@ from perdure.checkpoint import format as files
 from perdure.checkpoint.ledger import folder_of
 from perdure.disk import is_own
 from perdure.errors import UserError
-from perdure.resume import Source, local
+from perdure.resume import Source, limits_of, local
 from perdure.tracking.wandb import record as records
 from perdure.training.trainer import Trainer
 
@@ -87,7 +87,7 @@ def changes(now: Mapping[str, str], source: Source) -> Iterator[str]:
             yield f"{name} is {now.get(name)}, the checkpoint has {before}: the bits may differ"
 
 
-def start_from(trainer: Trainer, config: DictConfig) -> list[str]:
+def start_from(trainer: Trainer, config: DictConfig, load: str) -> list[str]:
     """Initialise the network with the weights that `checkpoint.load` names.
 
     Raises:
@@ -96,11 +96,12 @@ def start_from(trainer: Trainer, config: DictConfig) -> list[str]:
     from perdure.checkpoint import foreign, weights
 
     wanted = config.checkpoint
-    path = local(wanted.load)
-    opened = foreign.open_file(path)
+    limits = limits_of(wanted.max_minutes, wanted.max_gigabytes)
+    path = local(load, limits)
+    opened = foreign.open_file(path, limits.n_bytes)
     if opened.kind == "perdure":
         raise UserError(
-            f"checkpoint.load={wanted.load}: is a full checkpoint, which continues one run; a "
+            f"checkpoint.load={load}: is a full checkpoint, which continues one run; a "
             "sweep can start from a light file (best.pth)"
         )
     report = weights.fill(

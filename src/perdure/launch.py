@@ -30,7 +30,15 @@ from perdure.disk import require_own
 from perdure.errors import DivergenceError, Leaving, PeerLostError, PreemptedError, UserError
 from perdure.preemption import RESUMABLE, StopFlag, follow_parent
 from perdure.recipes import notices
-from perdure.resume import Source, command_to_resume, expand, good, job_record
+from perdure.redaction import ADDRESSES
+from perdure.resume import (
+    Source,
+    command_to_resume,
+    expand,
+    good,
+    job_record,
+    limits_of,
+)
 from perdure.sweeps import needs
 from perdure.sweeps.board import concluding
 
@@ -56,6 +64,7 @@ class Launch(Callback):
     @staticmethod
     def _prepare(config: DictConfig, mode: str) -> None:
         try:
+            ADDRESSES.redact_config(config)  # what configuration files hold
             if mode == "sweep":
                 needs.check(config)  # its jobs are validated one by one
             else:
@@ -148,12 +157,13 @@ def _train(config: DictConfig, folder: Path, flag: StopFlag) -> dict[str, Any]:
     gc.enable()
     overrides = list(HydraConfig.get().overrides.task)
     source = _source
+    limits = limits_of(config.checkpoint.max_minutes, config.checkpoint.max_gigabytes)
     if distributed.is_main():
         sweep(folder_of(folder))
         if distributed.life():
-            source = good(folder) or source
+            source = good(folder, limits) or source
         elif config.checkpoint.resume is not None:
-            source = good(folder)
+            source = good(folder, limits)
     told = notices(config, overrides)
     name = _sweep_of(HydraConfig.get())
     return run(config, folder, overrides, told, source, flag, name, _typed.config_folders)
@@ -238,6 +248,7 @@ def telling() -> Iterator[None]:
 @telling()
 def command_line(main: Callable[[], Any]) -> None:
     """Run Hydra's `main`; a user's mistake ends in one sentence and exit status 2."""
+    sys.argv[1:] = ADDRESSES.command(sys.argv[1:])  # before anything reads, stores or shows them
     distributed.join()
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(manual.text(), end="")
@@ -268,7 +279,8 @@ def _expanded() -> list[str]:
     global _source, _typed
     _typed = Arguments(tuple(sys.argv[1:]))
     arguments, _source = expand(sys.argv[1:])
-    return arguments
+    # What a checkpoint of an earlier version has stored may hold a secret too.
+    return [ADDRESSES.redact(argument) for argument in arguments]
 
 
 def stop(sentence: str, status: int = 2) -> NoReturn:

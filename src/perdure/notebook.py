@@ -9,6 +9,7 @@ from perdure import distributed, rendezvous
 from perdure.composition import compose, register
 from perdure.disk import require_own
 from perdure.recipes import notices
+from perdure.redaction import ADDRESSES
 from perdure.resume import Source, expand
 
 
@@ -31,17 +32,19 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
 
     register()
     source: Source | None = None
+    typed_here = ADDRESSES.command(overrides)
 
     def expanded() -> list[Any]:
         nonlocal source
-        arguments, source = expand(overrides)
+        arguments, source = expand(typed_here)
         goes_on = source is not None and not source.fork
         target = source.run if source is not None and goes_on else folder
-        return [arguments, None if target is None else str(target)]
+        return [list(map(ADDRESSES.redact, arguments)), None if target is None else str(target)]
 
     arguments, target = rendezvous.from_main("arguments", expanded)
     typed = [argument for argument in arguments if not argument.startswith("hydra.")]
     config = compose(*typed)
+    ADDRESSES.redact_config(config)
     place = None if target is None else Path(target)
     if place is None or not distributed.is_main():
         return run(config, place, typed, notices(config, typed), source)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import pickle
 import shlex
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.arguments import Arguments, parse, quoted
+from perdure.download import DEFAULT_LIMITS, Limits
 from perdure.errors import UserError
 from perdure.stored_config import NOT_STORED, StoredConfig, classes_to_allow, is_free, listed
 
@@ -75,7 +77,19 @@ class Source:
         return int(self.state["position"]["global_step"])
 
 
-def good(folder: Path) -> Source | None:
+def limits_of(minutes: Any, gigabytes: Any) -> Limits:
+    """What a file, and a transfer as a whole, may take: `checkpoint.max_…`.
+
+    Raises:
+        UserError: they are no finite numbers above 0.
+    """
+    for key, value in (("max_minutes", minutes), ("max_gigabytes", gigabytes)):
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise UserError(f"checkpoint.{key}={value}: must be a number above 0")
+    return Limits(seconds=minutes * 60, n_bytes=int(gigabytes * 1e9))
+
+
+def good(folder: Path, limits: Limits = DEFAULT_LIMITS) -> Source | None:
     """The newest full checkpoint of the run in `folder` that is intact; none if none was written.
 
     A damaged one is set aside under another name, with a warning, and the one before it is taken.
@@ -84,16 +98,17 @@ def good(folder: Path) -> Source | None:
         UserError: there are some, but none is intact or readable.
     """
     from perdure.checkpoint import format as files
+    from perdure.checkpoint.archive import TooLargeError
     from perdure.checkpoint.ledger import entries, folder_of
 
     full = [entry for entry in entries(folder_of(folder)) if entry.full]
     reasons = []
     for entry in reversed(full):
         try:
-            state = files.read(entry.path)
+            state = files.read(entry.path, limits.n_bytes)
             if list(state.get("position", {}).values()) not in ([], entry.at):
                 raise UserError(f"{entry.path}: damaged (its sidecar names another position)")
-        except files.NewerFormatError:
+        except (files.NewerFormatError, TooLargeError):  # it may be whole
             raise
         except (UserError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
             reasons.append(str(error))
@@ -107,7 +122,7 @@ def good(folder: Path) -> Source | None:
     return None
 
 
-def find(reference: str, root: Path) -> Source | Path:
+def find(reference: str, root: Path, limits: Limits = DEFAULT_LIMITS) -> Source | Path:
     """What `checkpoint.load=reference` names: a state to go on from, or a file of weights.
 
     Args:
@@ -120,44 +135,44 @@ def find(reference: str, root: Path) -> Source | Path:
     from perdure.checkpoint.ledger import latest_run
 
     if reference.startswith("wandb://"):
-        return _from_wandb(reference, root)
+        return _from_wandb(reference, root, limits)
     folder = latest_run(root) if reference == "latest" else Path(reference).expanduser()
     if folder.is_dir():
         folder = folder.parent if folder.name == "checkpoints" else folder
-        source = good(folder.resolve())
+        source = good(folder.resolve(), limits)
         if source is None:
             raise UserError(f"checkpoint.load={reference}: that folder has no full checkpoint")
         return source
-    return _from_file(reference)
+    return _from_file(reference, limits)
 
 
-def _from_file(reference: str) -> Source | Path:
+def _from_file(reference: str, limits: Limits) -> Source | Path:
     from perdure.checkpoint import format as files
     from perdure.checkpoint.foreign import open_file
     from perdure.checkpoint.ledger import newest
 
-    path = local(reference)
+    path = local(reference, limits)
     if files.sidecar(path).is_file():
-        state = files.read(path)
+        state = files.read(path, limits.n_bytes)
         if "position" in state:
             last = newest(path.parent)
             in_its_run = path.parent.name == "checkpoints" and last is not None
             return Source(path, state, not (in_its_run and last is not None and last.path == path))
         return path
-    opened = open_file(path)
+    opened = open_file(path, limits.n_bytes)
     if opened.kind == "perdure":
         return Source(path, opened.content, fork=True)
     return path
 
 
-def _from_wandb(reference: str, root: Path) -> Source | Path:
+def _from_wandb(reference: str, root: Path, limits: Limits) -> Source | Path:
     """A run that lives at W&B goes on in its own folder, which is rebuilt where it is not here."""
     from perdure.checkpoint import artifacts
     from perdure.checkpoint.ledger import folder_of, newest
 
-    path = local(reference)
+    path = local(reference, limits)
     fetched = artifacts.fetch(reference.partition("#")[0], _cache())
-    source = _from_file(str(path))
+    source = _from_file(str(path), limits)
     if isinstance(source, Path) or fetched.place is None:
         return source
     home = (root / fetched.place).absolute()
@@ -170,7 +185,7 @@ def _from_wandb(reference: str, root: Path) -> Source | Path:
     )
     if source.fork or newest(folder_of(home)) is None:
         return source
-    here = good(home)
+    here = good(home, limits)
     _require_same_run(home, here, source, reference)
     if here is None or here.step < source.step:
         return source
@@ -197,15 +212,17 @@ def _cache() -> Path:
 
 
 @lru_cache
-def local(reference: str) -> Path:
+def local(reference: str, limits: Limits = DEFAULT_LIMITS) -> Path:
     """The file that `reference` names, on this machine; asked for once a process.
 
     Raises:
         UserError: it cannot be had.
     """
     from perdure.checkpoint.references import resolve
+    from perdure.redaction import ADDRESSES
 
-    return resolve(reference, _cache()).resolve()
+    address = ADDRESSES.restore(reference, "checkpoint.load")
+    return resolve(address, _cache(), limits=limits).resolve()
 
 
 # --- the command line -----------------------------------------------------------------------------
@@ -224,7 +241,11 @@ def expand(words: Sequence[str]) -> tuple[list[str], Source | None]:
     if reference in (None, "") or is_swept or command.only_shows:
         return list(words), None
     reference = str(reference)
-    source = find(reference, Path(str(command.value("output_root", "outputs"))))
+    limits = limits_of(
+        command.value("checkpoint.max_minutes", DEFAULT_LIMITS.seconds / 60),
+        command.value("checkpoint.max_gigabytes", DEFAULT_LIMITS.n_bytes / 1e9),
+    )
+    source = find(reference, Path(str(command.value("output_root", "outputs"))), limits)
     words = [*command.flags, *_pinned([t.text for t in command.overrides], reference)]
     if isinstance(source, Path):
         return words, None

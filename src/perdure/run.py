@@ -27,6 +27,7 @@ from perdure.preemption import StopFlag
 from perdure.randomness import Streams
 from perdure.ranks import Ranks, join
 from perdure.recorders import make_recorders
+from perdure.redaction import ADDRESSES
 from perdure.resume import Source, require_same
 from perdure.stored_config import refuse_locations
 from perdure.tracking.events import Recorder
@@ -70,6 +71,7 @@ def run(
     """
     validate(config)
     plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    plain = ADDRESSES.redact_values(plain)  # what interpolations brought in
     ranks = join(plain["training"]["collective_timeout"])
     source = ranks.from_main(source)
     plain["training"]["shards"] = parallel.shards_of(plain, source, ranks)
@@ -90,7 +92,7 @@ def run(
     if source is not None:
         told += go_on(trainer, source, folder if ranks.is_main else None)
     elif config.checkpoint.load is not None:
-        told += start_from(trainer, config)
+        told += start_from(trainer, config, plain["checkpoint"]["load"])
     code = "unknown"
     if folder is not None and ranks.is_main:
         code = snapshot_code(folder, Path(__file__).parents[2])
