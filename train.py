@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import hydra
 from omegaconf import DictConfig
 
-from perdure.launch import command_line, job
+from perdure.cli.main import command_line, job
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

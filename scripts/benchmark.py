@@ -29,10 +29,10 @@ from processes import table
 from torch import Tensor
 from whole_runs import paired, paired_table, phases_table, spread, whole_runs
 
-from perdure.build import build
-from perdure.composition import compose
+from perdure.config.build import build
+from perdure.config.compose import compose
 from perdure.datasets.arrays import Split
-from perdure.run import make_trainer
+from perdure.run.assemble import make_trainer
 from perdure.tracking.events import Recorder, StepLog
 from perdure.training.evaluation import Evaluator
 from perdure.training.trainer import Trainer

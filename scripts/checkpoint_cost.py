@@ -22,10 +22,10 @@ import torch
 
 from perdure.backbones.resnet import ResNet18
 from perdure.buffers.reservoir import Reservoir
-from perdure.checkpoint.cadence import Cadence
-from perdure.checkpoint.manager import CheckpointManager, Policy
+from perdure.checkpoint.core.cadence import Cadence
+from perdure.checkpoint.core.manager import CheckpointManager, Policy
 from perdure.models.derpp import DERpp
-from perdure.optim import SGD
+from perdure.training.optim import SGD
 from perdure.training.state import Occasion, Position
 
 

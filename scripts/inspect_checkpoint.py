@@ -18,10 +18,10 @@ from typing import Any
 
 from torch import Tensor
 
-from perdure.checkpoint.foreign import Opened, open_file
-from perdure.checkpoint.format import DamagedError, sidecar
+from perdure.checkpoint.core.format import DamagedError, sidecar
+from perdure.checkpoint.interop.foreign import Opened, open_file
 from perdure.errors import UserError, printable
-from perdure.tracking.words import Grid, byte_size, percent, scenario_name, subject
+from perdure.tracking.formatting import Grid, byte_size, percent, scenario_name, subject
 
 KINDS = {
     "perdure": "the full state of a run",

@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
-from perdure.checkpoint.format import read, sidecar
-from perdure.checkpoint.ledger import entries
+from perdure.checkpoint.core.format import read, sidecar
+from perdure.checkpoint.core.ledger import entries
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 METHODS = ("er", "derpp", "ewc-online", "si", "agem", "lwf")

@@ -13,12 +13,12 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from perdure import wording
-from perdure.build import build
-from perdure.composition import compose
+from perdure.cli.main import stop, telling
+from perdure.config import error_messages
+from perdure.config.build import build
+from perdure.config.compose import compose
 from perdure.datasets.fetch import time_limit
 from perdure.errors import UserError
-from perdure.launch import stop, telling
 
 
 @telling()
@@ -32,7 +32,7 @@ def main(overrides: list[str]) -> None:
         with time_limit(config.data.max_minutes):
             where = source.fetch(root)
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        stop(wording.explain(error))
+        stop(error_messages.explain(error))
     place = "inside the package" if where is None else f"in {where}"
     print(f"{config.dataset.name}: data are ready {place}")
 

@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--no-artifacts", action="store_true", help="metrics alone")
     parser.add_argument("--seconds", type=float, default=600.0, help="for each run's uploads")
     options = parser.parse_args()
-    from perdure.sync import sync
+    from perdure.wandb.sync import sync
 
     status = 0
     for folder in options.folders:

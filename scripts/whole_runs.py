@@ -17,7 +17,7 @@ IMPORTS: dict[str, tuple[str | Path, ...]] = {
     "python": ("-c", ""),
     "import numpy": ("-c", "import numpy"),
     "import torch": ("-c", "import torch"),
-    "import perdure.run": ("-c", "import perdure.run"),
+    "import perdure.run.assemble": ("-c", "import perdure.run.assemble"),
     "train.py --help": (TRAIN, "--help"),
 }
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from wandb_server import StandIn
 
-from perdure.checkpoint import format as files
-from perdure.tracking.wandb import record as records
-from perdure.tracking.wandb import rows
-from perdure.tracking.wandb.mirror import Mirror
-from perdure.tracking.wandb.outbox import Outbox
-from perdure.tracking.wandb.record import Record
-from perdure.tracking.wandb.session import Limits, Session
+from perdure.checkpoint.core import format as files
+from perdure.wandb import record as records
+from perdure.wandb import rows
+from perdure.wandb.mirror import Mirror
+from perdure.wandb.record import Record
+from perdure.wandb.session import Limits, Session
+from perdure.wandb.upload_queue import Outbox
 
 PROJECT = "cl"
 STEPS = 10
@@ -37,9 +37,9 @@ def hurried(wandb_server: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
             monkeypatch.setenv(f"WANDB_X_{kind}_RETRY_WAIT_{limit}_SECONDS", "1")
     monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "1")
     monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "1")
-    monkeypatch.setattr("perdure.tracking.wandb.session._RETRIES", 1)
-    monkeypatch.setattr("perdure.tracking.wandb.session.REQUEST_SECONDS", 2)
-    monkeypatch.setattr("perdure.tracking.wandb.mirror._PAUSES", (0.0,))
+    monkeypatch.setattr("perdure.wandb.session._RETRIES", 1)
+    monkeypatch.setattr("perdure.wandb.session.REQUEST_SECONDS", 2)
+    monkeypatch.setattr("perdure.wandb.mirror._PAUSES", (0.0,))
     return wandb_server
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from process import ROOT, environment
 
-from perdure.checkpoint.encode import plain
-from perdure.checkpoint.format import read
-from perdure.checkpoint.ledger import entries
+from perdure.checkpoint.core.encode import plain
+from perdure.checkpoint.core.format import read
+from perdure.checkpoint.core.ledger import entries
 
 SHORT = (
     "model=derpp", "buffer.size=40", "dataset.iterations=60", "dataset.stop_after=2",

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import perdure
-from perdure.build import locate
-from perdure.config import validate
-from perdure.manual import text
-from perdure.recipes import CONF
+from perdure.cli.help import text
+from perdure.config.build import locate
+from perdure.config.published import CONF
+from perdure.config.schema import validate
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -17,14 +17,14 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from perdure.backbones.base import Backbone
-from perdure.checkpoint.encode import plain
-from perdure.composition import compose, register
-from perdure.config import validate
+from perdure.checkpoint.core.encode import plain
+from perdure.config.compose import compose, register
+from perdure.config.published import CONF
+from perdure.config.schema import validate
 from perdure.datasets.arrays import Arrays, Split
 from perdure.datasets.sources import MNIST
-from perdure.ranks import Ranks, join
-from perdure.recipes import CONF
-from perdure.run import make_trainer
+from perdure.distributed.process_group import Ranks, join
+from perdure.run.assemble import make_trainer
 
 
 @lru_cache

@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from perdure.composition import compose
-    from perdure.notebook import train
+    from perdure.config.compose import compose
+    from perdure.run.api import train
 
 __version__ = "0.1.0"
 __all__ = ["compose", "train"]
@@ -19,7 +19,8 @@ STARTED = time.perf_counter()
 def __getattr__(name: str) -> Any:
     """Import on first use: the bare package must cost nothing."""
     if name in __all__:
-        from perdure import composition, notebook
+        from perdure.config import compose
+        from perdure.run import api
 
-        return getattr(notebook if name == "train" else composition, name)
+        return getattr(api if name == "train" else compose, name)
     raise AttributeError(f"module 'perdure' has no attribute {name!r}")

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from perdure.buffers.base import Buffer
-from perdure.build import build
+from perdure.config.build import build
 
 MakeFields = Callable[..., dict[str, Tensor]]
 

@@ -13,8 +13,8 @@ from webserver import Server, serving
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr("perdure.checkpoint.cache._PAUSES", (0.01, 0.02))
-    monkeypatch.setattr("perdure.checkpoint.references._TIMEOUT", 1.0)
+    monkeypatch.setattr("perdure.checkpoint.remote.cache._PAUSES", (0.01, 0.02))
+    monkeypatch.setattr("perdure.checkpoint.remote.references._TIMEOUT", 1.0)
     with serving(Server()) as running:
         yield running
 

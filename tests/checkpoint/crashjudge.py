@@ -17,7 +17,7 @@ from unittest.mock import patch
 import torch
 from checkpoint.crashsim import Disk, Operation, Recorder, Tree
 
-from perdure.checkpoint import format as files
+from perdure.checkpoint.core import format as files
 from perdure.errors import UserError
 
 SEED = 20261122

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from webserver import Server
 
-from perdure.checkpoint.references import resolve
-from perdure.download import Limits
+from perdure.checkpoint.remote.references import resolve
 from perdure.errors import UserError
+from perdure.io.download import Limits
 
 DATA = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(310_000)

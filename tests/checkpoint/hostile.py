@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from perdure.backbones.mlp import MLP
-from perdure.checkpoint import format as files
-from perdure.checkpoint.foreign import open_file
+from perdure.checkpoint.core import format as files
+from perdure.checkpoint.interop.foreign import open_file
 from perdure.errors import UserError
 
 

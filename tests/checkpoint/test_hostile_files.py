@@ -20,9 +20,9 @@ import torch
 from checkpoint.hostile import Call, prove, refuse, rezip, same, save, state
 from others import MammothMLP, mammoth_checkpoint
 
-from perdure.checkpoint import format as files
-from perdure.checkpoint.archive import TooLargeError
-from perdure.checkpoint.foreign import open_file
+from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core.archive import TooLargeError
+from perdure.checkpoint.interop.foreign import open_file
 from perdure.errors import UserError
 
 

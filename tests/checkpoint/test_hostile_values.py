@@ -13,9 +13,9 @@ import torch
 from checkpoint.hostile import Call, prove, refuse, rezip, save
 from kit import assert_same
 
-from perdure.checkpoint import archive
-from perdure.checkpoint import format as files
-from perdure.checkpoint.foreign import open_file
+from perdure.checkpoint.core import archive
+from perdure.checkpoint.core import format as files
+from perdure.checkpoint.interop.foreign import open_file
 
 
 def doubled(times: int) -> list[Any]:
@@ -44,7 +44,7 @@ def nested(depth: int) -> list[Any]:
 def test_what_unfolds_is_refused(
     content: Any, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perdure.checkpoint.archive.MOST_VALUES", 10_000)
+    monkeypatch.setattr("perdure.checkpoint.core.archive.MOST_VALUES", 10_000)
     path = save(tmp_path / "a.pt", {"w": torch.zeros(1), "x": content})
     assert path.stat().st_size < 5000
     refuse(path, words)
@@ -78,7 +78,7 @@ def test_nesting_without_end_does_not_end_the_process(program: bytes, tmp_path: 
 def test_too_many_values_are_refused_before_they_are_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perdure.checkpoint.archive.MOST_VALUES", 1000)
+    monkeypatch.setattr("perdure.checkpoint.core.archive.MOST_VALUES", 1000)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was loaded"))
     program = b"\x80\x02}K\x01]" + b"}a" * 10**5 + b"s."
     refuse(pickled(tmp_path / "a.pt", program), "nested beyond")

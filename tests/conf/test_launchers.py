@@ -7,9 +7,9 @@ from hydra import compose
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-from perdure.composition import configuration
-from perdure.config import validate
-from perdure.recipes import CONF
+from perdure.config.compose import configuration
+from perdure.config.published import CONF
+from perdure.config.schema import validate
 
 LAUNCHERS = sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))
 SEARCHES = sorted(path.stem for path in (CONF / "search").glob("*.yaml"))

@@ -11,8 +11,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 import perdure
-from perdure.config import Mode, validate
-from perdure.recipes import CONF, notices
+from perdure.config.published import CONF, notices
+from perdure.config.schema import Mode, validate
 
 RECIPES = sorted((CONF / "recipe").glob("*/*.yaml"))
 EXPERIMENTS = sorted((CONF / "experiment").glob("*/*/*.yaml"))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from perdure.config import DataConfig
+from perdure.config.schema import DataConfig
 from perdure.datasets.fetch import _SECONDS, FetchError, fetch, time_limit
 from perdure.errors import UserError
 

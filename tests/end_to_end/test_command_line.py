@@ -110,7 +110,7 @@ def test_look_ups_work_and_make_no_folder(
 def test_the_command_line_is_light() -> None:
     """Help, completion and mistakes are answered without importing torch."""
     heavy = ("torch", "matplotlib", "numpy")
-    code = f"import sys, perdure.launch; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, perdure.cli.main; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
     )

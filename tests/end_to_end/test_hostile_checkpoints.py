@@ -18,8 +18,8 @@ import pytest
 import torch
 from process import command, environment, train_in
 
-from perdure.checkpoint.format import sidecar
-from perdure.disk import digest
+from perdure.checkpoint.core.format import sidecar
+from perdure.io.files import digest
 
 SECRET = "hunter2-of-the-environment"
 TINY = ("dataset.iterations=5", "buffer.size=20", "tracking.console=plain")

@@ -10,7 +10,7 @@ import torch
 from process import run_folder, train_in
 
 from perdure.backbones.mlp import MLP
-from perdure.checkpoint.format import read
+from perdure.checkpoint.core.format import read
 
 FIXED = ("optimizer.lr=0.0", "dataset.iterations=1", "dataset.stop_after=1", "checkpoint.save=true")
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from process import ROOT, command, environment, run_folder, train_in
 
-from perdure.checkpoint.format import read, sidecar
+from perdure.checkpoint.core.format import read, sidecar
 
 MAIN = ("model=er", "dataset=seq-mnist", "checkpoint.save=true")
 SHORT = ("dataset.iterations=60", "training.log_every=20")

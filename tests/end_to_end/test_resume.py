@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from process import ROOT, command, environment, train_in
 
-from perdure.checkpoint.format import read
-from perdure.checkpoint.ledger import entries
+from perdure.checkpoint.core.format import read
+from perdure.checkpoint.core.ledger import entries
 
 SHORT = ("dataset.iterations=100", "training.log_every=10", "checkpoint.every=10 steps")
 RUN = ("model=er", "buffer.size=60", "checkpoint.save=true", *SHORT)
@@ -258,7 +258,7 @@ def test_a_changed_default_does_not_change_a_run(tmp_path: Path) -> None:
     text = (ROOT / "conf" / "optimizer" / "sgd.yaml").read_text()
     state = read([e for e in entries(folder / "checkpoints") if e.full][-1].path)
     assert state["args"]["optimizer"]["momentum"] == 0
-    from perdure import resume
+    from perdure.run import resume
 
     today = {**state["args"], "optimizer": {**state["args"]["optimizer"], "momentum": 0.9}}
     assert "momentum: 0.0" in text

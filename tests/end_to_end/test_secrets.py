@@ -11,7 +11,7 @@ from process import run_folder, train_in
 from webserver import Handler, Server, serving
 
 import perdure
-from perdure.redaction import VARIABLE
+from perdure.io.redaction import VARIABLE
 
 SECRET = "hunter2-secret"
 TINY = ("model=er", "dataset.iterations=5", "dataset.stop_after=1", "tracking.console=off")

@@ -31,7 +31,7 @@ from wandb_runs import (
 )
 from wandb_server.server import StandIn
 
-from perdure.checkpoint.format import read
+from perdure.checkpoint.core.format import read
 
 
 @pytest.fixture(scope="module")

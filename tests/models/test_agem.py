@@ -17,8 +17,8 @@ from perdure.datasets.batch import Batch
 from perdure.datasets.scenarios import ClassIncremental
 from perdure.datasets.transforms import Scale
 from perdure.models.agem import AGEM
-from perdure.optim import SGD
 from perdure.randomness import Streams
+from perdure.training.optim import SGD
 from perdure.training.settings import Settings
 from perdure.training.state import Position
 from perdure.training.step import Step

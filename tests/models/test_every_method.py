@@ -12,14 +12,14 @@ import torch
 from kit import Listener
 from omegaconf import OmegaConf
 
-from perdure.build import build, locate
+from perdure.config.build import build, locate
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental, PermutedPixels, Scenario
 from perdure.models.base import Method
-from perdure.notebook import compose
-from perdure.optim import SGD
-from perdure.run import make_method, settings
+from perdure.run.api import compose
+from perdure.run.assemble import make_method, settings
 from perdure.tracking import events
+from perdure.training.optim import SGD
 from perdure.training.state import Occasion, Position, Written
 from perdure.training.trainer import Trainer
 

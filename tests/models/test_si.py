@@ -17,8 +17,8 @@ from perdure.datasets.transforms import Scale
 from perdure.errors import UserError
 from perdure.models.base import Task
 from perdure.models.si import SI
-from perdure.optim import SGD
 from perdure.randomness import Streams
+from perdure.training.optim import SGD
 from perdure.training.settings import Settings
 from perdure.training.state import Position
 from perdure.training.step import Step

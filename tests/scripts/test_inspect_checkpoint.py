@@ -16,7 +16,7 @@ from others import MammothMLP, mammoth_checkpoint
 
 from perdure.backbones.mlp import MLP
 from perdure.buffers.reservoir import Reservoir
-from perdure.checkpoint import format as files
+from perdure.checkpoint.core import format as files
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental
 from perdure.models.er import ER

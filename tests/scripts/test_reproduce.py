@@ -11,8 +11,8 @@ import reproduce
 from processes import Usage
 from reproduce import Run, Setting
 
-from perdure.config import validate
-from perdure.notebook import compose
+from perdure.config.schema import validate
+from perdure.run.api import compose
 
 ER = Setting(
     "seq-mnist/er-500",

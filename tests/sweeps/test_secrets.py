@@ -13,19 +13,19 @@ import pytest
 from omegaconf import OmegaConf
 from webserver import Handler, Server, serving
 
-from perdure.redaction import ADDRESSES, VARIABLE
+from perdure.io.redaction import ADDRESSES, VARIABLE
 from perdure.sweeps.clusters import Ray, Slurm
 from perdure.sweeps.jobs import Job, Outcome
 from perdure.sweeps.launchers import Local
-from perdure.sweeps.needs import check
+from perdure.sweeps.preflight import check
 
 SECRET = "hunter2-secret"
 
 JOB = """
 import os, sys
 from pathlib import Path
-from perdure.checkpoint.references import resolve
-from perdure.redaction import ADDRESSES, VARIABLE
+from perdure.checkpoint.remote.references import resolve
+from perdure.io.redaction import ADDRESSES, VARIABLE
 
 arguments = ADDRESSES.command(sys.argv[1:])
 assert VARIABLE not in os.environ

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.tracking.colours import RAMP, css, ink, ramp
+from perdure.tracking.colors import RAMP, css, ink, ramp
 from perdure.tracking.plots import BOTTOM, DPI, GAP, LEFT, draw_accuracy_matrix
 
 Image = pytest.importorskip("PIL.Image")

@@ -13,8 +13,8 @@ from perdure.buffers.reservoir import Reservoir
 from perdure.datasets.arrays import Arrays, Split
 from perdure.datasets.scenarios import ClassIncremental
 from perdure.models.er import ER
-from perdure.optim import SGD
 from perdure.randomness import Streams
+from perdure.training.optim import SGD
 from perdure.training.settings import Settings
 from perdure.training.trainer import Trainer
 

@@ -21,8 +21,8 @@ from perdure.datasets.transforms import Scale
 from perdure.models.base import Method, Task
 from perdure.models.derpp import DERpp
 from perdure.models.er import ER
-from perdure.optim import SGD
 from perdure.randomness import Streams
+from perdure.training.optim import SGD
 from perdure.training.settings import Settings
 from perdure.training.state import Position
 from perdure.training.step import Step

@@ -9,13 +9,13 @@ import torch
 from kit import assert_same, without_clock
 from omegaconf import OmegaConf
 
-from perdure.build import build
-from perdure.checkpoint.encode import plain
-from perdure.composition import compose
+from perdure.checkpoint.core.encode import plain
+from perdure.config.build import build
+from perdure.config.compose import compose
+from perdure.config.published import CONF
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental
-from perdure.recipes import CONF
-from perdure.run import make_method, settings
+from perdure.run.assemble import make_method, settings
 from perdure.training.state import Occasion, Position, Written
 from perdure.training.trainer import Trainer
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from perdure.backbones.mlp import MLP
 from perdure.buffers.reservoir import Reservoir
 from perdure.datasets.arrays import Arrays
+from perdure.distributed.process_group import Ranks
 from perdure.errors import UserError
 from perdure.models.derpp import DERpp
 from perdure.randomness import Streams
-from perdure.ranks import Ranks
 from perdure.training.replay import Local, Replicated
 
 CPU = torch.device("cpu")

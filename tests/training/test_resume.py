@@ -10,17 +10,17 @@ import torch
 from kit import Listener, MakeTrainer, assert_same, without_clock
 
 from perdure.backbones.base import Backbone
-from perdure.checkpoint.cadence import Cadence
-from perdure.checkpoint.encode import plain
-from perdure.checkpoint.format import read
-from perdure.checkpoint.ledger import entries
-from perdure.checkpoint.manager import CheckpointManager, Policy
+from perdure.checkpoint.core.cadence import Cadence
+from perdure.checkpoint.core.encode import plain
+from perdure.checkpoint.core.format import read
+from perdure.checkpoint.core.ledger import entries
+from perdure.checkpoint.core.manager import CheckpointManager, Policy
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental
 from perdure.datasets.transforms import CropFlip
 from perdure.models.derpp import DERpp
-from perdure.optim import SGD
 from perdure.tracking import events
+from perdure.training.optim import SGD
 from perdure.training.trainer import Trainer
 
 

@@ -15,8 +15,8 @@ from perdure.errors import DivergenceError, UserError
 from perdure.models.base import Loss, Method
 from perdure.models.er_ace import ERACE
 from perdure.models.sgd import FineTuning
-from perdure.optim import SGD
 from perdure.tracking import events
+from perdure.training.optim import SGD
 from perdure.training.state import Occasion, Written
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from perdure.datasets.files import ROOT
-from perdure.disk import locked, matches, partial
-from perdure.download import Download, FetchError, Limits, Transfer
 from perdure.errors import UserError
-from perdure.web import SCHEMES, Web
+from perdure.io.download import Download, FetchError, Limits, Transfer
+from perdure.io.files import locked, matches, partial
+from perdure.io.http import SCHEMES, Web
 
 __all__ = ["FetchError", "fetch", "time_limit"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perdure.disk import hasher
 from perdure.errors import UserError
+from perdure.io.files import hasher
 
 ROOT = "data.root"
 """The key that names the folder of all data sets, for the advice in errors."""

@@ -11,8 +11,8 @@ from torch.nn.utils import parameters_to_vector
 from perdure.backbones.base import Backbone
 from perdure.datasets.batch import Batch
 from perdure.errors import UserError
-from perdure.fisher import squared_gradients
 from perdure.models.base import Loss, Method
+from perdure.models.per_example import squared_gradients
 
 _EXAMPLES = 256
 

@@ -15,12 +15,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from perdure.errors import Leaving, UserError
-from perdure.preemption import RESUMABLE, StopFlag
-from perdure.redaction import ADDRESSES
-from perdure.sweeps.board import BOARD
+from perdure.io.redaction import ADDRESSES
+from perdure.run.preemption import RESUMABLE, StopFlag
 from perdure.sweeps.jobs import Job, Outcome
 from perdure.sweeps.launchers import SweepLauncher, with_threads
 from perdure.sweeps.process import Worker
+from perdure.sweeps.report import BOARD
 
 _GLANCE = 0.2
 """Seconds between two looks at the cluster's jobs."""

@@ -16,10 +16,10 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from perdure import distributed
-from perdure.arguments import quoted
+from perdure.config.overrides import quoted
 from perdure.errors import UserError
-from perdure.preemption import RESUMABLE
+from perdure.ranks import environment
+from perdure.run.preemption import RESUMABLE
 
 _INTERRUPTED = {RESUMABLE, 130, -signal.SIGTERM, -signal.SIGINT}
 _OF_THE_SWEEP = (
@@ -136,7 +136,7 @@ def again(arguments: Sequence[str], sweep: Path) -> str:
     mine = ("checkpoint.resume=", "hydra.sweep.dir=")
     kept = [a for a in arguments if not a.startswith(mine)]
     resume = ["checkpoint.resume=auto", f"hydra.sweep.dir={sweep}"]
-    if distributed.world_size() > 1:  # one process would give new jobs another number of shards
+    if environment.world_size() > 1:  # one process would give new jobs another number of shards
         return f"the same torchrun command with {shlex.join(resume)}"
     return f"python {shlex.join([sys.argv[0], *kept, *resume])}"
 

@@ -21,13 +21,13 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from perdure import distributed, rendezvous
 from perdure.errors import Leaving, UserError
-from perdure.preemption import RESUMABLE, StopFlag
-from perdure.redaction import ADDRESSES
-from perdure.sweeps.board import BOARD
+from perdure.io.redaction import ADDRESSES
+from perdure.ranks import environment, rendezvous
+from perdure.run.preemption import RESUMABLE, StopFlag
 from perdure.sweeps.jobs import Job, Outcome, as_typed, command, finished, name_of, refuse_changed
 from perdure.sweeps.process import JobProcess
+from perdure.sweeps.report import BOARD
 
 log = logging.getLogger("perdure")
 _GLANCE = 0.05
@@ -130,7 +130,7 @@ class OneProcess(SweepLauncher):
             outcome = outcomes[job.number]
             BOARD.ended(job, outcome)
             # The other ranks of a distributed run would wait for this one for ever.
-            if outcome.status == RESUMABLE or (outcome.status and distributed.world_size() > 1):
+            if outcome.status == RESUMABLE or (outcome.status and environment.world_size() > 1):
                 raise Leaving(outcome.reason, outcome.status)
         return outcomes
 
@@ -149,7 +149,7 @@ class OneProcess(SweepLauncher):
         if returned.status is JobStatus.COMPLETED:
             return Outcome(0, "", returned.return_value, _since(since))
         error: BaseException = returned._return_value
-        if distributed.world_size() > 1:
+        if environment.world_size() > 1:
             raise error
         log.error("the run ended in an error", exc_info=error)
         return Outcome(1, f"{type(error).__name__}: {error}", None, _since(since))

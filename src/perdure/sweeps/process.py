@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perdure.preemption import PARENT
-from perdure.redaction import ADDRESSES
+from perdure.io.redaction import ADDRESSES
+from perdure.run.preemption import PARENT
 from perdure.sweeps.jobs import Job, Outcome, finished
 
 CONSOLE = "console.log"

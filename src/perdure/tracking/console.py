@@ -21,8 +21,7 @@ from perdure.tracking.events import (
     TaskStart,
     Tick,
 )
-from perdure.tracking.screens import PlainScreen, Progress, Screen, TerminalScreen
-from perdure.tracking.words import (
+from perdure.tracking.formatting import (
     Grid,
     accuracy_grid,
     countdown,
@@ -31,6 +30,7 @@ from perdure.tracking.words import (
     summary_grid,
     training_rate,
 )
+from perdure.tracking.terminal import PlainScreen, Progress, Screen, TerminalScreen
 
 logger = logging.getLogger("perdure")
 

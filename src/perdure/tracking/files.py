@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from perdure.errors import UserError
-from perdure.tracking.atomic import write_atomically
+from perdure.io.atomic import write_atomically
 from perdure.tracking.events import Evaluation, Recorder, RunEnd, RunStart, StepLog, TaskEnd
 
 logger = logging.getLogger("perdure")

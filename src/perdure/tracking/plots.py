@@ -7,9 +7,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perdure.tracking.atomic import write_atomically
-from perdure.tracking.colours import RAMP, ink, ramp
-from perdure.tracking.words import percent, scenario_name, subject
+from perdure.io.atomic import write_atomically
+from perdure.tracking.colors import RAMP, ink, ramp
+from perdure.tracking.formatting import percent, scenario_name, subject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

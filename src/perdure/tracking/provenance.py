@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISREG
 
-from perdure.redaction import redacted_words
+from perdure.io.redaction import redacted_words
 
 FOLDERS = ("conf", "src")
 SCRIPTS = ("train.py",)

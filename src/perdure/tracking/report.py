@@ -11,12 +11,11 @@ from typing import Any
 from urllib.parse import quote
 
 from perdure.errors import printable
-from perdure.tracking.atomic import write_atomically
+from perdure.io.atomic import write_atomically
 from perdure.tracking.charts import Axis, Line, line_chart, nice_axis, thinned
-from perdure.tracking.colours import css, ink, ramp
+from perdure.tracking.colors import css, ink, ramp
 from perdure.tracking.events import RunStart
-from perdure.tracking.page import page
-from perdure.tracking.words import (
+from perdure.tracking.formatting import (
     byte_size,
     duration,
     percent,
@@ -24,6 +23,7 @@ from perdure.tracking.words import (
     subject,
     training_rate,
 )
+from perdure.tracking.html import page
 
 MOST_NAMES = 20
 """Lines of a chart that are named; of more, every second, third, …"""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from perdure import shards
 from perdure.buffers.base import Buffer
 from perdure.datasets.scenarios import Scenario
 from perdure.errors import UserError
 from perdure.models.base import Method
+from perdure.ranks import shards
 from perdure.training.settings import Settings
 
 

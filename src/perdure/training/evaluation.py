@@ -9,8 +9,8 @@ from torch import Tensor
 
 from perdure.datasets.scenarios import Scenario
 from perdure.datasets.transforms import Scale
+from perdure.distributed.process_group import Ranks
 from perdure.models.base import Method
-from perdure.ranks import Ranks
 
 
 class Evaluator:
@@ -63,7 +63,7 @@ class Evaluator:
             counts[task] = self._count_task(task, seen, turn)
             turn += -(-counts[task][1] // self.batch_size)
         if self.together:
-            from perdure.training.fsdp import reshard
+            from perdure.distributed.fsdp import reshard
 
             reshard(self.method.backbone)
         self.method.train(training)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from perdure.distributed.process_group import Ranks
+from perdure.distributed.reduction import InOrder, Overlapped, Reduction
 from perdure.models.base import Method
-from perdure.ranks import Ranks
-from perdure.training.reduction import InOrder, Overlapped, Reduction
 from perdure.training.settings import Settings
 
 
@@ -14,11 +14,11 @@ def prepare(method: Method, ranks: Ranks, settings: Settings) -> Reduction:
     What one process does not need is not imported.
     """
     if settings.sync_batchnorm and ranks.size > 1:
-        from perdure.training.batchnorm import synchronise
+        from perdure.distributed.batch_norm import synchronise
 
         synchronise(method.backbone, ranks)
     if settings.parallel == "fsdp" and ranks.size > 1:
-        from perdure.training.fsdp import Sharded, split
+        from perdure.distributed.fsdp import Sharded, split
 
         split(method.backbone, ranks)
         return Sharded(method.backbone)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from perdure.buffers.base import Buffer
+from perdure.distributed.process_group import Ranks
 from perdure.errors import UserError
 from perdure.models.base import Method
 from perdure.randomness import Streams
-from perdure.ranks import Ranks
-from perdure.shards import bounds, of_rank
+from perdure.ranks.shards import bounds, of_rank
 
 
 @dataclass(slots=True)

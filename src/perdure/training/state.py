@@ -97,7 +97,7 @@ class TrainState:
         """Everything, by the names that a full checkpoint gives it; a call that all ranks make."""
         model, optimizer = dict(self.method.state_dict()), self.optimizer.state_dict()
         if self.split:
-            from perdure.training.fsdp import whole
+            from perdure.distributed.fsdp import whole
 
             model, optimizer = whole(model), whole(optimizer)
         return {
@@ -122,7 +122,7 @@ class TrainState:
         """Go on exactly where `state_dict()` was taken."""
         model, optimizer = state["model"], state["optimizer"]
         if self.split:
-            from perdure.training.fsdp import optimizer_state_like, state_like
+            from perdure.distributed.fsdp import optimizer_state_like, state_like
 
             model = state_like(model, self.method)
             optimizer = optimizer_state_like(optimizer, self.optimizer)

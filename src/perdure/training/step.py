@@ -12,14 +12,14 @@ from torch import Tensor
 from perdure.buffers.base import Buffer
 from perdure.datasets.batch import Batch
 from perdure.datasets.transforms import Scale
+from perdure.distributed.control_flags import Agreement
+from perdure.distributed.process_group import Ranks
+from perdure.distributed.sharded_step import Outcome, Sharding
 from perdure.models.base import Method
 from perdure.randomness import Streams
-from perdure.ranks import Ranks
-from perdure.training.agreement import Agreement
 from perdure.training.preparation import prepare
 from perdure.training.replay import Draw, Local, Replicated
 from perdure.training.settings import Settings
-from perdure.training.sharding import Outcome, Sharding
 from perdure.training.state import Position
 
 

@@ -15,15 +15,15 @@ from perdure.datasets.batch import Batch
 from perdure.datasets.scenarios import Scenario
 from perdure.datasets.streams import TaskStream
 from perdure.datasets.transforms import Scale
+from perdure.distributed.process_group import Ranks
 from perdure.errors import DivergenceError, PeerLostError, PreemptedError, UserError
 from perdure.models.base import Method, Task
-from perdure.optim import SGD
 from perdure.randomness import Streams
-from perdure.ranks import Ranks
 from perdure.tracking import events
 from perdure.training.checks import check
 from perdure.training.clock import Clock
 from perdure.training.evaluation import Evaluator, measured
+from perdure.training.optim import SGD
 from perdure.training.results import Results
 from perdure.training.saving import Saving
 from perdure.training.settings import Settings

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from perdure.datasets.files import ROOT, DamagedError
-from perdure.disk import partial, publish, writing
+from perdure.io.files import partial, publish, writing
 
 
 def extract(archive: Path, inside: str, names: Iterable[str], folder: Path, alone: bool) -> None:

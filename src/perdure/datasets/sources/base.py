@@ -10,8 +10,8 @@ from typing import ClassVar, Protocol
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.fetch import FetchError
 from perdure.datasets.files import ROOT, DamagedError
-from perdure.disk import locked
 from perdure.errors import UserError
+from perdure.io.files import locked
 
 _OURS = "perdure"  # the one folder under data.root whose files may be replaced
 

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from perdure.build import Url
+from perdure.config.build import Url
 from perdure.datasets.arrays import Arrays, Split
 from perdure.datasets.fetch import fetch
 from perdure.datasets.files import DamagedError, check, read_bytes
 from perdure.datasets.sources.archive import extract
 from perdure.datasets.sources.base import FetchedSource
 from perdure.datasets.sources.pickles import load_plain_pickle
-from perdure.disk import matches
+from perdure.io.files import matches
 
 _PIXELS = 3 * 32 * 32
 _LIMIT = 1 << 28  # bytes; the archives have 170 million

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from perdure.build import Url
+from perdure.config.build import Url
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.fetch import fetch
 from perdure.datasets.idx import read_idx

@@ -1,0 +1,1 @@
+"""What a run writes and resumes from: format, ledger, manager, cadence, lock."""

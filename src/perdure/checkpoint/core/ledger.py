@@ -1,0 +1,96 @@
+"""What a run folder holds: the set of sidecars is the ledger, there is no central file."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perdure.checkpoint.core import sidecars
+from perdure.errors import UserError, printable
+
+log = logging.getLogger("perdure")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A committed checkpoint, as its sidecar tells it.
+
+    Attributes:
+        path: the file.
+        kind: `task` (kept after a task), `epoch` (of the top-K set), `step` (rolling), `light`.
+        order: (global step, task, epoch, step): a later state has a higher one.
+        stage: `task0`, …, `joint`.
+        epoch: epochs of the stage done.
+        value: the monitored value, if one was measured.
+    """
+
+    path: Path
+    kind: str
+    order: tuple[int, int, int, int]
+    stage: str
+    epoch: int
+    value: float | None
+
+    @property
+    def at(self) -> list[int]:
+        """Task, epoch, step and global step, in the order of `Position`."""
+        global_step, task, epoch, step = self.order
+        return [task, epoch, step, global_step]
+
+    @property
+    def full(self) -> bool:
+        """Whether a run can go on from it."""
+        return self.kind != "light"
+
+
+def entries(folder: Path) -> list[Entry]:
+    """The committed checkpoints in `folder`, oldest first; what is not one is passed over."""
+    found = []
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
+        data = path.with_name(path.name.removesuffix(".json"))
+        if path.is_symlink() or not data.is_file():
+            continue
+        try:
+            found.append(_entry(data, sidecars.read(path)))
+        except (ValueError, KeyError, OSError):
+            names = printable(str(path)), printable(data.name)
+            log.warning("%s is not a sidecar that can be read; %s is passed over", *names)
+    return sorted(found, key=lambda e: e.order)
+
+
+def _entry(path: Path, about: dict[str, Any]) -> Entry:
+    at = about["position"]
+    order = (at["global_step"], at["task"], at["epoch"], at["step"])
+    value = about.get("value")
+    value = None if value is None else float(value)
+    return Entry(path, about["kind"], order, about["stage"], about["epoch"], value)
+
+
+def newest(folder: Path) -> Entry | None:
+    """The furthest full checkpoint that is committed in `folder`, unverified."""
+    full = [entry for entry in entries(folder) if entry.full]
+    return full[-1] if full else None
+
+
+def folder_of(run: Path) -> Path:
+    """Where the checkpoints of the run in `run` are."""
+    return run / "checkpoints"
+
+
+def latest_run(root: Path) -> Path:
+    """The run folder below `root` whose newest full checkpoint was written last.
+
+    Raises:
+        UserError: no run there has one.
+    """
+    found = [
+        (entry.path.stat().st_mtime_ns, run)
+        for pattern in ("*/checkpoints", "*/*/checkpoints")
+        for run in (path.parent for path in root.glob(pattern))
+        if (entry := newest(folder_of(run))) is not None
+    ]
+    if not found:
+        raise UserError(f"checkpoint.load=latest: no run under {root} has a full checkpoint")
+    return max(found)[1]

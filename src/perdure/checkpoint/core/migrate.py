@@ -1,0 +1,52 @@
+"""Checkpoints of earlier formats, read as those of today: one table of what was renamed or implied.
+
+Format 1 (0.1): `perdure.optim` is `perdure.training.optim` today, and checkpoints from before runs
+had shards lack the keys of `training` that came with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_CLASSES = {"perdure.optim.": "perdure.training.optim."}
+"""How import paths in a stored configuration began → how they begin today."""
+
+_IMPLIED: Mapping[str, Any] = {
+    "shards": 1,
+    "exact": True,
+    "replay_sync": "replicated",
+    "sync_batchnorm": False,
+    "parallel": "replicate",
+}
+"""What a configuration means that was stored before these keys of `training` existed."""
+
+
+def migrated(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a full checkpoint as today's code would have written it.
+
+    What it holds is foreign data: whatever is not of the expected form stays as it is.
+    """
+    args = state.get("args")
+    if state.get("format") != 1 or not isinstance(args, Mapping):
+        return dict(state)
+    args = _renamed(args)
+    if isinstance(args.get("training"), Mapping):
+        args["training"] = {**_IMPLIED, **args["training"]}
+    return {**state, "args": args}
+
+
+def _renamed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key: _today(inner) if key == "_target_" else _renamed(inner)
+            for key, inner in value.items()
+        }
+    return [_renamed(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _today(path: Any) -> Any:
+    for before, now in _CLASSES.items():
+        if isinstance(path, str) and path.startswith(before):
+            return now + path.removeprefix(before)
+    return path

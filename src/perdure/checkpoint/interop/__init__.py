@@ -1,0 +1,1 @@
+"""Files of other programs, weights from anywhere, Catalyst-style helpers."""

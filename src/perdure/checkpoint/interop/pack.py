@@ -1,0 +1,144 @@
+"""Checkpoints of one's own objects, without the trainer: the four helpers Catalyst's users know.
+
+checkpoint = pack_checkpoint(model, optimizer=optimizer, epoch=3)
+save_checkpoint(checkpoint, "last.pth")
+unpack_checkpoint(load_checkpoint("last.pth"), model, optimizer=optimizer)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from perdure.backbones.base import Backbone
+from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core.encode import plain
+from perdure.checkpoint.interop.foreign import open_file, shorten
+from perdure.checkpoint.interop.weights import fill
+from perdure.errors import UserError
+
+
+def pack_checkpoint(
+    model: Any = None,
+    criterion: Any = None,
+    optimizer: Any = None,
+    scheduler: Any = None,
+    **extra: Any,
+) -> dict[str, Any]:
+    """A dictionary of state dictionaries, and of `extra` as it is.
+
+    `model` gives `model_state_dict`; a dictionary of models gives `model_<key>_state_dict` each;
+    and the others likewise. Names carry no prefix of a wrapper. A criterion that is a function
+    has no state.
+    """
+    given = {"model": model, "criterion": criterion, "optimizer": optimizer, "scheduler": scheduler}
+    packed = dict(extra)
+    for part, name, thing in _each(given):
+        if part != "criterion" or hasattr(thing, "state_dict"):
+            packed[f"{name}_state_dict"] = _unwrapped(thing).state_dict()
+    return packed
+
+
+def unpack_checkpoint(
+    checkpoint: Mapping[str, Any],
+    model: Any = None,
+    criterion: Any = None,
+    optimizer: Any = None,
+    scheduler: Any = None,
+) -> None:
+    """Load what both the checkpoint and the call have; the rest stays as it is.
+
+    The checkpoint may be one of `pack_checkpoint`, of Catalyst, a full file of a run (`model`,
+    `optimizer`, `scheduler`) or one of Mammoth. Prefixes of wrappers do not matter on either side.
+
+    Raises:
+        UserError: they have nothing in common, or a state does not fit its object.
+    """
+    given = {"model": model, "criterion": criterion, "optimizer": optimizer, "scheduler": scheduler}
+    pairs = [
+        (name, thing, state)
+        for part, name, thing in _each(given)
+        if (state := _state_of(checkpoint, name)) is not None
+    ]
+    if not pairs:
+        wanted = ", ".join(name for _, name, _ in _each(given)) or "nothing"
+        raise UserError(
+            f"the checkpoint holds {', '.join(map(str, checkpoint)) or 'nothing'}, and asked for "
+            f"is {wanted}: they have nothing in common"
+        )
+    for name, thing, state in pairs:
+        try:
+            _load(_unwrapped(thing), state)
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"the checkpoint's {name} does not fit: {reason}") from None
+
+
+def save_checkpoint(checkpoint: Mapping[str, Any], path: Path | str) -> None:
+    """Write `checkpoint` to `path`, whole or not at all, durable when this returns.
+
+    An older file of that name is replaced in one step; folders are made. The file opens with
+    `torch.load(weights_only=True)`.
+
+    Raises:
+        TypeError: a part can be no tensor and no plain value; the message names it.
+        UserError: a run's own checkpoint is there.
+        OSError: the disk's own error; an older file is still there.
+    """
+    path = Path(path)
+    if files.sidecar(path).exists():
+        raise UserError(f"{path} is a checkpoint that a run counts on; choose another name")
+    content = plain(checkpoint, "checkpoint")
+    files.make_folder(path.parent)
+    files.replace(path, lambda file: torch.save(content, file))
+
+
+def load_checkpoint(path: Path | str) -> dict[str, Any]:
+    """What `path` holds, on the host: any file that `open_file` accepts.
+
+    Raises:
+        UserError: it is damaged, asks for code to be run, or holds no weights.
+    """
+    return open_file(Path(path)).content
+
+
+def _each(given: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """(part, name, object) of all that is not None: `model`, or `model_<key>` for several."""
+    for part, things in given.items():
+        several = things if isinstance(things, Mapping) else {None: things}
+        for key, thing in several.items():
+            if thing is not None:
+                yield part, part if key is None else f"{part}_{key}", thing
+
+
+def _state_of(checkpoint: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """By Catalyst's key or by ours; a file of nothing but tensors is a model."""
+    state = checkpoint.get(f"{name}_state_dict", checkpoint.get(name))
+    if name == "model" and all(isinstance(v, torch.Tensor) for v in checkpoint.values()):
+        state = checkpoint
+    return state if isinstance(state, Mapping) and state else None
+
+
+def _unwrapped(thing: Any) -> Any:
+    """The module that the user wrote, without DataParallel, DDP and torch.compile around it."""
+    while True:
+        if isinstance(thing, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            thing = thing.module
+        elif isinstance(thing, nn.Module) and "_orig_mod" in thing._modules:
+            thing = thing._orig_mod
+        else:
+            return thing
+
+
+def _load(thing: Any, state: Mapping[str, Any]) -> None:
+    if isinstance(thing, Backbone):
+        fill(thing, {name: v for name, v in state.items() if isinstance(v, torch.Tensor)})
+        return
+    if isinstance(thing, nn.Module) and state.keys() != thing.state_dict().keys():
+        own = {short: name for name, short in shorten(thing.state_dict()).items()}
+        state = {own.get(short, name): state[name] for name, short in shorten(state).items()}
+    thing.load_state_dict(state)

@@ -1,0 +1,303 @@
+"""Weights from anywhere into a backbone, tensor by tensor, with an account of each.
+
+What Mammoth, torchvision and others call a layer is known for the networks that are the same here:
+their two-layer MLP, and ResNet-18 with a 3x3 stem.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from perdure.backbones.base import Backbone
+from perdure.buffers.base import Buffer
+from perdure.buffers.reservoir import Reservoir
+from perdure.checkpoint.interop.foreign import Opened, shorten
+from perdure.errors import UserError
+
+_HEAD = "head."
+_HEADS = ("classifier", "fc", "linear")
+_LAYER = re.compile(r"layers\.(\d+)\.(.+)")
+_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+_RESNET18 = 8
+"""Blocks of a ResNet-18: two in each of torchvision's `layer1` to `layer4`."""
+_COUNTER = ".num_batches_tracked"
+_TOLD = 6
+_PIXEL_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of every tensor.
+
+    Attributes:
+        filled: tensor of the backbone → its name in the file.
+        skipped: name in the file → why it was not taken.
+        missing: tensors of the backbone that keep their initial values.
+    """
+
+    filled: dict[str, str]
+    skipped: dict[str, str]
+    missing: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The same for people, a line for each thing that may matter."""
+        n = len(self.filled)
+        lines = [f"filled {n} of the network's {n + len(self.missing)} tensors"]
+        if self.missing:
+            lines.append(f"not filled, so as initialised: {_few(self.missing)}")
+        for reason in dict.fromkeys(self.skipped.values()):
+            names = [name for name, why in self.skipped.items() if why == reason]
+            lines.append(f"skipped ({reason}): {_few(names)}")
+        return lines
+
+
+def fill(
+    backbone: Backbone,
+    weights: Mapping[str, Tensor],
+    *,
+    allow_missing: bool = False,
+    new_head: bool = False,
+) -> Report:
+    """Copy `weights` into the tensors of `backbone` that they belong to; all or nothing.
+
+    Args:
+        backbone: itself, or wrapped (DistributedDataParallel, torch.compile, …).
+        weights: by name, with or without prefixes of wrappers.
+        allow_missing: accept that some tensors of the backbone are not there, and that the file's
+            network is a deeper one.
+        new_head: leave the backbone's last layer as it is, whatever the file holds.
+
+    Raises:
+        UserError: nothing fits, the classifier has another number of classes, or tensors are
+            missing.
+    """
+    own = backbone.state_dict()
+    plan = _Plan(own, weights, new_head)
+    plan.check(allow_missing)
+    with torch.no_grad():
+        for name, given in plan.filled.items():
+            value = weights[given]
+            if hasattr(own[name], "device_mesh"):  # the network is in parts, one a process
+                from perdure.distributed.fsdp import like
+
+                value = like(value, own[name])
+            own[name].copy_(value)
+    return Report(plan.filled, plan.skipped, plan.missing)
+
+
+class _Plan:
+    """Which of `weights` goes where; names are compared without prefixes, reported with them."""
+
+    def __init__(
+        self, own: Mapping[str, Tensor], weights: Mapping[str, Tensor], new_head: bool
+    ) -> None:
+        self.own = own
+        self.weights = weights
+        self.new_head = new_head
+        self.short = shorten(own)
+        self.bare = shorten(weights)
+        self.given = {short: name for name, short in self.bare.items()}
+        self.aliases = _aliases(self.short.values())
+        self.filled: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
+        for name in own:
+            self._place(name)
+        self._explain_the_rest()
+        self.missing = tuple(name for name in own if name not in self.filled)
+
+    def _place(self, name: str) -> None:
+        """Find the tensor that belongs in the backbone's `name`."""
+        given = self._source(name)
+        if given is None:
+            return
+        here, there = self.own[name], self.weights[given]
+        if self.new_head and self._in_head(name):
+            self.skipped[given] = "a new last layer was asked for"
+        elif there.shape != here.shape:
+            self.skipped[given] = f"{_shape(there)} where the network has {_shape(here)}"
+        elif there.is_floating_point() != here.is_floating_point():
+            self.skipped[given] = f"{there.dtype} where the network has {here.dtype}"
+        else:
+            self.filled[name] = given
+
+    def _source(self, name: str) -> str | None:
+        short = self.short[name]
+        names = (short, *self.aliases.get(short, ()))
+        return next((self.given[other] for other in names if other in self.given), None)
+
+    def _explain_the_rest(self) -> None:
+        placed = {**dict.fromkeys(self.filled.values(), ""), **self.skipped}
+        for given, tensor in self.weights.items():
+            if given not in placed:
+                self.skipped[given] = self._reason(tensor)
+
+    def _reason(self, tensor: Tensor) -> str:
+        others = (self.weights[name] for name in self.filled.values())
+        if any(o.dtype == tensor.dtype and torch.equal(o, tensor) for o in others):
+            return "the same as another, under a second name"
+        return "the network has no such tensor"
+
+    def _in_head(self, name: str) -> bool:
+        return self.short[name].startswith(_HEAD)
+
+    def check(self, allow_missing: bool) -> None:
+        """Refuse a plan that the user would not want."""
+        if not any(not name.endswith(_COUNTER) for name in self.filled):
+            raise UserError(
+                f"the checkpoint fills nothing: it holds {_few(list(self.weights)) or 'nothing'}; "
+                f"the network has {_few(list(self.own))}"
+            )
+        kept = [name for name in self.own if self.new_head and self._in_head(name)]
+        missing = [n for n in self.missing if not n.endswith(_COUNTER) and n not in kept]
+        self._check_classes(missing)
+        if allow_missing:
+            return
+        if missing:
+            key = "new_head" if all(map(self._in_head, missing)) else "allow_missing"
+            raise UserError(
+                f"the checkpoint does not fill {_few(missing)}{self._misfits()}; "
+                f"checkpoint.{key}=true leaves them freshly initialised"
+            )
+        if deeper := self._deeper():
+            raise UserError(
+                f"the checkpoint's network has more layers than this one: {_few(deeper)}; "
+                "checkpoint.allow_missing=true takes what there is a place for"
+            )
+
+    def _check_classes(self, missing: Iterable[str]) -> None:
+        for name in filter(self._in_head, missing):
+            given = self._source(name)
+            if given is None:
+                continue
+            n_here, n_there = self.own[name].shape[0], self.weights[given].shape[:1].numel()
+            if n_there != n_here:
+                raise UserError(
+                    f"the checkpoint's classifier {given} is for {n_there} classes, this run has "
+                    f"{n_here}; checkpoint.new_head=true starts with a fresh one"
+                )
+
+    def _misfits(self) -> str:
+        reasons = [f"{name} is {why}" for name, why in self.skipped.items() if " where " in why]
+        return f" ({reasons[0]})" if reasons else ""
+
+    def _deeper(self) -> list[str]:
+        """What was skipped though its neighbours were taken: `layer1.2` beside `layer1.1`."""
+        stems = {_stem(self.bare[name]) for name in self.filled.values()}
+        return [
+            given
+            for given, reason in self.skipped.items()
+            if reason.startswith("the network has no") and _stem(self.bare[given]) in stems
+        ]
+
+
+def _stem(name: str) -> str:
+    """`layer3.1.conv1.weight` → `layer`: what the numbered layers of a network share."""
+    return name.partition(".")[0].rstrip("0123456789")
+
+
+def _aliases(names: Iterable[str]) -> dict[str, list[str]]:
+    """Our name of a tensor → what others call it, the likeliest first."""
+    known = list(names)
+    depth = len({match[1] for name in known if (match := _LAYER.fullmatch(name))})
+    is_resnet18 = len({m[1] for name in known if (m := _BLOCK.fullmatch(name))}) == _RESNET18
+    found: dict[str, list[str]] = {}
+    for name in known:
+        if name.startswith(_HEAD):
+            rest = name.removeprefix(_HEAD)
+            heads = (*_HEADS, f"fc{depth + 1}") if depth else _HEADS
+            found[name] = [f"{head}.{rest}" for head in heads]
+        elif match := _LAYER.fullmatch(name):
+            found[name] = [f"fc{int(match[1]) + 1}.{match[2]}"]
+        elif is_resnet18 and (match := _BLOCK.fullmatch(name)):
+            stage, block = divmod(int(match[1]), 2)
+            other = f"layer{stage + 1}.{block}.{match[2]}"
+            found[name] = [other, other.replace(".shortcut.", ".downsample.")]
+    return found
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a single number"
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - _TOLD
+    return ", ".join(names[:_TOLD]) + (f" and {more} more" if more > 0 else "")
+
+
+# --- Mammoth's buffer -------------------------------------------------------------------------
+
+
+def mammoth_buffer(
+    opened: Opened,
+    buffer: Buffer,
+    *,
+    remembered: Sequence[str] = (),
+    shape: tuple[int, int, int] | None = None,
+    seen: int | None = None,
+    device: torch.device | str = "cpu",
+) -> list[str]:
+    """Put the rows of a Mammoth checkpoint's buffer into `buffer`, and say what that means.
+
+    Mammoth stores images as float32 in [0, 1], here they are bytes again. Rows that it never
+    filled (all zeros, at the end) are left out.
+
+    Args:
+        buffer: a `Reservoir` with room for all rows.
+        remembered: what to take along besides images and labels: `logits`, `task_labels`.
+        shape: (C, H, W) of the benchmark's images, to be sure that they are these.
+        seen: how many examples the rows were drawn from; Mammoth does not save it.
+        device: where the rows go.
+
+    Raises:
+        UserError: there are no such rows, or they do not fit.
+    """
+    where, rows = f"{opened.path}: its buffer", opened.buffer
+    needed = ("examples", "labels", *remembered)
+    if opened.kind != "mammoth" or not set(needed) <= rows.keys():
+        held = ", ".join(rows) or "nothing"
+        raise UserError(f"{where} holds {held}; needed are Mammoth's {', '.join(needed)}")
+    images = rows["examples"]
+    if images.ndim != 4 or len({rows[name].shape[:1] for name in needed}) > 1:
+        raise UserError(f"{where} does not hold images with a row of all else for each")
+    filled = images.flatten(1).any(1).nonzero()
+    n = int(filled[-1]) + 1 if len(filled) else 0
+    _check_rows(where, buffer, n, n if seen is None else seen)
+    fields = {
+        "raw": _to_bytes(where, images[:n], shape),
+        "y": rows["labels"][:n].to(torch.int64),
+        **{name: rows[name][:n] for name in remembered},
+    }
+    state = {"size": buffer.size, "seen": n if seen is None else seen, "filled": n}
+    buffer.load_state_dict({**state, "fields": fields}, device)
+    told = [f"took {n:,} rows of {opened.path.name}'s buffer"]
+    if seen is None:
+        told.append(
+            "Mammoth does not save how many examples a buffer's rows were drawn from: that counts "
+            f"as {n:,}, and the next task will replace more of them than it should"
+        )
+    return told
+
+
+def _check_rows(where: str, buffer: Buffer, n: int, seen: int) -> None:
+    if not isinstance(buffer, Reservoir):
+        raise UserError(f"{where} can be taken by buffer=reservoir alone")
+    if not 0 < n <= buffer.size:
+        raise UserError(f"{where} holds {n} rows, and buffer.size={buffer.size}")
+    if seen < n or (seen > n and n < buffer.size):
+        raise UserError(f"{where} holds {n} rows of {buffer.size}, which cannot be of {seen} seen")
+
+
+def _to_bytes(where: str, images: Tensor, shape: tuple[int, int, int] | None) -> Tensor:
+    """float [n, C, H, W] in [0, 1] → uint8."""
+    if shape not in (None, tuple(images.shape[1:])):
+        raise UserError(f"{where} holds images of {tuple(images.shape[1:])}, needed are {shape}")
+    scaled = images.to(torch.float32) * 255
+    raw = scaled.round().clamp_(0, 255)
+    if not (scaled - raw).abs().max() <= 255 * _PIXEL_TOLERANCE:  # NaN is refused too
+        raise UserError(f"{where} holds no images of bytes scaled to [0, 1]")
+    return raw.to(torch.uint8)

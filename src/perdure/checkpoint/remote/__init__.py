@@ -1,0 +1,1 @@
+"""References to checkpoints elsewhere, and the cache of what was fetched."""

@@ -1,0 +1,1 @@
+"""The command line: the main program, its subcommands and its help."""

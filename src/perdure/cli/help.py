@@ -1,0 +1,68 @@
+"""What `python train.py --help` says.
+
+Hydra's own help visits every group below `conf/`, more than a hundred with the recipes and the
+experiments, which takes it over a second.
+"""
+
+from __future__ import annotations
+
+from perdure.config.published import CONF
+
+_GROUPS = (
+    "model",
+    "dataset",
+    "buffer",
+    "backbone",
+    "optimizer",
+    "scheduler",
+    "training",
+    "checkpoint",
+    "tracking",
+)
+
+_TEXT = """\
+Perdure trains a network on a sequence of tasks and measures what it keeps.
+
+Choose one file of each group (group=option):
+
+{groups}
+  experiment: a whole published setting, one of {experiments} below conf/experiment
+  search: a search of hyperparameters by Optuna, with -m: {searches}
+
+Common settings (key=value):
+
+  seed=0,1,2                  several seeds, with -m: one run after another
+  hydra/launcher=local        with -m: runs in processes, one a core; also slurm, slurm_local, ray
+  buffer.size=200             how many examples the buffer keeps
+  optimizer.lr=0.1            learning rate
+  dataset.epochs=5            passes over each task
+  dataset.stop_after=2        train only the first tasks
+  dataset.validation=0.1      hold out this part of the training data and evaluate on it
+  training.precision=bf16     mixed precision
+  checkpoint.save=true        keep a full checkpoint after every task
+  checkpoint.load=latest      go on with the run that saved last
+  tracking=wandb              mirror the run to Weights & Biases
+  device=cuda:1               where to train
+
+Examples:
+
+  python train.py model=er dataset=seq-mnist checkpoint.save=true
+  python train.py -m model=sgd,er,derpp seed=0,1,2
+  python train.py model=sgd training=joint
+  python train.py experiment=dark-experience/seq-mnist/derpp-500
+  torchrun --standalone --nproc-per-node=4 train.py model=derpp dataset=seq-cifar10
+
+Every key and its value: python train.py --cfg job
+Hydra's own options: python train.py --hydra-help
+"""
+
+
+def text() -> str:
+    """Groups with their options, the commonest settings, and examples."""
+    groups = (
+        f"  {group}: {', '.join(sorted(path.stem for path in (CONF / group).glob('*.yaml')))}"
+        for group in _GROUPS
+    )
+    experiments = sum(1 for _ in (CONF / "experiment").rglob("*.yaml"))
+    searches = ", ".join(sorted(path.stem for path in (CONF / "search").glob("*.yaml")))
+    return _TEXT.format(groups="\n".join(groups), experiments=experiments, searches=searches)

@@ -1,0 +1,1 @@
+"""The configuration: schema, composition, published settings, objects from it."""

@@ -1,0 +1,97 @@
+"""Composing a configuration: the schema, the resolvers, and the repository's `conf/`.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from hydra import compose as _compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from omegaconf import DictConfig, OmegaConf
+
+from perdure.config.published import CONF, by_buffer_size
+from perdure.config.schema import Config
+from perdure.errors import UserError
+
+TIMESTAMP = "%Y%m%d-%H%M%S"
+reserving = False
+"""Whether the next timestamp is that of a run which starts, and so reserves its folder."""
+moment: str | None = None
+"""The timestamp of what this process runs, once it is known: of all jobs and of all ranks."""
+
+
+def register() -> None:
+    """Make the schema and the resolvers known to Hydra; needed before anything is composed."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    # Hydra's `basic` stops at the first failure, and the plugin's `optuna` minimises: they give way
+    # to ours. (A file of the same name would be checked against theirs.)
+    Plugins.instance()
+    store.store(group="hydra/launcher", name="basic", node={"defaults": ["one_process"]})
+    store.store(group="hydra/sweeper", name="optuna", node={"defaults": ["maximize"]})
+    OmegaConf.register_new_resolver("run_timestamp", run_timestamp, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("by_buffer_size", by_buffer_size, replace=True)
+
+
+def run_timestamp(root: str) -> str:
+    """The run's time to the second, unlike that of any other run under `root`.
+
+    While a run starts, the folder of this name is made at once, so that two commands that start
+    in the same second get two: the later one takes the next free second.
+    """
+    if moment is not None:
+        return moment
+    now = datetime.now()
+    while reserving:
+        try:
+            Path(root).mkdir(parents=True, exist_ok=True)
+            (Path(root) / now.strftime(TIMESTAMP)).mkdir()
+            break
+        except FileExistsError:
+            now += timedelta(seconds=1)
+        except OSError as error:
+            raise UserError(f"output_root={root}: cannot write there ({error.strerror})") from None
+    return now.strftime(TIMESTAMP)
+
+
+@contextmanager
+def configuration() -> Iterator[None]:
+    """Hydra set up on the repository's `conf/`, whatever it was set up on before."""
+    register()
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield
+    finally:
+        if before is not None:
+            GlobalHydra.instance().hydra = before
+
+
+def compose(*overrides: str) -> DictConfig:
+    """The configuration that `python train.py <overrides>` would run."""
+    with configuration():
+        try:
+            return _compose("train", overrides=list(overrides))
+        except AssertionError as error:
+            sentence = needs_tracking(error, overrides)
+            if sentence is None:
+                raise
+            raise UserError(sentence) from None
+
+
+def needs_tracking(error: AssertionError, arguments: Iterable[str]) -> str | None:
+    """What Hydra's bare assertion means: a key of W&B was set, but the run is not mirrored."""
+    if not str(error).startswith("Unexpected type for root"):
+        return None
+    keys = (argument for argument in arguments if "tracking.wandb." in argument.partition("=")[0])
+    key = next(keys, None)
+    return None if key is None else f"{key}: there is no such key without tracking=wandb"

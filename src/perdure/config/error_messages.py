@@ -1,0 +1,102 @@
+"""Hydra's and OmegaConf's errors, said in one sentence with the nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from perdure.errors import UserError
+
+_NO_KEY = re.compile(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in")
+_FULL_KEY = re.compile(r"full_key: (\S+)")
+_WRAPPED = re.compile(r"UserError raised while resolving interpolation: (.+)")
+
+
+def explain(error: BaseException) -> str:
+    """One sentence: what is wrong, where, and what would be accepted."""
+    if isinstance(error, UserError):
+        return str(error)
+    chain = list(_chain(error))
+    for cause in chain:
+        if isinstance(cause, UserError):
+            return str(cause)
+    if wrapped := _WRAPPED.match(_first_line(error)):
+        return wrapped[1]
+    if isinstance(error, MissingConfigException):
+        return _unknown_option(error)
+    if isinstance(error, OSError):
+        return f"{error.filename}: cannot write there ({error.strerror})"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read as an override; write key=value"
+    return _unknown_key(error) or _value(error, chain)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it was raised from, outermost first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _unknown_option(error: MissingConfigException) -> str:
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    options = sorted(error.options or [])
+    if not group or not options:
+        return _first_line(error)
+    return f"{group}={option}: there is no such {group}{_nearest(option, options)}; choose " + (
+        ", ".join(options)
+    )
+
+
+def _unknown_key(error: BaseException) -> str | None:
+    match = _NO_KEY.search(str(error))
+    if match is None:
+        return None
+    full = _FULL_KEY.search(str(error))
+    key = (match[1] or (full[1] if full else match[2])).partition("@")[0]
+    keys = list(_known_keys())
+    return f"{key}: there is no such key{_nearest(key, keys)}; python train.py --cfg job lists all"
+
+
+def _known_keys() -> Iterator[str]:
+    """Groups and keys of the default configuration."""
+    from hydra import compose
+
+    from perdure.config.compose import configuration
+
+    with configuration():
+        yield from _paths(compose("train"))
+
+
+def _paths(node: Any, prefix: str = "") -> Iterator[str]:
+    for key in node:
+        yield f"{prefix}{key}"
+        raw = node._get_node(key)
+        if OmegaConf.is_dict(raw) and not raw._is_none() and not raw._is_missing():
+            yield from _paths(raw, f"{prefix}{key}.")
+
+
+def _value(error: BaseException, chain: list[BaseException]) -> str:
+    """A value of the wrong type, or anything else: the first line says it, the key is added."""
+    told: list[BaseException] = [e for e in chain if isinstance(e, OmegaConfBaseException)] or [
+        error
+    ]
+    line, full = _first_line(told[0]), _FULL_KEY.search("\n".join(map(str, chain)))
+    key = getattr(told[0], "full_key", None) or (full[1] if full else None)
+    return f"{key}: {line}" if key and key not in line else line
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(":") if lines else type(error).__name__
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,398 @@
+"""The typed schema of the configuration, and the checks that need nothing heavy imported."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+
+from perdure.errors import UserError
+from perdure.ranks import environment, shards
+
+
+class Mode(Enum):
+    """One task after another, or all at once."""
+
+    continual = "continual"
+    joint = "joint"
+
+
+class Precision(Enum):
+    """Full precision, or automatic mixed precision."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Per(Enum):
+    """What a scheduler counts."""
+
+    epoch = "epoch"
+    step = "step"
+
+
+class Screen(Enum):
+    """How the console shows a run: by what the output is, always in plain lines, or not at all."""
+
+    auto = "auto"
+    plain = "plain"
+    off = "off"
+
+
+class ReplaySync(Enum):
+    """Whether every process keeps the whole buffer, or a part of its own."""
+
+    replicated = "replicated"
+    local = "local"
+
+
+class Parallel(Enum):
+    """Whether every process holds the whole network, or a part of it."""
+
+    replicate = "replicate"
+    fsdp = "fsdp"
+
+
+@dataclass
+class DatasetConfig:
+    """A benchmark: where the data come from, how they become tasks, and how long to train."""
+
+    name: str = MISSING
+    source: Any = MISSING
+    scenario: Any = MISSING
+    transform: Any = MISSING
+    n_tasks: int = MISSING
+    epochs: int = 1
+    iterations: int | None = None
+    batch_size: int = MISSING
+    seed: int = MISSING
+    class_order: Any = None
+    validation: float = 0.0
+    stop_after: int | None = None
+
+
+@dataclass
+class TrainingConfig:
+    """How the loop runs."""
+
+    mode: Mode = Mode.continual
+    precision: Precision = Precision.fp32
+    clip_norm: float | None = None
+    evaluate_every: int | None = None
+    evaluate_future: bool = False
+    eval_batch_size: int = 1000
+    log_every: int = 100
+    reset_optimizer: bool = True
+    scheduler_per: Per = Per.epoch
+    shards: int | None = None
+    exact: bool = True
+    replay_sync: ReplaySync = ReplaySync.replicated
+    sync_batchnorm: bool = False
+    parallel: Parallel = Parallel.replicate
+    collective_timeout: float = 600.0
+
+
+class Direction(Enum):
+    """Whether more of a monitored value is better, or less."""
+
+    max = "max"
+    min = "min"
+
+
+class Resume(Enum):
+    """Go on by itself when the run's folder holds a checkpoint."""
+
+    auto = "auto"
+
+
+@dataclass
+class CheckpointConfig:
+    """What is saved, when, how much stays, and where from to start."""
+
+    save: bool = False
+    name: str = ""
+    every: Any = None
+    top_k: int = 1
+    monitor: str = "average_accuracy"
+    mode: Direction = Direction.max
+    keep: int | None = None
+    light: bool = True
+    load: str | None = None
+    allow: list[str] = field(default_factory=list)
+    resume: Resume | None = None
+    fork: bool = False
+    allow_missing: bool = False
+    new_head: bool = False
+    take_buffer: bool = False
+    max_minutes: float = 60.0
+    max_gigabytes: float = 20.0
+
+
+class WandbMode(Enum):
+    """Mirrored as it runs, sent later by a script, or not at all."""
+
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+# "raise" is a keyword, so no class body can hold it.
+OnError = Enum("OnError", {"offline": "offline", "disable": "disable", "raise": "raise"})
+"""When W&B fails: leave the rest to a later sync, give W&B up, or end the run."""
+
+
+@dataclass
+class WandbConfig:
+    """The run of Weights & Biases that mirrors this one."""
+
+    mode: WandbMode | None = None
+    entity: str | None = None
+    project: str = "perdure"
+    name: str | None = None
+    group: str | None = None
+    job_type: str = "train"
+    tags: list[str] = field(default_factory=list)
+    notes: str | None = None
+    artifacts: bool = True
+    on_error: OnError = OnError.offline
+    finish_seconds: float = 60.0
+
+
+@dataclass
+class TrackingConfig:
+    """How a run is shown and recorded."""
+
+    console: Screen = Screen.auto
+    plot_every_seconds: float = 10.0
+    wandb: WandbConfig | None = None
+
+
+@dataclass
+class DataConfig:
+    """Where data sets are kept on disk."""
+
+    root: str = MISSING
+    max_minutes: float = 360.0
+
+
+@dataclass
+class RecipeConfig:
+    """Where the hyperparameters of this pair of method and benchmark were published."""
+
+    source: str | None = None
+    buffer_sizes: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Config:
+    """The whole configuration; groups that name a `_target_` are checked when they are built."""
+
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+    deterministic: bool = True
+    output_root: str = MISSING
+    timestamp: str = MISSING
+    model: Any = MISSING
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    buffer: Any = MISSING
+    backbone: Any = MISSING
+    optimizer: Any = MISSING
+    scheduler: Any = None
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+
+
+_LONGEST = 160
+"""Bytes of a name; file systems take 255 of a file name, and numbers and endings are added."""
+
+_AT_LEAST_ONE = (
+    "threads",
+    "checkpoint.keep",
+    "dataset.n_tasks",
+    "dataset.epochs",
+    "dataset.iterations",
+    "dataset.batch_size",
+    "dataset.stop_after",
+    "buffer.batch_size",
+    "training.evaluate_every",
+    "training.eval_batch_size",
+    "training.log_every",
+    "training.shards",
+)
+
+
+_TRANSFER_LIMITS = {
+    "checkpoint.max_minutes": "minutes",
+    "checkpoint.max_gigabytes": "gigabytes",
+    "data.max_minutes": "minutes",
+}
+
+
+def validate(config: DictConfig) -> None:
+    """Refuse values out of range and combinations that make no sense.
+
+    Raises:
+        UserError: names the key, its value, and what would be accepted.
+    """
+    _check_keys(config, Config, "")
+    for key in _AT_LEAST_ONE:
+        value = OmegaConf.select(config, key)
+        if value is not None and not (isinstance(value, int) and value >= 1):
+            raise UserError(f"{key}={value}: must be a whole number, 1 or more")
+    if config.training.clip_norm is not None and config.training.clip_norm <= 0:
+        raise UserError(f"training.clip_norm={config.training.clip_norm}: must be above 0, or null")
+    if not 0 <= config.dataset.validation < 1:
+        raise UserError(
+            f"dataset.validation={config.dataset.validation}: must be a fraction in [0, 1)"
+        )
+    stop, n_tasks = config.dataset.stop_after, config.dataset.n_tasks
+    if stop is not None and stop > n_tasks:
+        raise UserError(f"dataset.stop_after={stop}: {config.dataset.name} has {n_tasks} tasks")
+    order = config.dataset.class_order
+    if order is not None and order != "random" and not isinstance(order, ListConfig):
+        raise UserError(
+            f"dataset.class_order={order}: must be null, random, or a list of class numbers"
+        )
+    if config.checkpoint.top_k < 0:
+        raise UserError(f"checkpoint.top_k={config.checkpoint.top_k}: must be 0 or more")
+    for key, unit in _TRANSFER_LIMITS.items():
+        value = OmegaConf.select(config, key)
+        if not 0 < value < math.inf:
+            raise UserError(f"{key}={value}: must be a number above 0 ({unit})")
+    _check_wandb(config)
+    names = ["model.name", "dataset.name"]
+    # Looked at only once it is fixed: asking for it earlier would settle it.
+    names += [] if OmegaConf.is_interpolation(config, "timestamp") else ["timestamp"]
+    for key in names:
+        require_component(key, OmegaConf.select(config, key))
+    if config.checkpoint.name:
+        require_component("checkpoint.name", config.checkpoint.name)
+    _check_stem([config.checkpoint.name, *(OmegaConf.select(config, key) for key in names)])
+    _check_processes(config)
+    _check_model(config)
+
+
+def _check_stem(parts: list[str]) -> None:
+    if sum(len(part.encode()) for part in parts) > _LONGEST:
+        raise UserError(
+            f"checkpoint.name, model.name, dataset.name: {', '.join(parts)} are together longer "
+            f"than {_LONGEST} bytes, and they make the names of files"
+        )
+
+
+def require_component(key: str, value: Any, origin: str | None = None) -> str:
+    """`value`, where it can be a part of file names.
+
+    Args:
+        key: which key of the configuration it is.
+        value: of whatever type.
+        origin: the file that it was read from, if it was not given by the user.
+
+    Raises:
+        UserError: it would lead elsewhere, or is longer than a name may be.
+    """
+    where = "" if origin is None else f" (in {origin})"
+    if (
+        isinstance(value, str)
+        and value.isprintable()
+        and 0 < len(value.encode()) <= _LONGEST
+        and not value.startswith(".")
+        and not set(value) & set("/\\")
+    ):
+        return value
+    shown = str(value)[:80]
+    shown = shown if shown.isprintable() else repr(shown)
+    raise UserError(
+        f"{key}={shown}{where}: is a part of file names, so it must have 1 to "
+        f"{_LONGEST} bytes, no / or \\, no control characters, and no dot at its start"
+    )
+
+
+def _check_wandb(config: DictConfig) -> None:
+    wandb = config.tracking.wandb
+    if wandb is None:
+        return
+    if not wandb.finish_seconds > 0:
+        raise UserError(
+            f"tracking.wandb.finish_seconds={wandb.finish_seconds}: must be above 0 (seconds)"
+        )
+    for key, bad in (("project", "/\\#?%:"), ("entity", "/\\#?%: ")):
+        value = wandb[key]
+        if value is not None and (not value or set(value) & set(bad)):
+            raise UserError(
+                f"tracking.wandb.{key}={value}: must not be empty or hold any of {' '.join(bad)}"
+            )
+
+
+def _check_keys(node: DictConfig, schema: type, prefix: str) -> None:
+    """Refuse keys that `+key=value` added beside the schema's; nothing is silently ignored."""
+    known = {f.name: f.default_factory for f in fields(schema)}
+    for key in map(str, node):
+        if key not in known and f"{prefix}{key}" != "hydra":
+            raise UserError(
+                f"{prefix}{key}: there is no such key; python train.py --cfg job lists all"
+            )
+        part = known.get(key)
+        if isinstance(part, type) and is_dataclass(part):
+            _check_keys(node[key], part, f"{prefix}{key}.")
+    if schema is TrackingConfig and node.wandb is not None:
+        _check_keys(node.wandb, WandbConfig, f"{prefix}wandb.")
+
+
+def _check_processes(config: DictConfig) -> None:
+    training, size = config.training, environment.world_size()
+    if training.shards is not None:
+        shards.check(training.shards, size)
+    if not training.collective_timeout > 0:
+        raise UserError(
+            f"training.collective_timeout={training.collective_timeout}: must be above 0 (seconds)"
+        )
+    if training.parallel is Parallel.fsdp and training.precision is Precision.fp16:
+        raise UserError(
+            "training.parallel=fsdp with training.precision=fp16: no process sees all gradients, "
+            "which scaling the loss needs; use training.precision=bf16"
+        )
+    if training.sync_batchnorm and training.shards not in (None, size):
+        raise UserError(
+            f"training.sync_batchnorm=true with training.shards={training.shards} on {size} "
+            "processes: statistics of the whole batch need all its shards at once, so there must "
+            "be as many processes as shards"
+        )
+
+
+def _check_model(config: DictConfig) -> None:
+    model, name = config.model, config.model.name
+    size = config.buffer.size
+    if not isinstance(size, int) or size < 0 or (size == 0 and config.buffer.get("_target_")):
+        raise UserError(
+            f"buffer.size={size}: must be a whole number, 1 or more (buffer=none keeps nothing)"
+        )
+    if model.needs_buffer and size == 0:
+        raise UserError(
+            f"model={name} with buffer=none: {name} replays from a buffer; choose buffer=reservoir "
+            "or buffer=class-balanced"
+        )
+    if config.training.mode is Mode.joint:
+        if not model.joint:
+            raise UserError(
+                f"model={name} with training=joint: {name} is not defined for training on all "
+                "tasks at once; model=sgd gives the upper bound"
+            )
+        if config.dataset.stop_after is not None:
+            raise UserError(
+                f"dataset.stop_after={config.dataset.stop_after} with training=joint: a joint run "
+                "has no tasks to stop after"
+            )
+
+
+def buffer_size(config: DictConfig) -> int:
+    """Capacity of the buffer that the run uses: 0 for a method without replay."""
+    return int(config.buffer.size) if config.model.needs_buffer else 0

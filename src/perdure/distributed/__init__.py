@@ -1,0 +1,1 @@
+"""Many processes: the process group, the sharded step, all-reduce, batch norm, FSDP."""

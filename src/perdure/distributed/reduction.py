@@ -1,0 +1,130 @@
+"""How the shards' gradients become one: three ways, of which the first is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from perdure.distributed.process_group import Ranks
+
+_BUCKET_BYTES = 25 * 2**20
+
+
+class Reduction(Protocol):
+    """Told of each shard of this rank in turn; at the end `p.grad` holds the sum over all."""
+
+    def begin(self, last: bool) -> None:
+        """The next backward pass is another shard's, the `last` of this rank or not."""
+        ...
+
+    def take(self) -> Tensor | None:
+        """The shard's gradient, [n], out of the parameters, if it goes with the step's exchange."""
+        ...
+
+    def finish(self, gradients: Tensor | None) -> None:
+        """All shards are done; `gradients` are those taken by all ranks, [shards, n]."""
+        ...
+
+
+def in_order(rows: Tensor) -> Tensor:
+    """[n, …] → […], added one after another: the same bits wherever the rows were made."""
+    total = rows[0].clone()
+    for row in rows[1:]:
+        total += row
+    return total
+
+
+class InOrder:
+    """Every rank gets every shard's gradient and adds them in the order of the shards.
+
+    Args:
+        parameters: what is trained.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self.parameters = parameters
+
+    def begin(self, last: bool) -> None: ...
+
+    def take(self) -> Tensor | None:
+        flat = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        for p in self.parameters:
+            p.grad = None
+        return torch.cat([g.flatten() for g in flat])
+
+    def finish(self, gradients: Tensor | None) -> None:
+        if gradients is None:
+            raise ValueError("the shards' gradients did not come with the exchange")
+        parts = in_order(gradients).split([p.numel() for p in self.parameters])
+        for p, part in zip(self.parameters, parts, strict=True):
+            p.grad = part.view_as(p)
+
+
+class Overlapped:
+    """The ranks' gradients are summed while the backward pass goes on, in whatever order is fast.
+
+    Gradients are put into buckets from the last parameter to the first, as the backward pass
+    gives them, and a bucket is sent when it is complete.
+
+    Args:
+        parameters: what is trained.
+        ranks: who takes part.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.buckets = _buckets(parameters)
+        self._armed = False
+        self._missing: list[int] = []
+        self._sent: list[tuple[list[nn.Parameter], Tensor, Any]] = []
+        for number, bucket in enumerate(self.buckets):
+            for p in bucket:
+                p.register_post_accumulate_grad_hook(self._counter(number))
+
+    def begin(self, last: bool) -> None:
+        self._armed = last
+        self._missing = [len(bucket) for bucket in self.buckets]
+
+    def take(self) -> Tensor | None:
+        return None
+
+    def finish(self, gradients: Tensor | None) -> None:
+        for number, missing in enumerate(self._missing):
+            if missing:  # parameters that the loss did not reach
+                self._send(number)
+        for bucket, flat, work in self._sent:
+            work.wait()
+            for p, part in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
+                p.grad = part.view_as(p)
+        self._sent.clear()
+        self._armed = False
+
+    def _counter(self, number: int) -> Any:
+        def count(_: Tensor) -> None:
+            if self._armed:
+                self._missing[number] -= 1
+                if not self._missing[number]:
+                    self._send(number)
+
+        return count
+
+    def _send(self, number: int) -> None:
+        bucket = self.buckets[number]
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+        flat = torch.cat([g.flatten() for g in grads])
+        self._sent.append((bucket, flat, self.ranks.start_sum(flat)))
+
+
+def _buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    buckets: list[list[nn.Parameter]] = []
+    room = 0
+    for p in reversed(parameters):
+        if room <= 0:
+            buckets.append([])
+            room = _BUCKET_BYTES
+        buckets[-1].append(p)
+        room -= p.numel() * p.element_size()
+    return buckets

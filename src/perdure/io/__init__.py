@@ -1,0 +1,1 @@
+"""Files and transfers: atomic writes, locks, downloads over HTTP, object stores, redaction."""

@@ -1,0 +1,1 @@
+"""Facts that ranks share before torch is imported: environment, rendezvous, shards."""

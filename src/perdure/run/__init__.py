@@ -1,0 +1,1 @@
+"""One run: assembled from a configuration, resumed, restored, recorded."""

@@ -1,0 +1,58 @@
+"""Perdure without its command line: train from any Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from perdure.config.compose import compose, register
+from perdure.config.published import notices
+from perdure.io.files import require_own
+from perdure.io.redaction import ADDRESSES
+from perdure.ranks import environment, rendezvous
+from perdure.run.resume import Source, expand
+
+
+def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
+    """Run `python train.py <overrides>` in this process.
+
+    Args:
+        overrides: as on the command line, `"model=derpp", "seed=1"`.
+        folder: where the run's files go; none writes no files. A full checkpoint named by
+            `checkpoint.load` goes on in its own folder unless it is forked.
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        UserError: something in the overrides, the data or the disk does not allow the run.
+    """
+    from perdure.checkpoint.core.lock import RunLock
+    from perdure.run.assemble import run
+
+    register()
+    source: Source | None = None
+    typed_here = ADDRESSES.command(overrides)
+
+    def expanded() -> list[Any]:
+        nonlocal source
+        arguments, source = expand(typed_here)
+        goes_on = source is not None and not source.fork
+        target = source.run if source is not None and goes_on else folder
+        return [list(map(ADDRESSES.redact, arguments)), None if target is None else str(target)]
+
+    arguments, target = rendezvous.from_main("arguments", expanded)
+    typed = [argument for argument in arguments if not argument.startswith("hydra.")]
+    config = compose(*typed)
+    ADDRESSES.redact_config(config)
+    place = None if target is None else Path(target)
+    if place is None or not environment.is_main():
+        return run(config, place, typed, notices(config, typed), source)
+    require_own(place)
+    place.mkdir(parents=True, exist_ok=True)
+    lock = RunLock(place)
+    lock.acquire()
+    try:
+        return run(config, place, typed, notices(config, typed), source)
+    finally:
+        lock.release()

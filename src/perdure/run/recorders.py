@@ -1,0 +1,171 @@
+"""Who listens to a run: the files, the console, and W&B where it is wanted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from perdure.config.schema import Screen, WandbMode
+from perdure.errors import UserError
+from perdure.ranks import environment
+from perdure.run.preemption import StopFlag
+from perdure.run.resume import Source
+from perdure.tracking.console import Console
+from perdure.tracking.events import Recorder
+from perdure.tracking.files import LocalFiles
+from perdure.wandb import record as records
+from perdure.wandb.record import Record, name_of, new_id
+
+log = logging.getLogger("perdure")
+
+
+def make_recorders(
+    plain: Mapping[str, Any],
+    config: DictConfig,
+    folder: Path | None,
+    source: Source | None,
+    sweep: str | None,
+    stop: StopFlag,
+) -> list[Recorder]:
+    """The run's recorders, in the order in which they must hear its events.
+
+    Args:
+        plain: the configuration as plain data.
+        config: the same, typed.
+        folder: the run's folder, or none.
+        source: the checkpoint it goes on from.
+        sweep: name of the sweep it belongs to.
+        stop: asked to end the run when somebody presses Stop at W&B.
+
+    Raises:
+        UserError: W&B is wanted for a run without a folder.
+    """
+    recorders: list[Recorder] = []
+    say = _print
+    if folder is not None:
+        recorders.append(LocalFiles(folder, config.tracking.plot_every_seconds))
+    if config.tracking.console is not Screen.off:
+        console = Console(plain=True if config.tracking.console is Screen.plain else None)
+        recorders.append(console)
+        say = console.note
+    wanted = config.tracking.wandb
+    if wanted is not None and wanted.mode is not WandbMode.disabled:
+        mode = wanted.mode or _mode()
+        if mode is not WandbMode.disabled:
+            recorders.append(_wandb(plain, folder, source, sweep, stop, say, mode))
+    return recorders
+
+
+def _mode() -> WandbMode:
+    """What the environment says, else whether a key is there."""
+    from perdure.wandb.session import key_configured
+
+    said = os.environ.get("WANDB_MODE", "").lower()
+    if said in WandbMode.__members__:
+        return WandbMode[said]
+    return WandbMode.online if key_configured() else WandbMode.offline
+
+
+def _wandb(
+    plain: Mapping[str, Any],
+    folder: Path | None,
+    source: Source | None,
+    sweep: str | None,
+    stop: StopFlag,
+    say: Callable[[str], None],
+    mode: WandbMode,
+) -> Recorder:
+    from perdure.wandb.recorder import WandB
+
+    if folder is None:
+        raise UserError("tracking=wandb mirrors the run's folder: give the run one (folder=…)")
+    wanted = plain["tracking"]["wandb"]
+    continues = source is not None and not source.fork
+    if continues and source is not None and source.artifact:  # the address that was typed
+        entity, project, _ = source.artifact.split("/")
+        wanted = {**wanted, "entity": entity, "project": project}
+    resumed = plain["checkpoint"]["resume"] is not None or environment.life() > 0
+    record = records.load(folder) if continues or resumed else None
+    if record is not None:
+        _require_place(record, wanted, folder)
+    elif continues and source is not None and source.run_id:
+        record = _new_record(plain, wanted, folder, sweep, source)
+        record.id, record.name = source.run_id, wanted["name"]
+    return WandB(
+        folder,
+        record or _new_record(plain, wanted, folder, sweep, source),
+        online=mode is WandbMode.online,
+        continues=continues,
+        known=record is not None,
+        on_error=wanted["on_error"],
+        artifacts=wanted["artifacts"],
+        finish_seconds=wanted["finish_seconds"],
+        say=say,
+        on_stop=lambda: stop.ask("stopped from its W&B page"),
+    )
+
+
+def _require_place(record: Record, wanted: Mapping[str, Any], folder: Path) -> None:
+    """Where rows are sent is said by the command line, never by a file of the run's folder.
+
+    Raises:
+        UserError: they differ.
+    """
+    differs = record.entity is not None and wanted["entity"] not in (None, record.entity)
+    if record.project != wanted["project"] or differs:
+        place = {"entity": record.entity, "project": record.project}
+        keys = " ".join(f"tracking.wandb.{key}={name}" for key, name in place.items() if name)
+        raise UserError(
+            f"{folder / records.NAME}: this run is mirrored elsewhere than this command says: add "
+            f"{keys} to continue there, or remove that file to mirror it as a new run"
+        )
+    record.entity = wanted["entity"]
+
+
+def _new_record(
+    plain: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    folder: Path,
+    sweep: str | None,
+    source: Source | None,
+) -> Record:
+    size = plain["buffer"]["size"] if plain["model"]["needs_buffer"] else 0
+    name = name_of(plain["model"]["name"], plain["dataset"]["name"], size, plain["seed"])
+    return Record(
+        id=new_id(plain["timestamp"], folder.name if sweep else None),
+        project=wanted["project"],
+        entity=wanted["entity"],
+        name=wanted["name"] or name,
+        group=wanted["group"] or sweep,
+        job_type=wanted["job_type"],
+        tags=list(wanted["tags"]),
+        notes=wanted["notes"],
+        inputs=_inputs(source),
+    )
+
+
+def _inputs(source: Source | None) -> list[str]:
+    """The artifact that the run starts from, where its checkpoint came from W&B or was sent there.
+
+    Whoever continues a run does so in the run that made the artifact, and does not use it.
+    """
+    from perdure.checkpoint.core.format import committed, sidecar
+
+    if source is None or not source.fork:
+        return []
+    record = records.load(source.path.parent.parent)
+    found = source.artifact
+    if found is None and record is not None and sidecar(source.path).is_file():
+        found = record.artifact_of(committed(source.path)["sha256"])
+    return [found] if found else []
+
+
+def _print(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+    log.info("%s", sentence)

@@ -1,0 +1,124 @@
+"""Filling a freshly built run from a checkpoint: exactly, or with weights alone."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+import perdure
+from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core.ledger import folder_of
+from perdure.errors import UserError
+from perdure.io.files import is_own
+from perdure.run.resume import Source, limits_of, local
+from perdure.training.trainer import Trainer
+from perdure.wandb import record as records
+
+_METRICS = "metrics.jsonl"
+
+
+def versions(device: torch.device, code: str) -> dict[str, str]:
+    """What a resumed run must share to end with the same bits."""
+    return {
+        "code": code,
+        "perdure": perdure.__version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "device": device.type,
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def go_on(trainer: Trainer, source: Source, folder: Path | None) -> list[str]:
+    """Bring `trainer` to where `source` stood; returns what the user should know.
+
+    Raises:
+        UserError: the state does not fit the run as it is configured now.
+    """
+    try:
+        trainer.load_state_dict(source.state)
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{source.path}: does not fit this configuration ({reason})") from error
+    if folder is not None:
+        _settle_in(source, folder)
+    facts = trainer.state.results.facts
+    before = source.state["results"]["summary"].get("resumes", [])
+    entry = {"from": source.origin, "at": datetime.now().isoformat(timespec="seconds")}
+    facts["resumes"] = [*before, {**entry, "fork": source.fork}]
+    at = trainer.position
+    where = f"task {at.task}, epoch {at.epoch}, step {at.step} (global step {at.global_step})"
+    verb = "a fork of" if source.fork else "goes on from"
+    return [f"{verb} {source.origin} at {where}"]
+
+
+def _settle_in(source: Source, folder: Path) -> None:
+    """Bring what belongs to the checkpoint into the folder in which the run goes on."""
+    there = source.path.parent.parent
+    history = there / _METRICS
+    if source.path.parent.name != "checkpoints" or there.resolve() == folder.resolve():
+        return
+    if is_own(history, there):
+        shutil.copyfile(history, folder / _METRICS)
+    if source.fork:
+        return
+    home = folder_of(folder)
+    files.make_folder(home)
+    if not files.sidecar(home / source.path.name).exists():
+        about = files.verify(source.path)
+        files.link(source.path, home / source.path.name, about)
+    if source.run_id and source.artifact and records.load(folder) is None:
+        entity, project, _ = source.artifact.split("/")
+        records.Record(id=source.run_id, project=project, entity=entity).save(folder)
+
+
+def changes(now: Mapping[str, str], source: Source) -> Iterator[str]:
+    """Where the software or the machine is another than the checkpoint's."""
+    for name, before in source.state.get("versions", {}).items():
+        if now.get(name) != before:
+            yield f"{name} is {now.get(name)}, the checkpoint has {before}: the bits may differ"
+
+
+def start_from(trainer: Trainer, config: DictConfig, load: str) -> list[str]:
+    """Initialise the network with the weights that `checkpoint.load` names.
+
+    Raises:
+        UserError: the file holds no weights that fit.
+    """
+    from perdure.checkpoint.interop import foreign, weights
+
+    wanted = config.checkpoint
+    limits = limits_of(wanted.max_minutes, wanted.max_gigabytes)
+    path = local(load, limits)
+    opened = foreign.open_file(path, limits.n_bytes)
+    if opened.kind == "perdure":
+        raise UserError(
+            f"checkpoint.load={load}: is a full checkpoint, which continues one run; a "
+            "sweep can start from a light file (best.pth)"
+        )
+    report = weights.fill(
+        trainer.method.backbone,
+        opened.weights,
+        allow_missing=wanted.allow_missing,
+        new_head=wanted.new_head,
+    )
+    told = [f"{path.name} ({opened.kind}): {line}" for line in report.lines()]
+    if wanted.take_buffer:
+        if trainer.state.buffer is None:
+            raise UserError("checkpoint.take_buffer=true: this method keeps no buffer")
+        told += weights.mammoth_buffer(
+            opened,
+            trainer.state.buffer,
+            remembered=trainer.method.remembers,
+            shape=trainer.benchmark.shape,
+            device=trainer.state.device,
+        )
+    return told

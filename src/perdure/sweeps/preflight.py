@@ -1,0 +1,84 @@
+"""What a sweep needs before it starts: packages that are no part of the core, and sense."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig
+
+from perdure.errors import UserError
+from perdure.io.redaction import redacted
+
+_PLUGINS = "hydra_plugins"
+_PACKAGES = {
+    f"{_PLUGINS}.perdure_launchers.Slurm": ("hydra/launcher=slurm", "slurm", "submitit"),
+    f"{_PLUGINS}.perdure_launchers.Ray": ("hydra/launcher=ray", "ray", "ray"),
+    f"{_PLUGINS}.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper": (
+        "hydra/sweeper=optuna", "optuna", f"{_PLUGINS}.hydra_optuna_sweeper",
+    ),
+}  # fmt: skip
+_HERE = f"{_PLUGINS}.perdure_launchers.OneProcess"
+
+
+def check(config: DictConfig) -> None:
+    """Refuse a sweep that cannot work, before anything is made.
+
+    Raises:
+        UserError: says what is missing or in the way.
+    """
+    launcher, sweeper = str(config.hydra.launcher._target_), str(config.hydra.sweeper._target_)
+    for target in (launcher, sweeper):
+        if target in _PACKAGES:
+            _installed(*_PACKAGES[target])
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1 and "optuna" in sweeper:
+        raise UserError(
+            f"hydra/sweeper=optuna in {ranks} processes of torchrun: each would try other values; "
+            "search with one process a run (python train.py -m …)"
+        )
+    if ranks > 1 and "perdure_launchers" in launcher and launcher != _HERE:
+        name = launcher.rpartition(".")[2].lower()
+        raise UserError(
+            f"hydra/launcher={name} in {ranks} processes of torchrun: each would start every job; "
+            "leave the launcher out, or start the sweep with python instead of torchrun"
+        )
+    if "optuna" in sweeper:
+        _check_search(config)
+
+
+def _installed(choice: str, extra: str, module: str) -> None:
+    try:
+        found = find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise UserError(
+            f"{choice} needs a package that is not installed: pip install -c "
+            f"constraints.txt -e '.[{extra}]'"
+        )
+
+
+def _check_search(config: DictConfig) -> None:
+    for key in ("n_trials", "n_jobs"):
+        number: Any = config.hydra.sweeper.get(key, 1)
+        if type(number) is not int or number < 1:
+            raise UserError(f"hydra.sweeper.{key}={number}: must be a whole number, 1 or more")
+    direction: Any = config.hydra.sweeper.get("direction", "maximize")
+    wanted = direction if isinstance(direction, ListConfig) else [direction]
+    if any(getattr(d, "name", d) not in ("maximize", "minimize") for d in wanted):
+        raise UserError(f"hydra.sweeper.direction={direction}: must be maximize or minimize")
+    storage: Any = config.hydra.sweeper.get("storage")
+    if "***" in redacted(str(storage)):
+        raise UserError(
+            f"hydra.sweeper.storage={redacted(str(storage))}: Optuna would store and show the "
+            "password; must be without it, where the database takes it from PGPASSWORD, ~/.pgpass "
+            "or ~/.my.cnf"
+        )
+    if storage is not None and config.checkpoint.resume is not None:
+        raise UserError(
+            "hydra.sweeper.storage with checkpoint.resume=auto: a stored search goes on with new "
+            "trials, and so in a folder of its own; without the storage the same search is "
+            "repeated, and its finished trials are taken from their folders"
+        )

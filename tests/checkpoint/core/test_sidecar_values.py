@@ -1,0 +1,297 @@
+"""Whatever is beside a checkpoint: a sentence at most, and no file loads that would not without."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perdure.checkpoint.core import archive, ledger, sidecars
+from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core.cadence import Cadence
+from perdure.checkpoint.core.manager import CheckpointManager, Policy
+from perdure.checkpoint.interop.foreign import open_file
+from perdure.errors import UserError
+
+POSITION = {"task": 0, "epoch": 1, "step": 0, "global_step": 10}
+ABOUT = {"kind": "epoch", "stage": "task0", "epoch": 1, "position": POSITION, "value": 0.5}
+STATE = {"model": {"backbone.w": torch.arange(6.0)}, "position": POSITION}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A committed checkpoint."""
+    made = tmp_path / "checkpoints" / "task0.1_full.pth"
+    made.parent.mkdir()
+    files.write(made, STATE, ABOUT)
+    return made
+
+
+def sound(path: Path, **changes: Any) -> dict[str, Any]:
+    """What the sidecar says, with changes."""
+    return {**json.loads(files.sidecar(path).read_text()), **changes}
+
+
+def told(path: Path) -> str:
+    """What all who read sidecars say to this one; none of them takes it for one."""
+    sentences = []
+    for read in (files.read, files.verify, open_file):
+        with pytest.raises(UserError) as caught:
+            read(path)
+        sentences.append(str(caught.value))
+    with pytest.raises(UserError):
+        files.link(path, path.with_name("other.pth"), {})
+    assert ledger.entries(path.parent) == []
+    assert not any("\n" in sentence for sentence in sentences)
+    return sentences[0]
+
+
+def linked(place: Path) -> None:
+    """To a sidecar that is sound in itself."""
+    real = place.with_name("elsewhere")
+    place.rename(real)
+    place.symlink_to(real)
+
+
+def replaced(make: Callable[[Path], object]) -> Callable[[Path], None]:
+    def change(place: Path) -> None:
+        place.unlink()
+        make(place)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(replaced(lambda p: p.write_bytes(b"")), id="empty"),
+        pytest.param(lambda p: p.write_bytes(p.read_bytes()[:40]), id="half"),
+        pytest.param(replaced(lambda p: p.write_bytes(b"\xff\xfe\x00")), id="no-text"),
+        pytest.param(replaced(lambda p: p.write_text("[" * 100_000)), id="deep-lists"),
+        pytest.param(replaced(lambda p: p.write_text('{"a":' * 100_000)), id="deep-objects"),
+        pytest.param(lambda p: p.write_bytes(p.read_bytes() + b" " * (1 << 20)), id="large"),
+        pytest.param(lambda p: os.truncate(p, 2**30), id="a-gigabyte"),
+        pytest.param(linked, id="link"),
+        pytest.param(replaced(os.mkfifo), id="pipe"),
+        pytest.param(replaced(Path.mkdir), id="folder"),
+        pytest.param(replaced(lambda p: p.symlink_to("/dev/zero")), id="device"),
+        pytest.param(replaced(lambda p: p.symlink_to(p)), id="loop"),
+        pytest.param(replaced(lambda p: p.symlink_to("nowhere")), id="leads-nowhere"),
+    ],
+)
+def test_what_is_no_sidecar_is_told_and_nobody_waits(
+    path: Path, change: Callable[[Path], object]
+) -> None:
+    change(files.sidecar(path))
+    assert told(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("null", id="null"),
+        pytest.param("[]", id="list"),
+        pytest.param('"sha256"', id="text"),
+        pytest.param("7", id="number"),
+        pytest.param("NaN", id="nan"),
+    ],
+)
+def test_what_is_no_object_is_told(path: Path, text: str) -> None:
+    files.sidecar(path).write_text(text)
+    assert "damaged" in told(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("bytes", -1),
+        ("bytes", True),
+        ("bytes", "12"),
+        ("bytes", 1e3),
+        ("bytes", 10**400),
+        ("bytes", None),
+        ("format", True),
+        ("format", -1),
+        ("format", [1]),
+        ("sha256", "0" * 63),
+        ("sha256", "A" * 64),
+        ("sha256", 7),
+        ("sha256", ["0" * 64]),
+        ("kind", "best"),
+        ("kind", ["task"]),
+        ("kind", {}),
+        ("stage", "../task0"),
+        ("stage", "a\x1b[2J"),
+        ("stage", ""),
+        ("stage", 0),
+        ("epoch", True),
+        ("epoch", -1),
+        ("epoch", "1"),
+        ("position", []),
+        ("position", {"task": "0"}),
+        ("position", {**POSITION, "global_step": True}),
+        ("position", {**POSITION, "global_step": -1}),
+        ("position", {**POSITION, "global_step": 2**60}),
+        ("position", {**POSITION, "more": 0}),
+        ("value", "0.5"),
+        ("value", True),
+        ("value", [0.5]),
+        ("monitor", 3),
+        ("monitor", "accuracy\u202e"),
+        ("selected_on", "x\n"),
+        ("twins", {}),
+        ("twins", ["x.pth"]),
+        ("twins", [["x.pth"]]),
+    ],
+    ids=repr,
+)
+def test_each_field_has_its_type(path: Path, key: str, value: Any) -> None:
+    files.sidecar(path).write_text(json.dumps(sound(path, **{key: value})))
+    assert "damaged" in told(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda text: text.replace("0.5", "NaN"), id="nan"),
+        pytest.param(lambda text: text.replace("0.5", "-Infinity"), id="infinity"),
+        pytest.param(lambda text: text.replace("0.5", "1e999"), id="beyond-any-float"),
+        pytest.param(lambda text: text.replace("0.5", "9" * 5000), id="beyond-any-int"),
+        pytest.param(lambda text: text.replace("{", '{"bytes": 1,', 1), id="twice"),
+        pytest.param(lambda text: text.replace('"task0"', r'"\ud800"'), id="half-a-character"),
+    ],
+)
+def test_what_only_some_readers_of_json_take_is_told(
+    path: Path, change: Callable[[str], str]
+) -> None:
+    text = files.sidecar(path).read_text()
+    changed = change(text)
+    assert changed != text
+    files.sidecar(path).write_text(changed)
+    assert "damaged" in told(path)
+
+
+@pytest.mark.parametrize("key", ["format", "bytes", "sha256"])
+def test_a_sidecar_without_its_proof_is_none(path: Path, key: str) -> None:
+    about = sound(path)
+    del about[key]
+    files.sidecar(path).write_text(json.dumps(about))
+    assert "no sidecar" in told(path)
+
+
+def test_what_is_not_known_is_dropped(path: Path) -> None:
+    files.sidecar(path).write_text(json.dumps(sound(path, later={"a": 1}, _target_="os.system")))
+    assert files.verify(path).keys() == {*ABOUT, "format", "bytes", "sha256"}
+
+
+VICTIMS = ("best.pth", "other.pth", "0.pt", "../results.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        pytest.param("../results.json", {"kind": "light"}, id="above"),
+        pytest.param("/tmp/x.pth", {"kind": "light"}, id="absolute"),
+        pytest.param("best.pth", {"kind": "light"}, id="best"),
+        pytest.param("other.pth", {"kind": "light"}, id="another"),
+        pytest.param("0.pt", {"kind": "task"}, id="task"),
+        pytest.param("task0.1_full.pth", {"kind": "light"}, id="light-as-full"),
+        pytest.param("task0.1.pth", {"kind": "epoch"}, id="full-as-light"),
+        pytest.param("task0.2.pth", {"kind": "light"}, id="another-epoch"),
+        pytest.param("../x.1.pth", {"kind": "light", "stage": "../x"}, id="stage-above"),
+        pytest.param("x.json", {"kind": "light"}, id="sidecar"),
+        pytest.param(".hidden.pth", {"kind": "light", "stage": ".hidden"}, id="hidden"),
+        pytest.param("task0.1.pth", {"kind": "light", "sha256": "0" * 64}, id="own-proof"),
+        pytest.param("task0.1.pth", {"kind": "light", "twins": []}, id="own-twins"),
+        pytest.param(["task0.1.pth"], {"kind": "light"}, id="list"),
+    ],
+)
+def test_twins_have_the_names_of_an_epoch_and_no_other(
+    path: Path, name: Any, facts: dict[str, Any]
+) -> None:
+    for victim in VICTIMS:
+        (path.parent / victim).write_text("mine")
+    twin = [name, {**ABOUT, **facts}]
+    files.sidecar(path).write_text(json.dumps(sound(path, twins=[twin])))
+    before = sorted(path.parents[1].rglob("*"))
+    manager = CheckpointManager(path.parent, "x", Policy(save=True), Cadence([]))
+    with suppress(UserError):
+        manager._settle()
+    assert sorted(path.parents[1].rglob("*")) == before
+    assert all((path.parent / victim).read_text() == "mine" for victim in VICTIMS)
+
+
+def test_a_twin_never_replaces_what_is_committed(path: Path) -> None:
+    light = path.with_name("task0.1.pth")
+    files.write(light, {"model_state_dict": {"w": torch.ones(1)}}, {**ABOUT, "kind": "light"})
+    before = light.read_bytes()
+    twin = [light.name, {**ABOUT, "kind": "light"}]
+    files.sidecar(path).write_text(json.dumps(sound(path, twins=[twin])))
+    CheckpointManager(path.parent, "x", Policy(save=True), Cadence([]))._settle()
+    assert light.read_bytes() == before
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+KEYS = (*ABOUT, "format", "bytes", "sha256", "monitor", "selected_on", "twins")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A sound file and one that no sidecar may make load, each of which is committed."""
+    folder = tmp_path_factory.mktemp("world")
+    good, bad = folder / "a.pt", folder / "b.pt"
+    files.write(good, STATE, ABOUT)
+    files.write(bad, {**STATE, "x": [torch.zeros(1)]}, ABOUT)
+    torch.save({**STATE, "x": [torch.nn.functional.relu, torch.FloatTensor]}, bad)
+    return good, bad
+
+
+def proof(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    return {"format": 1, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def require_only_sentences(path: Path, loads: bool) -> None:
+    for read in (files.read, open_file):
+        with suppress(UserError):
+            read(path)
+            assert loads
+    ledger.entries(path.parent)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.binary(max_size=200))
+def test_no_bytes_raise_more_than_a_sentence(world: tuple[Path, Path], data: bytes) -> None:
+    for path, loads in zip(world, (True, False), strict=True):
+        files.sidecar(path).write_bytes(data)
+        require_only_sentences(path, loads)
+
+
+@settings(max_examples=150, deadline=None)
+@given(value=JSON | st.dictionaries(st.sampled_from(KEYS), JSON), proven=st.booleans())
+def test_no_value_raises_more_than_a_sentence(
+    world: tuple[Path, Path], value: Any, proven: bool
+) -> None:
+    for path, loads in zip(world, (True, False), strict=True):
+        said = {**value, **proof(path)} if proven and isinstance(value, dict) else value
+        files.sidecar(path).write_text(json.dumps(said))
+        require_only_sentences(path, loads)
+
+
+def test_the_limit_is_a_sidecars_own(path: Path) -> None:
+    text = files.sidecar(path).read_text()
+    files.sidecar(path).write_text(text + " " * (sidecars.LIMIT - len(text)))
+    assert archive.load(path).keys() == files.read(path).keys()

@@ -1,0 +1,65 @@
+"""The sum of squared gradients against one backward pass an example."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from perdure.backbones.mlp import MLP
+from perdure.backbones.resnet import ReducedResNet18
+from perdure.models.per_example import squared_gradients
+
+
+def one_by_one(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+    sums = {name: torch.zeros_like(p) for name, p in network.named_parameters() if p.requires_grad}
+    for i in range(len(x)):
+        network.zero_grad()
+        F.cross_entropy(network(x[i : i + 1]), y[i : i + 1]).backward()
+        for name, p in network.named_parameters():
+            if p.grad is not None:
+                sums[name] += p.grad.square()
+    network.zero_grad()
+    return sums
+
+
+class Shared(nn.Module):
+    """A linear layer over positions, which the product of matrices cannot serve."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each = nn.Linear(4, 3)
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.each(x.view(len(x), 2, 4)).flatten(1))
+        return out
+
+
+def frozen() -> nn.Module:
+    network = MLP((1, 4, 4), 10, (8,))
+    network.head.requires_grad_(False)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        pytest.param(lambda: MLP((1, 28, 28), 10), (1, 28, 28), id="mlp"),
+        pytest.param(lambda: ReducedResNet18((3, 8, 8), 10), (3, 8, 8), id="resnet"),
+        pytest.param(Shared, (8,), id="shared-layer"),
+        pytest.param(frozen, (1, 4, 4), id="frozen-head"),
+    ],
+)
+def test_it_is_the_sum_over_single_examples(make, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    network = make().eval()
+    x, y = torch.rand(7, *shape), torch.randint(0, 10, (7,))
+    expected = one_by_one(network, x, y)
+    found = squared_gradients(network, x, y)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-7)
+        assert not found[name].requires_grad
+    assert all(p.grad is None for p in network.parameters())

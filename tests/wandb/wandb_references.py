@@ -1,0 +1,62 @@
+"""What the tests of wandb:// references share: a run that was sent, and how it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mirrored import PROJECT, RunFolder, open_mirror
+from wandb_server import ENTITY, StandIn
+
+from perdure.errors import UserError
+from perdure.io.download import DEFAULT_LIMITS, Limits
+from perdure.wandb import artifacts
+from perdure.wandb.artifacts import Fetched
+
+FIRST, SECOND = "0.pt", "step-15_full.pth"
+DOWNLOADS = ("list", SECOND + ".json", SECOND, "list-of-results", "metrics.jsonl")
+"""What is downloaded for the second version, in this order."""
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(artifacts, "_TIMEOUT", 2)
+    artifacts._reference.cache_clear()
+
+
+@pytest.fixture
+def run(hurried: StandIn, tmp_path: Path) -> RunFolder:
+    """A run that has sent two versions: the end of a task, which is the best, and a later one."""
+    folder = RunFolder(tmp_path / "outputs" / "run")
+    mirror = open_mirror(folder)
+    for at, kind, best in ((10, "task", True), (15, "step", False)):
+        folder.write(at, "running")
+        mirror.outbox.add_checkpoint(folder.checkpoint(at, kind, best))
+        assert mirror.push_parcel()
+    mirror.close(folder.note(15, "interrupted"))
+    return folder
+
+
+def named(alias: str, name: str = "ckpt-r1") -> str:
+    return f"wandb://{ENTITY}/{PROJECT}/{name}:{alias}"
+
+
+def get(address: str, cache: Path, limits: Limits = DEFAULT_LIMITS) -> Fetched:
+    """As another process would: nothing is remembered but what is on the disk."""
+    artifacts._reference.cache_clear()
+    return artifacts.fetch(address, cache, limits=limits)
+
+
+def refused(address: str, cache: Path, limits: Limits = DEFAULT_LIMITS) -> str:
+    """What is told; the cache is left as it was."""
+    before = sorted(cache.rglob("*"))
+    with pytest.raises(UserError) as caught:
+        get(address, cache, limits)
+    assert [p for p in cache.rglob("*") if p.is_file() and p not in before] == []
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def downloads(server: StandIn) -> int:
+    return server.log.count("GET storage")
