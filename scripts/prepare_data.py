@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from perdure.cli.main import stop, telling
+from perdure.cli.main import exit_run, worded_exit
 from perdure.config import error_messages
 from perdure.config.build import build
 from perdure.config.compose import compose
@@ -21,7 +21,7 @@ from perdure.datasets.fetch import time_limit
 from perdure.errors import UserError
 
 
-@telling()
+@worded_exit()
 def main(overrides: list[str]) -> None:
     """Make sure that the data of the composed benchmark are on disk, verified."""
     try:
@@ -32,7 +32,7 @@ def main(overrides: list[str]) -> None:
         with time_limit(config.data.max_minutes):
             where = source.fetch(root)
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        stop(error_messages.explain(error))
+        exit_run(error_messages.explain(error))
     place = "inside the package" if where is None else f"in {where}"
     print(f"{config.dataset.name}: data are ready {place}")
 

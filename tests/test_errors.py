@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.errors import Leaving, UserError, printable
+from perdure.errors import ExitRun, UserError, printable
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from perdure.errors import Leaving, UserError, printable
 def test_what_steers_a_terminal_becomes_a_space(text: str, shown: str) -> None:
     assert printable(text) == shown
     assert str(UserError(text)) == shown
-    assert Leaving(text, 2).sentence == shown
+    assert ExitRun(text, 2).sentence == shown
 
 
 @given(st.text())

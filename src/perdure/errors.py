@@ -1,6 +1,14 @@
-"""Errors that are the user's to mend: shown as one sentence, exit status 2, never a traceback."""
+"""The errors of this package: each carries its exit status, and what it means for the run.
+
+A `UserError` is shown as one sentence and ends with exit status 2, never in a traceback.
+"""
 
 from __future__ import annotations
+
+from typing import ClassVar
+
+RESUMABLE = 75
+"""Exit status of a run that saved its state and can be resumed (EX_TEMPFAIL)."""
 
 
 def printable(text: str) -> str:
@@ -15,27 +23,46 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
-class UserError(Exception):
-    """A mistake in what the user gave; the message says what, where, and what would be accepted."""
+class PerdureError(Exception):
+    """An error with a message of one sentence.
+
+    Attributes:
+        exit_status: of the process that it ends.
+        run_status: what status.json says of the run then.
+    """
+
+    exit_status: ClassVar[int] = 1
+    run_status: ClassVar[str] = "failed"
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
 
-class DivergenceError(Exception):
+class UserError(PerdureError):
+    """A mistake in what the user gave; the message says what, where, and what would be accepted."""
+
+    exit_status = 2
+
+
+class DivergenceError(PerdureError):
     """The loss or a weight is no longer a finite number; the message says since when."""
 
 
-class PreemptedError(Exception):
-    """The run was asked to leave, and has saved its state; the message says by whom."""
+class PreemptedError(PerdureError):
+    """The run was stopped from outside and has saved its state; the message says by what."""
+
+    exit_status = RESUMABLE
+    run_status = "resumable"
 
 
-class PeerLostError(Exception):
+class PeerLostError(PerdureError):
     """Another rank of the run ended or does not answer; it shows its own error, if it can."""
 
+    run_status = "interrupted"
 
-class Leaving(SystemExit):
-    """The process ends, and says why in one sentence.
+
+class ExitRun(SystemExit):
+    """The process ends, with one sentence that says why.
 
     Args:
         sentence: why.

@@ -16,7 +16,7 @@ from perdure.distributed.process_group import Ranks
 from perdure.errors import UserError
 from perdure.ranks import environment, rendezvous
 from perdure.run import device_setup
-from perdure.run.resume import Source
+from perdure.run.resume import RestorePoint
 
 TWO = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 
@@ -31,7 +31,7 @@ def two(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in TWO:
         monkeypatch.delenv(key, raising=False)
-    assert (environment.rank(), environment.world_size(), environment.life()) == (0, 1, 0)
+    assert (environment.rank(), environment.world_size(), environment.restart_count()) == (0, 1, 0)
     assert environment.is_main()
     assert rendezvous.known("anything") is None
     assert rendezvous.from_main("anything", lambda: [1]) == [1]
@@ -83,8 +83,8 @@ def plain(**training: Any) -> dict[str, Any]:
     return {"training": {**defaults, **training}}
 
 
-def source(fork: bool, **training: Any) -> Source:
-    return Source(Path("run/checkpoints/x.pt"), {"args": plain(**training)}, fork)
+def source(fork: bool, **training: Any) -> RestorePoint:
+    return RestorePoint(Path("run/checkpoints/x.pt"), {"args": plain(**training)}, fork)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def source(fork: bool, **training: Any) -> Source:
     ],
 )
 def test_the_number_of_shards(
-    wanted: int | None, source: Source | None, size: int, shards: int
+    wanted: int | None, source: RestorePoint | None, size: int, shards: int
 ) -> None:
     assert device_setup.shards_of(plain(shards=wanted), source, Ranks(0, size)) == shards
 

@@ -243,7 +243,7 @@ def stop_after_first_save(here: Path, *arguments: str, **env: str) -> str:
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=200)
     assert process.returncode == 75, told
-    return told.partition("; ")[2].partition(" goes on from there")[0]
+    return told.partition("; ")[2].partition(" resumes it")[0]
 
 
 def own_class(here: Path, how: str) -> tuple[list[str], dict[str, str]]:
@@ -275,7 +275,7 @@ def test_own_classes_are_resumed_with_the_command_as_printed(tmp_path: Path, how
     assert ("mylab.NCM" if how == "command line" else "--config-dir=") in refused.stderr
     done = train_in(tmp_path, *words[2:], env=env)
     assert done.returncode == 0, done.stderr
-    assert "goes on from" in done.stdout
+    assert "resumed from" in done.stdout
     (results,) = tmp_path.glob("outputs/*/results.json")
     assert json.loads(results.read_text())["status"] == "finished"
 
@@ -287,4 +287,4 @@ def test_own_classes_are_resumed_by_the_same_command(tmp_path: Path) -> None:
     again = (*auto, "dataset.iterations=3000", "checkpoint.every=50 steps")
     done = train_in(tmp_path, *again, env=env)
     assert done.returncode == 0, done.stderr
-    assert "goes on from" in done.stdout
+    assert "resumed from" in done.stdout

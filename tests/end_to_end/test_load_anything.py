@@ -153,7 +153,7 @@ def test_a_sweep_that_starts_from_weights_goes_on(tmp_path: Path, network: MLP) 
     done = train_in(tmp_path, *sweep, *FIXED, "checkpoint.resume=auto")
     assert done.returncode == 0, done.stderr
     jobs = done.stdout.partition("job 1 started")
-    assert "goes on from" in jobs[0]
+    assert "resumed from" in jobs[0]
     assert "filled" not in jobs[0]
     assert "filled 6 of the network's 6 tensors" in jobs[2]
 

@@ -84,7 +84,7 @@ def test_a_signal_saves_and_leaves_with_75(tmp_path: Path, calm: Path, name: str
     folder = the_run(tmp_path)
     assert status == 75
     again = f"checkpoint.load={folder} checkpoint.save=true 'checkpoint.every=10 steps'"
-    assert told == f"perdure: stopped by {name}; python train.py {again} goes on from there\n"
+    assert told == f"perdure: stopped by {name}; python train.py {again} resumes it\n"
     assert json.loads((folder / "status.json").read_text()) == {
         "status": "resumable", "exit_status": 75,
     }  # fmt: skip
@@ -93,7 +93,7 @@ def test_a_signal_saves_and_leaves_with_75(tmp_path: Path, calm: Path, name: str
     assert json.loads((folder / "status.json").read_text())["status"] == "resumable"
     done = train_in(tmp_path, f"checkpoint.load={folder}")
     assert done.returncode == 0, done.stderr
-    assert "goes on from" in done.stdout
+    assert "resumed from" in done.stdout
     assert the_run(tmp_path) == folder
     assert matrix_of(folder) == matrix_of(calm)
     assert json.loads((folder / "status.json").read_text())["status"] == "finished"
@@ -171,7 +171,7 @@ def test_auto_starts_continues_and_reports(tmp_path: Path, calm: Path) -> None:
     process.communicate()
     done = train_in(tmp_path, *auto)
     assert done.returncode == 0, done.stderr
-    assert "goes on from" in done.stdout
+    assert "resumed from" in done.stdout
     assert matrix_of(tmp_path / "run") == matrix_of(calm)
     held = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "checkpoints").iterdir()}
     again = train_in(tmp_path, *auto)
@@ -186,7 +186,7 @@ def test_a_requeued_cluster_job_finds_its_run(tmp_path: Path, calm: Path) -> Non
     assert status == 75
     process = start(tmp_path, *auto, SLURM_JOB_ID="4711")
     shown, _ = process.communicate(timeout=120)
-    assert "goes on from" in shown
+    assert "resumed from" in shown
     assert matrix_of(the_run(tmp_path)) == matrix_of(calm)
     other = start(tmp_path, *auto, "seed=1", SLURM_JOB_ID="4711")
     other.communicate(timeout=120)
@@ -258,14 +258,12 @@ def test_a_changed_default_does_not_change_a_run(tmp_path: Path) -> None:
     text = (ROOT / "conf" / "optimizer" / "sgd.yaml").read_text()
     state = read([e for e in entries(folder / "checkpoints") if e.full][-1].path)
     assert state["args"]["optimizer"]["momentum"] == 0
-    from perdure.run import resume
+    from perdure.config.compare import differences
+    from perdure.config.overrides import quoted
 
     today = {**state["args"], "optimizer": {**state["args"]["optimizer"], "momentum": 0.9}}
     assert "momentum: 0.0" in text
-    pins = [
-        f"++{key}={resume.quoted(before)}"
-        for key, _, before in resume.differences(today, state["args"])
-    ]
+    pins = [f"++{key}={quoted(before)}" for key, _, before in differences(today, state["args"])]
     assert pins == ["++optimizer.momentum=0.0"]
 
 

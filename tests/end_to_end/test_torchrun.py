@@ -132,7 +132,7 @@ def test_a_signal_to_any_process_gives_one_checkpoint(tmp_path: Path, rank: int 
     assert status_of(run) == {"status": "resumable", "exit_status": 75}
     assert saved(run) % 100, "it was saved where the signal came"
     (sentence,) = told(tmp_path)
-    assert "goes on from there" in sentence
+    assert " resumes it" in sentence
     assert ("to another process" in sentence) == (rank == 1)
 
 

@@ -19,9 +19,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from perdure.config.overrides import quoted
 from perdure.errors import UserError
 from perdure.io.redaction import HARMLESS, VARIABLE, Addresses, redacted, redacted_words
-from perdure.run.resume import quoted
 
 PIN = "#sha256=" + "ab" * 32
 SIGNED = (

@@ -17,7 +17,7 @@ from perdure.errors import UserError
 from perdure.io.files import digest
 from perdure.run.preemption import StopFlag
 from perdure.run.recorders import make_recorders
-from perdure.run.resume import Source
+from perdure.run.resume import RestorePoint
 from perdure.tracking.console import Console
 from perdure.tracking.events import Recorder
 from perdure.tracking.files import LocalFiles
@@ -37,7 +37,10 @@ def nobodys_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def made(
-    *overrides: str, folder: Path | None, source: Source | None = None, sweep: str | None = None
+    *overrides: str,
+    folder: Path | None,
+    source: RestorePoint | None = None,
+    sweep: str | None = None,
 ) -> list[Recorder]:
     config = perdure.compose(f"timestamp={TIMESTAMP}", *overrides)
     plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
@@ -143,9 +146,9 @@ def test_the_jobs_of_a_sweep_are_one_group(tmp_path: Path) -> None:
     assert [record.id.rpartition("-")[0] for record in made] == [f"{TIMESTAMP}-0", f"{TIMESTAMP}-1"]
 
 
-def source(folder: RunFolder, **facts: Any) -> Source:
+def source(folder: RunFolder, **facts: Any) -> RestorePoint:
     path = folder.checkpoint(10, "task")
-    return Source(path, files.read(path), **facts)
+    return RestorePoint(path, files.read(path), **facts)
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from perdure.checkpoint.core.migrate import migrated
+from perdure.config.compare import require_same
 from perdure.config.compose import compose
 from perdure.errors import UserError
-from perdure.run.resume import require_same
 
 NEWER = ("shards", "exact", "replay_sync", "sync_batchnorm", "parallel", "collective_timeout")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from perdure.errors import Leaving
+from perdure.errors import ExitRun
 from perdure.sweeps import report
 from perdure.sweeps.jobs import Job, Outcome
 from perdure.sweeps.report import Board, concluding
@@ -75,7 +75,7 @@ def test_an_error_of_the_sweeper_is_not_hidden_by_a_good_job(
     with pytest.raises(ValueError, match="no trial"):
         concluding(fail)
     monkeypatch.setattr(report, "BOARD", filled([Outcome(1, "diverged")]))
-    with pytest.raises(Leaving) as caught:
+    with pytest.raises(ExitRun) as caught:
         concluding(fail)
     assert caught.value.code == 1
     assert caught.value.sentence.startswith("1 of 1 job did not finish; python ")

@@ -22,10 +22,56 @@ from perdure.config.schema import Config
 from perdure.errors import UserError
 
 TIMESTAMP = "%Y%m%d-%H%M%S"
-reserving = False
-"""Whether the next timestamp is that of a run which starts, and so reserves its folder."""
-moment: str | None = None
-"""The timestamp of what this process runs, once it is known: of all jobs and of all ranks."""
+
+
+class RunTimestamp:
+    """The resolver `${run_timestamp:…}`: the run's time to the second, unlike any other run's.
+
+    While a run starts, the folder of this name is made at once, so that two commands that start in
+    the same second get two: the later one takes the next free second.
+
+    Attributes:
+        fixed: the timestamp of what this process runs, once it is known: of all jobs and ranks.
+    """
+
+    def __init__(self) -> None:
+        self.fixed: str | None = None
+        self._reserves = False
+
+    @contextmanager
+    def reserving(self, reserves: bool = True) -> Iterator[None]:
+        """Meanwhile the timestamp is that of a run which starts, and reserves its folder."""
+        self._reserves = reserves
+        try:
+            yield
+        finally:
+            self._reserves = False
+
+    def __call__(self, root: str) -> str:
+        """The timestamp of a run below the folder `root`.
+
+        Raises:
+            UserError: the folder cannot be made there.
+        """
+        if self.fixed is not None:
+            return self.fixed
+        now = datetime.now()
+        while self._reserves:
+            try:
+                Path(root).mkdir(parents=True, exist_ok=True)
+                (Path(root) / now.strftime(TIMESTAMP)).mkdir()
+                break
+            except FileExistsError:
+                now += timedelta(seconds=1)
+            except OSError as error:
+                raise UserError(
+                    f"output_root={root}: cannot write there ({error.strerror})"
+                ) from None
+        return now.strftime(TIMESTAMP)
+
+
+run_timestamp = RunTimestamp()
+"""One a process: Hydra calls resolvers and callbacks by name, so both find it here."""
 
 
 def register() -> None:
@@ -39,27 +85,6 @@ def register() -> None:
     store.store(group="hydra/sweeper", name="optuna", node={"defaults": ["maximize"]})
     OmegaConf.register_new_resolver("run_timestamp", run_timestamp, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("by_buffer_size", by_buffer_size, replace=True)
-
-
-def run_timestamp(root: str) -> str:
-    """The run's time to the second, unlike that of any other run under `root`.
-
-    While a run starts, the folder of this name is made at once, so that two commands that start
-    in the same second get two: the later one takes the next free second.
-    """
-    if moment is not None:
-        return moment
-    now = datetime.now()
-    while reserving:
-        try:
-            Path(root).mkdir(parents=True, exist_ok=True)
-            (Path(root) / now.strftime(TIMESTAMP)).mkdir()
-            break
-        except FileExistsError:
-            now += timedelta(seconds=1)
-        except OSError as error:
-            raise UserError(f"output_root={root}: cannot write there ({error.strerror})") from None
-    return now.strftime(TIMESTAMP)
 
 
 @contextmanager

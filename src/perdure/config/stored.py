@@ -20,6 +20,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from perdure.config.build import locate, locations
+from perdure.config.compare import is_free, listed
 from perdure.config.compose import compose
 from perdure.config.overrides import Arguments, leaves, parse, quoted
 from perdure.config.published import CONF
@@ -28,24 +29,6 @@ from perdure.errors import UserError
 
 GROUPS = ("model", "dataset", "buffer", "backbone", "optimizer", "scheduler", "training")
 """Groups that describe a run: their options and values are taken from a file."""
-
-FREE = (
-    "checkpoint",
-    "tracking",
-    "data.root",
-    "data.max_minutes",
-    "output_root",
-    "timestamp",
-    "device",
-    "threads",
-    "training.log_every",
-    "training.collective_timeout",
-    "training.evaluate_every",
-    "training.eval_batch_size",
-    "dataset.stop_after",
-    "recipe",
-)
-"""Keys (and what is below them) that may differ between a checkpoint and the run that goes on."""
 
 NOT_STORED = (
     "checkpoint.", "tracking", "data.", "hydra.searchpath",
@@ -305,19 +288,6 @@ def _is_ours(key: str, target: str) -> bool:
 def _advice(folders: Sequence[str]) -> str:
     named = " ".join(f"--config-dir={folder}" for folder in folders)
     return f" (the run was started with {named})" if named else ""
-
-
-# --- comparing configurations ---------------------------------------------------------------------
-
-
-def is_free(key: str) -> bool:
-    """Whether `key` may change when a run is resumed."""
-    return any(key == free or key.startswith(f"{free}.") for free in FREE)
-
-
-def listed(value: Any) -> Any:
-    """A tuple as a list: configurations know only these."""
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _lookup(tree: Any, key: str) -> tuple[Any, bool]:

@@ -44,7 +44,7 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def life() -> int:
+def restart_count() -> int:
     """How often torchrun has started these ranks anew after one of them failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 

@@ -45,7 +45,7 @@ def own_store() -> Any:
     """
     from torch._C._distributed_c10d import PrefixStore
 
-    return PrefixStore(f"life{environment.life()}", store())
+    return PrefixStore(f"restart{environment.restart_count()}", store())
 
 
 def known(key: str) -> Any:

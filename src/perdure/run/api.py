@@ -10,7 +10,7 @@ from perdure.config.published import notices
 from perdure.io.files import require_own
 from perdure.io.redaction import ADDRESSES
 from perdure.ranks import environment, rendezvous
-from perdure.run.resume import Source, expand
+from perdure.run.resume import RestorePoint, Start, plan
 
 
 def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
     Args:
         overrides: as on the command line, `"model=derpp", "seed=1"`.
         folder: where the run's files go; none writes no files. A full checkpoint named by
-            `checkpoint.load` goes on in its own folder unless it is forked.
+            `checkpoint.load` is resumed in its own folder unless it is forked.
 
     Returns:
         What results.json holds.
@@ -31,15 +31,16 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
     from perdure.run.assemble import run
 
     register()
-    source: Source | None = None
+    start: Start = None
     typed_here = ADDRESSES.command(overrides)
 
     def expanded() -> list[Any]:
-        nonlocal source
-        arguments, source = expand(typed_here)
-        goes_on = source is not None and not source.fork
-        target = source.run if source is not None and goes_on else folder
-        return [list(map(ADDRESSES.redact, arguments)), None if target is None else str(target)]
+        nonlocal start
+        planned = plan(typed_here)
+        start, target = planned.start, folder
+        if isinstance(start, RestorePoint) and not start.fork:
+            target = start.run
+        return [list(map(ADDRESSES.redact, planned.words)), None if target is None else str(target)]
 
     arguments, target = rendezvous.from_main("arguments", expanded)
     typed = [argument for argument in arguments if not argument.startswith("hydra.")]
@@ -47,12 +48,12 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
     ADDRESSES.redact_config(config)
     place = None if target is None else Path(target)
     if place is None or not environment.is_main():
-        return run(config, place, typed, notices(config, typed), source)
+        return run(config, place, typed, notices(config, typed), start)
     require_own(place)
     place.mkdir(parents=True, exist_ok=True)
     lock = RunLock(place)
     lock.acquire()
     try:
-        return run(config, place, typed, notices(config, typed), source)
+        return run(config, place, typed, notices(config, typed), start)
     finally:
         lock.release()

@@ -16,6 +16,7 @@ from perdure.checkpoint.core.cadence import Cadence
 from perdure.checkpoint.core.ledger import folder_of
 from perdure.checkpoint.core.manager import CheckpointManager, Policy, stem
 from perdure.config.build import build, check, locate
+from perdure.config.compare import require_same
 from perdure.config.schema import Direction, Mode, buffer_size, validate
 from perdure.config.stored import refuse_locations
 from perdure.datasets.fetch import time_limit
@@ -29,8 +30,8 @@ from perdure.ranks import environment
 from perdure.run import device_setup
 from perdure.run.preemption import StopFlag
 from perdure.run.recorders import make_recorders
-from perdure.run.restore import changes, go_on, start_from, versions
-from perdure.run.resume import Source, require_same
+from perdure.run.restore import changes, load_weights, restore, versions
+from perdure.run.resume import RestorePoint, Start, limits_of, weights_of
 from perdure.tracking.events import Recorder
 from perdure.tracking.provenance import snapshot_code
 from perdure.training.clock import Clock
@@ -46,7 +47,7 @@ def run(
     folder: Path | None = None,
     overrides: Sequence[str] = (),
     notices: Sequence[str] = (),
-    source: Source | None = None,
+    start: Start = None,
     stop: StopFlag | None = None,
     sweep: str | None = None,
     config_folders: Sequence[str] = (),
@@ -58,7 +59,7 @@ def run(
         folder: where the run's files go; none writes no files.
         overrides: what the user typed, for the checkpoints.
         notices: sentences to show once at the start.
-        source: the checkpoint to go on from.
+        start: the checkpoint to resume from, or the weights to start with.
         stop: asked at every step boundary for a reason to save and leave.
         sweep: name of the sweep that the run belongs to.
         config_folders: where configuration files were looked for besides `conf/`; remembered to
@@ -74,7 +75,7 @@ def run(
     plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     plain = ADDRESSES.redact_values(plain)  # what interpolations brought in
     ranks = join(plain["training"]["collective_timeout"])
-    source = ranks.from_main(source)
+    source = ranks.from_main(start if isinstance(start, RestorePoint) else None)
     plain["training"]["shards"] = device_setup.shards_of(plain, source, ranks)
     told = [*notices, *device_setup.notices(plain, ranks)]
     if source is not None and not source.fork:
@@ -91,9 +92,11 @@ def run(
     manager.writes = ranks.is_main
     # What is wrong with the checkpoint is found before the run leaves anything behind.
     if source is not None:
-        told += go_on(trainer, source, folder if ranks.is_main else None)
+        told += restore(trainer, source, folder if ranks.is_main else None)
     elif config.checkpoint.load is not None:
-        told += start_from(trainer, config, plain["checkpoint"]["load"])
+        limits = limits_of(config.checkpoint.max_minutes, config.checkpoint.max_gigabytes)
+        weights = weights_of(start, plain["checkpoint"]["load"], limits)
+        told += load_weights(trainer, config, weights)
     code = "unknown"
     if folder is not None and ranks.is_main:
         code = snapshot_code(folder, Path(__file__).parents[3])

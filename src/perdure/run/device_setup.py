@@ -11,10 +11,10 @@ import torch
 from perdure.distributed.process_group import Ranks
 from perdure.errors import UserError
 from perdure.ranks import environment, shards
-from perdure.run.resume import Source
+from perdure.run.resume import RestorePoint
 
 
-def shards_of(plain: Mapping[str, Any], source: Source | None, ranks: Ranks) -> int:
+def shards_of(plain: Mapping[str, Any], source: RestorePoint | None, ranks: Ranks) -> int:
     """How many shards the run has: as configured, as before, or one a process.
 
     Raises:

@@ -1,4 +1,7 @@
-"""Signals only set a flag; the step in hand is finished and saved before the process leaves."""
+"""Preemption and signals (SIGTERM, Ctrl-C): they only set a flag, which every step boundary reads.
+
+The step under way is finished and the state is saved before the process ends.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,12 @@ from types import FrameType
 
 from perdure.ranks import environment
 
-RESUMABLE = 75
-"""Exit status of a run that saved its state and can go on (EX_TEMPFAIL)."""
 PARENT = "PERDURE_PARENT"
 """Environment variable: the process that this one should not outlive."""
 
 
 class StopFlag:
-    """Why the run should leave, if anybody asked; callable, for the trainer."""
+    """Why the run should stop, if a signal or a person requested it; callable, for the trainer."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
@@ -26,24 +27,24 @@ class StopFlag:
         return self.reason
 
     def ask(self, reason: str) -> None:
-        """Ask the run to leave, as a signal would."""
+        """Request the run's end, as a signal would."""
         self.reason = reason
 
     def install(self) -> None:
         """Listen to SIGTERM, SIGINT, SIGUSR2 and (torchrun would die of it) SIGUSR1 elsewhere.
 
-        Who was asked before, and did not get to it, hands the reason on: in a sweep a signal may
+        An earlier flag that was set and not yet read hands its reason over: in a sweep a signal may
         come between two runs.
         """
         signals = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2]
         if not self._has_agent:
             signals.append(signal.SIGUSR1)
         for number in signals:
-            before = getattr(signal.signal(number, self._asked), "__self__", None)
+            before = getattr(signal.signal(number, self._on_signal), "__self__", None)
             if isinstance(before, StopFlag) and self.reason is None:
                 self.reason = before.reason
 
-    def _asked(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.reason is not None and not self._has_agent:
             # The second Ctrl-C: the user will not wait.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -52,7 +53,7 @@ class StopFlag:
 
 
 def follow_parent() -> None:
-    """Be asked to stop (Linux) when the process named by PARENT dies, however it dies."""
+    """Get SIGTERM (Linux) when the process named by PARENT dies, however it dies."""
     parent = os.environ.pop(PARENT, None)
     if parent is not None:
         environment.end_with(int(parent))

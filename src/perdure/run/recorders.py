@@ -15,7 +15,7 @@ from perdure.config.schema import Screen, WandbMode
 from perdure.errors import UserError
 from perdure.ranks import environment
 from perdure.run.preemption import StopFlag
-from perdure.run.resume import Source
+from perdure.run.resume import RestorePoint
 from perdure.tracking.console import Console
 from perdure.tracking.events import Recorder
 from perdure.tracking.files import LocalFiles
@@ -29,7 +29,7 @@ def make_recorders(
     plain: Mapping[str, Any],
     config: DictConfig,
     folder: Path | None,
-    source: Source | None,
+    source: RestorePoint | None,
     sweep: str | None,
     stop: StopFlag,
 ) -> list[Recorder]:
@@ -75,7 +75,7 @@ def _mode() -> WandbMode:
 def _wandb(
     plain: Mapping[str, Any],
     folder: Path | None,
-    source: Source | None,
+    source: RestorePoint | None,
     sweep: str | None,
     stop: StopFlag,
     say: Callable[[str], None],
@@ -90,7 +90,7 @@ def _wandb(
     if continues and source is not None and source.artifact:  # the address that was typed
         entity, project, _ = source.artifact.split("/")
         wanted = {**wanted, "entity": entity, "project": project}
-    resumed = plain["checkpoint"]["resume"] is not None or environment.life() > 0
+    resumed = plain["checkpoint"]["resume"] is not None or environment.restart_count() > 0
     record = records.load(folder) if continues or resumed else None
     if record is not None:
         _require_place(record, wanted, folder)
@@ -133,7 +133,7 @@ def _new_record(
     wanted: Mapping[str, Any],
     folder: Path,
     sweep: str | None,
-    source: Source | None,
+    source: RestorePoint | None,
 ) -> Record:
     size = plain["buffer"]["size"] if plain["model"]["needs_buffer"] else 0
     name = name_of(plain["model"]["name"], plain["dataset"]["name"], size, plain["seed"])
@@ -150,7 +150,7 @@ def _new_record(
     )
 
 
-def _inputs(source: Source | None) -> list[str]:
+def _inputs(source: RestorePoint | None) -> list[str]:
     """The artifact that the run starts from, where its checkpoint came from W&B or was sent there.
 
     Whoever continues a run does so in the run that made the artifact, and does not use it.

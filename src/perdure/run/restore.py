@@ -1,4 +1,4 @@
-"""Filling a freshly built run from a checkpoint: exactly, or with weights alone."""
+"""Restoring a freshly built run from a checkpoint: exactly, or with weights alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from perdure.checkpoint.core import format as files
 from perdure.checkpoint.core.ledger import folder_of
 from perdure.errors import UserError
 from perdure.io.files import is_own
-from perdure.run.resume import Source, limits_of, local
+from perdure.run.resume import RestorePoint, Weights
 from perdure.training.trainer import Trainer
 from perdure.wandb import record as records
 
@@ -37,7 +37,7 @@ def versions(device: torch.device, code: str) -> dict[str, str]:
     }
 
 
-def go_on(trainer: Trainer, source: Source, folder: Path | None) -> list[str]:
+def restore(trainer: Trainer, source: RestorePoint, folder: Path | None) -> list[str]:
     """Bring `trainer` to where `source` stood; returns what the user should know.
 
     Raises:
@@ -56,11 +56,11 @@ def go_on(trainer: Trainer, source: Source, folder: Path | None) -> list[str]:
     facts["resumes"] = [*before, {**entry, "fork": source.fork}]
     at = trainer.position
     where = f"task {at.task}, epoch {at.epoch}, step {at.step} (global step {at.global_step})"
-    verb = "a fork of" if source.fork else "goes on from"
+    verb = "a fork of" if source.fork else "resumed from"
     return [f"{verb} {source.origin} at {where}"]
 
 
-def _settle_in(source: Source, folder: Path) -> None:
+def _settle_in(source: RestorePoint, folder: Path) -> None:
     """Bring what belongs to the checkpoint into the folder in which the run goes on."""
     there = source.path.parent.parent
     history = there / _METRICS
@@ -80,37 +80,29 @@ def _settle_in(source: Source, folder: Path) -> None:
         records.Record(id=source.run_id, project=project, entity=entity).save(folder)
 
 
-def changes(now: Mapping[str, str], source: Source) -> Iterator[str]:
+def changes(now: Mapping[str, str], source: RestorePoint) -> Iterator[str]:
     """Where the software or the machine is another than the checkpoint's."""
     for name, before in source.state.get("versions", {}).items():
         if now.get(name) != before:
             yield f"{name} is {now.get(name)}, the checkpoint has {before}: the bits may differ"
 
 
-def start_from(trainer: Trainer, config: DictConfig, load: str) -> list[str]:
-    """Initialise the network with the weights that `checkpoint.load` names.
+def load_weights(trainer: Trainer, config: DictConfig, start: Weights) -> list[str]:
+    """Initialize the network with the weights in `start`; returns what the user should know.
 
     Raises:
-        UserError: the file holds no weights that fit.
+        UserError: they do not fit.
     """
-    from perdure.checkpoint.interop import foreign, weights
+    from perdure.checkpoint.interop import weights
 
-    wanted = config.checkpoint
-    limits = limits_of(wanted.max_minutes, wanted.max_gigabytes)
-    path = local(load, limits)
-    opened = foreign.open_file(path, limits.n_bytes)
-    if opened.kind == "perdure":
-        raise UserError(
-            f"checkpoint.load={load}: is a full checkpoint, which continues one run; a "
-            "sweep can start from a light file (best.pth)"
-        )
+    wanted, opened = config.checkpoint, start.opened
     report = weights.fill(
         trainer.method.backbone,
         opened.weights,
         allow_missing=wanted.allow_missing,
         new_head=wanted.new_head,
     )
-    told = [f"{path.name} ({opened.kind}): {line}" for line in report.lines()]
+    told = [f"{opened.path.name} ({opened.kind}): {line}" for line in report.lines()]
     if wanted.take_buffer:
         if trainer.state.buffer is None:
             raise UserError("checkpoint.take_buffer=true: this method keeps no buffer")

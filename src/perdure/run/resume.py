@@ -1,6 +1,7 @@
-"""Going on from a checkpoint: which one, in which folder, with which configuration.
+"""Resuming from a checkpoint: which one, in which folder, with which configuration.
 
-Nothing here imports torch until a file is really opened.
+A reference (`checkpoint.load=…`) is resolved once, into a `Plan` that is passed on. Nothing here
+imports torch until a file is really opened.
 """
 
 from __future__ import annotations
@@ -11,32 +12,37 @@ import math
 import os
 import pickle
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perdure.config.overrides import Arguments, parse, quoted
-from perdure.config.stored import NOT_STORED, StoredConfig, classes_to_allow, is_free, listed
+from perdure.config.stored import NOT_STORED, StoredConfig, classes_to_allow
 from perdure.errors import UserError
 from perdure.io.download import DEFAULT_LIMITS, Limits
+from perdure.io.redaction import ADDRESSES
+
+if TYPE_CHECKING:
+    from perdure.checkpoint.interop.foreign import Opened
+    from perdure.wandb.artifacts import Fetched
 
 log = logging.getLogger("perdure")
 
 
 @dataclass(frozen=True)
-class Source:
-    """A full checkpoint to go on from.
+class RestorePoint:
+    """A full checkpoint from which a run is resumed or forked.
 
     Attributes:
         path: the file.
-        state: what is in it, verified.
-        fork: whether the run goes on elsewhere, as a run of its own.
-        home: the folder in which to continue, where that is not the one it lies in.
+        state: its content, verified.
+        fork: whether the run continues elsewhere, as a run of its own.
+        home: the folder in which to resume, where that is not the one in which the file lies.
         artifact: the W&B artifact it came from, `entity/project/name:vN`.
-        run_id: the W&B run that sent it there.
+        run_id: the W&B run that uploaded it.
         taken: keys of the configuration whose values come from it.
+        reference: how the configuration names it; of an alias of W&B, the version it means now.
     """
 
     path: Path
@@ -46,6 +52,7 @@ class Source:
     artifact: str | None = None
     run_id: str | None = None
     taken: frozenset[str] = frozenset()
+    reference: str | None = None
 
     @property
     def config(self) -> StoredConfig:
@@ -54,7 +61,7 @@ class Source:
 
     @property
     def run(self) -> Path:
-        """The folder of the run that wrote it, or in which it is to be continued."""
+        """The folder of the run that wrote it, or in which it is to be resumed."""
         return self.home or self.path.parent.parent
 
     @property
@@ -68,6 +75,38 @@ class Source:
         return int(self.state["position"]["global_step"])
 
 
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights with which a run starts.
+
+    Attributes:
+        reference: how the configuration names it.
+        opened: its content, verified.
+    """
+
+    reference: str
+    opened: Opened
+
+
+Start = RestorePoint | Weights | None
+"""From what a run starts: a full checkpoint, weights alone, or nothing."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A command line, and the checkpoint that it names.
+
+    Attributes:
+        typed: the command line as typed.
+        words: the same with all that the checkpoint's configuration adds.
+        start: the checkpoint.
+    """
+
+    typed: Arguments
+    words: tuple[str, ...]
+    start: Start = None
+
+
 def limits_of(minutes: Any, gigabytes: Any) -> Limits:
     """What a file, and a transfer as a whole, may take: `checkpoint.max_…`.
 
@@ -76,12 +115,12 @@ def limits_of(minutes: Any, gigabytes: Any) -> Limits:
     """
     for key, value in (("max_minutes", minutes), ("max_gigabytes", gigabytes)):
         if not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise UserError(f"checkpoint.{key}={value}: must be a number above 0")
+            raise UserError(f"checkpoint.{key}={value}: must be a float above 0")
     return Limits(seconds=minutes * 60, n_bytes=int(gigabytes * 1e9))
 
 
-def good(folder: Path, limits: Limits = DEFAULT_LIMITS) -> Source | None:
-    """The newest full checkpoint of the run in `folder` that is intact; none if none was written.
+def latest_intact(folder: Path, limits: Limits = DEFAULT_LIMITS) -> RestorePoint | None:
+    """The newest full checkpoint of the run in `folder` that is intact; None if none was written.
 
     A damaged one is set aside under another name, with a warning, and the one before it is taken.
 
@@ -99,153 +138,181 @@ def good(folder: Path, limits: Limits = DEFAULT_LIMITS) -> Source | None:
             state = files.read(entry.path, limits.n_bytes)
             if list(state.get("position", {}).values()) not in ([], entry.at):
                 raise UserError(f"{entry.path}: damaged (its sidecar names another position)")
-        except (files.NewerFormatError, TooLargeError):  # it may be whole
+        except (files.NewerFormatError, TooLargeError):  # it may be intact
             raise
         except (UserError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
             reasons.append(str(error))
-            log.warning("%s; going on from the one before it", error)
+            log.warning("%s; resuming from the one before it", error)
             continue
-        for bad in full[full.index(entry) + 1 :]:
-            files.set_aside(bad.path)
-        return Source(entry.path, state)
+        for newer in full[full.index(entry) + 1 :]:
+            files.set_aside(newer.path)
+        return RestorePoint(entry.path, state)
     if full:
         raise UserError(f"{folder}: no checkpoint there is intact: {'; '.join(reasons)}")
     return None
 
 
-def find(reference: str, root: Path, limits: Limits = DEFAULT_LIMITS) -> Source | Path:
-    """What `checkpoint.load=reference` names: a state to go on from, or a file of weights.
+# --- references -----------------------------------------------------------------------------------
+
+
+def resolve(reference: str, root: Path, limits: Limits = DEFAULT_LIMITS) -> RestorePoint | Weights:
+    """What `checkpoint.load=reference` names, opened and verified.
 
     Args:
-        reference: a file, a run folder, `latest`, or a remote reference.
+        reference: a file, a run folder, `latest`, or a remote reference; redacted.
         root: where runs are, for `latest`.
+        limits: of the file, and of its transfer as a whole.
 
     Raises:
         UserError: there is nothing of the kind.
     """
     from perdure.checkpoint.core.ledger import latest_run
+    from perdure.checkpoint.remote import references
+    from perdure.wandb import artifacts
 
-    if reference.startswith("wandb://"):
-        return _from_wandb(reference, root, limits)
     folder = latest_run(root) if reference == "latest" else Path(reference).expanduser()
     if folder.is_dir():
         folder = folder.parent if folder.name == "checkpoints" else folder
-        source = good(folder.resolve(), limits)
-        if source is None:
+        point = latest_intact(folder.resolve(), limits)
+        if point is None:
             raise UserError(f"checkpoint.load={reference}: that folder has no full checkpoint")
-        return source
-    return _from_file(reference, limits)
+        return replace(point, reference=reference)
+    found: list[artifacts.Fetched] = []
+
+    def fetch_artifact(wanted: references.Wanted) -> Path:
+        found.append(artifacts.fetch(wanted.address, wanted.cache, limits=limits))
+        return references.require_pin(found[0].path, wanted)
+
+    schemes = {
+        **references.SCHEMES,
+        "wandb": references.Scheme("wandb://entity/project/name:alias", fetch_artifact),
+    }
+    address = ADDRESSES.restore(reference, "checkpoint.load")
+    path = references.resolve(address, _cache(), limits=limits, schemes=schemes).resolve()
+    if not found:
+        return _open(path, reference, limits)
+    _, mark, pin = reference.partition("#")
+    start = _open(path, found[0].pinned + mark + pin, limits)
+    if isinstance(start, RestorePoint) and found[0].place is not None:
+        return _of_artifact(start, found[0], root / found[0].place, limits)
+    return start
 
 
-def _from_file(reference: str, limits: Limits) -> Source | Path:
-    from perdure.checkpoint.core import format as files
+def _open(path: Path, reference: str, limits: Limits) -> RestorePoint | Weights:
     from perdure.checkpoint.core.ledger import newest
     from perdure.checkpoint.interop.foreign import open_file
 
-    path = local(reference, limits)
-    if files.sidecar(path).is_file():
-        state = files.read(path, limits.n_bytes)
-        if "position" in state:
-            last = newest(path.parent)
-            in_its_run = path.parent.name == "checkpoints" and last is not None
-            return Source(path, state, not (in_its_run and last is not None and last.path == path))
-        return path
     opened = open_file(path, limits.n_bytes)
-    if opened.kind == "perdure":
-        return Source(path, opened.content, fork=True)
-    return path
+    if opened.kind != "perdure":
+        return Weights(reference, opened)
+    last = newest(path.parent) if path.parent.name == "checkpoints" else None
+    is_last = last is not None and last.path == path and bool(opened.about)
+    return RestorePoint(path, opened.content, fork=not is_last, reference=reference)
 
 
-def _from_wandb(reference: str, root: Path, limits: Limits) -> Source | Path:
-    """A run that lives at W&B goes on in its own folder, which is rebuilt where it is not here."""
+def _of_artifact(
+    fetched: RestorePoint, artifact: Fetched, home: Path, limits: Limits
+) -> RestorePoint:
+    """A run that lives at W&B is resumed in its own folder, rebuilt where it is missing."""
     from perdure.checkpoint.core.ledger import folder_of, newest
-    from perdure.wandb import artifacts
 
-    path = local(reference, limits)
-    fetched = artifacts.fetch(reference.partition("#")[0], _cache())
-    source = _from_file(str(path), limits)
-    if isinstance(source, Path) or fetched.place is None:
-        return source
-    home = (root / fetched.place).absolute()
-    source = replace(
-        source,
-        fork=not fetched.newest,
+    home = home.absolute()
+    point = replace(
+        fetched,
+        fork=not artifact.newest,
         home=home,
-        artifact=fetched.artifact,
-        run_id=fetched.run_id,
+        artifact=artifact.artifact,
+        run_id=artifact.run_id,
     )
-    if source.fork or newest(folder_of(home)) is None:
-        return source
-    here = good(home, limits)
-    _require_same_run(home, here, source, reference)
-    if here is None or here.step < source.step:
-        return source
-    log.info("%s stands as far as %s: going on from the folder", home, reference)
-    return here
+    if point.fork or newest(folder_of(home)) is None:
+        return point
+    local = latest_intact(home, limits)
+    _require_same_run(home, local, point)
+    if local is None or local.step < point.step:
+        return point
+    log.info("%s stands as far as %s: resuming from the folder", home, point.reference)
+    return replace(local, reference=point.reference)
 
 
-def _require_same_run(home: Path, here: Source | None, source: Source, reference: str) -> None:
+def _require_same_run(home: Path, local: RestorePoint | None, remote: RestorePoint) -> None:
     from perdure.wandb import record as records
 
     record = records.load(home)
     # One that was never mirrored has no record; its folder may be called the same.
-    moments = {one.state["args"]["timestamp"] for one in (here, source) if one is not None}
-    if len(moments) > 1 or (record is not None and record.id != source.run_id):
+    timestamps = {point.state["args"]["timestamp"] for point in (local, remote) if point}
+    if len(timestamps) > 1 or (record is not None and record.id != remote.run_id):
         raise UserError(
-            f"{home}: another run is there, so that of {reference} cannot go on in this folder; "
-            "choose another output_root, or checkpoint.fork=true"
+            f"{home}: another run is there, so that of {remote.reference} cannot be resumed in "
+            "this folder; choose another output_root, or checkpoint.fork=true"
         )
 
 
 def _cache() -> Path:
-    """Where what was fetched is kept."""
+    """Where fetched files are kept."""
     return Path(os.environ.get("PERDURE_CACHE", "~/.cache/perdure")).expanduser() / "fetched"
 
 
-@lru_cache
-def local(reference: str, limits: Limits = DEFAULT_LIMITS) -> Path:
-    """The file that `reference` names, on this machine; asked for once a process.
+def weights_of(start: Start, reference: str, limits: Limits) -> Weights:
+    """The weights that `checkpoint.load=reference` names; `start` where these are they.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: there are none, or it is a full checkpoint.
     """
-    from perdure.checkpoint.remote.references import SCHEMES, resolve
-    from perdure.io.redaction import ADDRESSES
-    from perdure.wandb import artifacts
-
-    address = ADDRESSES.restore(reference, "checkpoint.load")
-    schemes = {**SCHEMES, "wandb": artifacts.SCHEME}
-    return resolve(address, _cache(), limits=limits, schemes=schemes).resolve()
+    if isinstance(start, Weights) and start.reference == reference:
+        return start
+    found = resolve(reference, Path("outputs"), limits)
+    if isinstance(found, RestorePoint):
+        raise UserError(
+            f"checkpoint.load={reference}: is a full checkpoint, which resumes one run; a sweep "
+            "can start from a weights-only checkpoint (best.pth)"
+        )
+    return found
 
 
 # --- the command line -----------------------------------------------------------------------------
 
 
-def expand(words: Sequence[str]) -> tuple[list[str], Source | None]:
-    """The command line that goes on from the checkpoint named in `words`, and its state.
+def plan(words: Sequence[str]) -> Plan:
+    """The command line that resumes from the checkpoint named in `words`, and that checkpoint.
 
-    To continue: what the file's configuration may say (`stored_config`), the folder in which the
-    file lies and the run's time, then what the user typed (the last one wins). A fork gets a folder
+    To resume: what the file's configuration may say (`config.stored`), the folder in which the file
+    lies and the run's timestamp, then what the user typed (the last one wins). A fork gets a folder
     of its own.
+
+    Raises:
+        UserError: the checkpoint cannot be loaded, or the command makes no sense with it.
     """
     command = Arguments(tuple(words))
     reference = command.value("checkpoint.load")
     is_swept = any(t.key == "checkpoint.load" and t.is_sweep for t in command.overrides)
     if reference in (None, "") or is_swept or command.only_shows:
-        return list(words), None
-    reference = str(reference)
+        return Plan(command, tuple(words))
     limits = limits_of(
         command.value("checkpoint.max_minutes", DEFAULT_LIMITS.seconds / 60),
         command.value("checkpoint.max_gigabytes", DEFAULT_LIMITS.n_bytes / 1e9),
     )
-    source = find(reference, Path(str(command.value("output_root", "outputs"))), limits)
-    words = [*command.flags, *_pinned([t.text for t in command.overrides], reference)]
-    if isinstance(source, Path):
-        return words, None
+    start = resolve(str(reference), Path(str(command.value("output_root", "outputs"))), limits)
+    typed = [t.text for t in command.overrides]
+    if start.reference != reference:
+        # The recorded configuration names one version, and a requeued job loads the same.
+        load = f"checkpoint.load={quoted(start.reference)}"
+        typed = [load if parse(text).key == "checkpoint.load" else text for text in typed]
+    if isinstance(start, Weights):
+        return Plan(command, (*command.flags, *typed), start)
+    start, stored = _with_configuration(start, command)
+    place = [] if start.fork else _place_of(start)
+    return Plan(command, (*command.flags, *stored, *place, *typed), start)
+
+
+def _with_configuration(
+    point: RestorePoint, command: Arguments
+) -> tuple[RestorePoint, Sequence[str]]:
+    """The checkpoint as `command` resumes it, and the overrides that its configuration gives."""
+    reference = command.value("checkpoint.load")
     if command.is_sweep:
         raise UserError(
-            f"checkpoint.load={reference} with -m: a full checkpoint continues one run; a sweep "
-            "can start from a light file (best.pth)"
+            f"checkpoint.load={reference} with -m: a full checkpoint resumes one run; a sweep can "
+            "start from a weights-only checkpoint (best.pth)"
         )
     if command.value("checkpoint.resume") is not None:
         raise UserError(
@@ -253,43 +320,30 @@ def expand(words: Sequence[str]) -> tuple[list[str], Source | None]:
             "second looks for one in the run's own folder; give one of them"
         )
     if command.value("checkpoint.fork") is True:
-        source = replace(source, fork=True)
-    stored, taken = source.config.overrides(command)
-    source = replace(source, taken=taken)
-    if source.artifact and not any(t.key == "tracking" for t in command.overrides):
+        point = replace(point, fork=True)
+    stored, taken = point.config.overrides(command)
+    point = replace(point, taken=taken)
+    if point.artifact and not any(t.key == "tracking" for t in command.overrides):
         # The address that was typed says where the run is mirrored.
-        entity, project, _ = source.artifact.split("/")
+        entity, project, _ = point.artifact.split("/")
         stored += [
             "tracking=wandb",
             f"tracking.wandb.entity={quoted(entity)}",
             f"tracking.wandb.project={quoted(project)}",
         ]
-    typed = words[len(command.flags) :]
-    if source.fork:
-        return [*command.flags, *stored, *typed], source
+    return point, stored
+
+
+def _place_of(point: RestorePoint) -> list[str]:
+    """Overrides for the folder and the timestamp of a run that is resumed."""
     place = [
-        f"timestamp={quoted(source.config.timestamp)}",
-        f"hydra.run.dir={quoted(str(source.run))}",
+        f"timestamp={quoted(point.config.timestamp)}",
+        f"hydra.run.dir={quoted(str(point.run))}",
     ]
-    if (source.run / ".hydra").is_dir():  # what the run was started with stays as it was
-        n = 1 + len(list((source.run / ".hydra").glob("resume-*")))
+    if (point.run / ".hydra").is_dir():  # what the run was started with stays as it was
+        n = 1 + len(list((point.run / ".hydra").glob("resume-*")))
         place.append(f"hydra.output_subdir=.hydra/resume-{n}")
-    return [*command.flags, *stored, *place, *typed], source
-
-
-def _pinned(words: Sequence[str], reference: str) -> list[str]:
-    """The command line with `latest` and other aliases of W&B replaced by what they mean now.
-
-    So the recorded configuration names one version, and a requeued job loads the same.
-    """
-    if not reference.startswith("wandb://"):
-        return list(words)
-    from perdure.wandb import artifacts
-
-    address, mark, pin = reference.partition("#")
-    exact = artifacts.fetch(address, _cache()).pinned + mark + pin
-    key = "checkpoint.load"
-    return [f"{key}={quoted(exact)}" if parse(word).key == key else word for word in words]
+    return place
 
 
 def command_to_resume(typed: Arguments, config: Mapping[str, Any], folder: Path) -> str:
@@ -311,45 +365,6 @@ def command_to_resume(typed: Arguments, config: Mapping[str, Any], folder: Path)
     if allowed:
         kept.append(f"checkpoint.allow=[{','.join(dict.fromkeys(allowed))}]")
     return f"python train.py {shlex.join([*flags, f'checkpoint.load={folder}', *kept])}"
-
-
-# --- comparing configurations ---------------------------------------------------------------------
-
-_ABSENT: Any = object()
-
-
-def differences(
-    now: Mapping[str, Any], before: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Any, Any]]:
-    """Keys whose values differ: (key, value now, value before)."""
-    for key in [*before, *(k for k in now if k not in before)]:
-        a, b = now.get(key, _ABSENT), before.get(key, _ABSENT)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            yield from differences(a, b, f"{prefix}{key}.")
-        elif a != b and listed(a) != listed(b):
-            yield f"{prefix}{key}", a, b
-
-
-def require_same(now: Mapping[str, Any], before: Mapping[str, Any], path: Path) -> None:
-    """Refuse to continue a run under another configuration.
-
-    Raises:
-        UserError: lists every difference that matters.
-    """
-    found = [
-        f"{key}={_shown(a)} (was {_shown(b)})"
-        for key, a, b in differences(now, before)
-        if not is_free(key)
-    ]
-    if found:
-        raise UserError(
-            f"{path}: the run was made with another configuration: {', '.join(found)}; leave "
-            "these as they were, or start a run of its own with checkpoint.fork=true"
-        )
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is _ABSENT else str(value)
 
 
 # --- clusters -------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from perdure.errors import Leaving, UserError
+from perdure.errors import RESUMABLE, ExitRun, UserError
 from perdure.io.redaction import ADDRESSES
-from perdure.run.preemption import RESUMABLE, StopFlag
+from perdure.run.preemption import StopFlag
 from perdure.sweeps.jobs import Job, Outcome
 from perdure.sweeps.launchers import SweepLauncher, with_threads
 from perdure.sweeps.process import Worker
@@ -79,7 +79,7 @@ class Slurm(SweepLauncher):
                 BOARD.ended(job, outcomes[job.number])
             time.sleep(_GLANCE)
         if asked:
-            raise Leaving(str(self.flag()), RESUMABLE)
+            raise ExitRun(str(self.flag()), RESUMABLE)
         return outcomes
 
     def _submitted(self, jobs: Sequence[Job]) -> list[Any]:
@@ -106,7 +106,7 @@ class Slurm(SweepLauncher):
         if self.cluster == "slurm":
             arrays = " ".join(sorted({job_id.partition("_")[0] for job_id in ids}))
             BOARD.rest = f"left with SLURM (scancel {arrays} ends them)"
-            raise Leaving(str(self.flag()), RESUMABLE)
+            raise ExitRun(str(self.flag()), RESUMABLE)
         for job_id in ids:
             os.kill(int(job_id), signal.SIGTERM)
 
@@ -181,7 +181,7 @@ class Ray(SweepLauncher):
                     outcomes[job.number] = outcome
                     BOARD.ended(job, outcome)
         if asked:
-            raise Leaving(str(self.flag()), RESUMABLE)
+            raise ExitRun(str(self.flag()), RESUMABLE)
         return outcomes
 
 

@@ -17,9 +17,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from perdure.config.overrides import quoted
-from perdure.errors import UserError
+from perdure.errors import RESUMABLE, UserError
 from perdure.ranks import environment
-from perdure.run.preemption import RESUMABLE
 
 _INTERRUPTED = {RESUMABLE, 130, -signal.SIGTERM, -signal.SIGINT}
 _OF_THE_SWEEP = (

@@ -21,10 +21,10 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from perdure.errors import Leaving, UserError
+from perdure.errors import RESUMABLE, ExitRun, UserError
 from perdure.io.redaction import ADDRESSES
 from perdure.ranks import environment, rendezvous
-from perdure.run.preemption import RESUMABLE, StopFlag
+from perdure.run.preemption import StopFlag
 from perdure.sweeps.jobs import Job, Outcome, as_typed, command, finished, name_of, refuse_changed
 from perdure.sweeps.process import JobProcess
 from perdure.sweeps.report import BOARD
@@ -54,7 +54,7 @@ class SweepLauncher(Launcher):
 
         Raises:
             UserError: a job's folder holds another job.
-            Leaving: the sweep was asked to stop, and its jobs have saved what they had.
+            ExitRun: the sweep was asked to stop, and its jobs have saved what they had.
         """
         setup_globals()
         configs = {
@@ -131,7 +131,7 @@ class OneProcess(SweepLauncher):
             BOARD.ended(job, outcome)
             # The other ranks of a distributed run would wait for this one for ever.
             if outcome.status == RESUMABLE or (outcome.status and environment.world_size() > 1):
-                raise Leaving(outcome.reason, outcome.status)
+                raise ExitRun(outcome.reason, outcome.status)
         return outcomes
 
     def _run(self, config: DictConfig) -> Outcome:
@@ -144,7 +144,7 @@ class OneProcess(SweepLauncher):
                 job_subdir_key="hydra.sweep.subdir",
                 hydra_context=self.hydra_context,
             )
-        except Leaving as leaving:
+        except ExitRun as leaving:
             return Outcome(int(leaving.code or 0), leaving.sentence, None, _since(since))
         if returned.status is JobStatus.COMPLETED:
             return Outcome(0, "", returned.return_value, _since(since))
@@ -209,7 +209,7 @@ class Local(SweepLauncher):
                 self._gather(running, free)
                 time.sleep(_GLANCE)
         if self.flag():
-            raise Leaving(str(self.flag()), RESUMABLE)
+            raise ExitRun(str(self.flag()), RESUMABLE)
         return outcomes
 
     @staticmethod

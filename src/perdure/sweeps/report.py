@@ -10,9 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from perdure.errors import Leaving
+from perdure.errors import RESUMABLE, ExitRun
 from perdure.ranks import environment
-from perdure.run.preemption import RESUMABLE
 from perdure.sweeps.jobs import Job, Outcome, again
 
 
@@ -97,11 +96,11 @@ def concluding(main: Callable[[], Any]) -> None:
     """Run `main`; if that was a sweep, tell how it ended.
 
     Raises:
-        Leaving: not every job finished; carries the exit status of the sweep.
+        ExitRun: not every job finished; carries the exit status of the sweep.
     """
     try:
         main()
-    except Leaving as leaving:
+    except ExitRun as leaving:
         if not BOARD.jobs or (leaving.code != RESUMABLE and not environment.is_main()):
             raise  # another rank's summary is not shown, so that it says its reason
         _conclude(int(leaving.code or 0))
@@ -118,7 +117,7 @@ def _conclude(status: int) -> None:
     if status:
         what = f"{BOARD.missing} of {_jobs(len(BOARD.jobs))} did not finish"
         command = again(sys.argv[1:], BOARD.folder)
-        raise Leaving(f"{what}; {command} runs what is missing", status)
+        raise ExitRun(f"{what}; {command} runs what is missing", status)
 
 
 def _say(line: str) -> None:

@@ -42,7 +42,7 @@ from perdure.checkpoint.core import format as files
 from perdure.checkpoint.core.cadence import Cadence
 from perdure.checkpoint.core.ledger import entries, folder_of
 from perdure.checkpoint.core.manager import CheckpointManager, Policy
-from perdure.run.resume import good
+from perdure.run.resume import latest_intact
 from perdure.training.state import Occasion, Position
 
 
@@ -73,7 +73,7 @@ def managed(run: Path) -> None:
     """The package's own manager, going on from the newest intact file if there is one."""
     folder = folder_of(run)
     files.sweep(folder)
-    source = good(run)
+    source = latest_intact(run)
     manager = CheckpointManager(folder, "er", Policy(save=True, top_k=1), Cadence())
     for n in range(1 if source is None else source.state["n"] + 1, 9):
         task, step = divmod(n - 1, 4)
