@@ -7,19 +7,26 @@ import shlex
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 import perdure
 from perdure.cli.help import text
 from perdure.config.build import locate
+from perdure.config.overrides import Arguments
 from perdure.config.published import CONF
 from perdure.config.schema import validate
+from perdure.config.stored import GROUPS, StoredConfig, refuse_locations
+from perdure.errors import UserError
+from perdure.io.files import require_own
+from perdure.io.redaction import Addresses
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 DESIGN = (ROOT / "docs" / "design.md").read_text()
+SECURITY = (ROOT / "docs" / "security.md").read_text()
 HELP = text()
 
-COMMANDS = sorted(set(re.findall(r"python train\.py ([^#\n`]+)", README + HELP)))
+COMMANDS = sorted(set(re.findall(r"python train\.py ([^#\n`]+)", README + SECURITY + HELP)))
 
 
 def overrides_of(command: str) -> list[str]:
@@ -46,7 +53,7 @@ def test_the_table_of_options_is_complete(group: str) -> None:
 
 
 PATHS = sorted(
-    set(re.findall(r"`((?:src|conf|scripts|tests|docs)/[\w./-]+)`", README + DESIGN))
+    set(re.findall(r"`((?:src|conf|scripts|tests|docs)/[\w./-]+)`", README + DESIGN + SECURITY))
     | set(re.findall(r"`((?:models|datasets|training|checkpoint|tracking)/[\w./]+)`", DESIGN))
 )
 
@@ -112,3 +119,65 @@ def test_the_floors_listed_are_the_floors() -> None:
     package = ROOT / "src" / "perdure"
     parts = {p.name for p in package.iterdir() if p.name not in ("__init__.py", "__pycache__")}
     assert parts <= listed
+
+
+# --- docs/security.md -----------------------------------------------------------------------------
+
+
+def flat(page: str) -> str:
+    """A page without its line breaks, as sentences are compared."""
+    return " ".join(page.split())
+
+
+def test_the_commands_of_the_page_on_security_are_checked() -> None:
+    assert sum(command in SECURITY for command in COMMANDS) >= 3
+
+
+@pytest.mark.parametrize("page", [README, SECURITY], ids=["README", "security"])
+def test_every_linked_page_exists(page: str) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", page):
+        assert (ROOT / link).is_file(), link
+
+
+def test_the_groups_that_a_file_may_set_are_those_of_the_code() -> None:
+    (row,) = re.findall(r"^\| groups with values \| (.+) \|$", SECURITY, re.M)
+    assert re.findall(r"`([^`]+)`", row) == list(GROUPS)
+
+
+def test_the_limits_listed_are_the_defaults() -> None:
+    rows = re.findall(r"^\| `((?:checkpoint|data)\.max_\w+)` \| (\d+) \|", SECURITY, re.M)
+    config = perdure.compose()
+    assert len(rows) == 3
+    assert {key: int(n) for key, n in rows} == {
+        key: OmegaConf.select(config, key) for key, _ in rows
+    }
+
+
+def test_the_sentence_on_a_class_is_the_one_that_is_said() -> None:
+    args = {"model": {"_target_": "mylab.models.NCM"}}
+    with pytest.raises(UserError) as error:
+        StoredConfig({"args": args}, "old.pt").overrides(Arguments(()))
+    assert str(error.value) in flat(SECURITY)
+
+
+def test_the_sentence_on_an_address_is_the_one_that_is_said() -> None:
+    mirrors = ["http://127.0.0.1/x"]
+    source = {"_target_": "perdure.datasets.sources.FashionMNIST", "mirrors": mirrors}
+    with pytest.raises(UserError) as error:
+        refuse_locations({"dataset": {"source": source}}, {"dataset.source.mirrors"}, (), "old.pt")
+    assert str(error.value) in flat(SECURITY)
+
+
+def test_the_sentence_on_a_redacted_address_is_the_one_that_is_said() -> None:
+    with pytest.raises(UserError) as error:
+        Addresses().restore("https://example.org/er.pt?token=***", "checkpoint.load")
+    assert str(error.value) in flat(SECURITY)
+
+
+def test_the_sentence_on_a_link_is_the_one_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "h").mkdir()
+    (tmp_path / "h" / "train.log").symlink_to("/etc/motd")
+    with pytest.raises(UserError) as error:
+        require_own(tmp_path / "h")
+    said = str(error.value).replace(f"{tmp_path.resolve()}/", "")
+    assert said.replace(str(Path("/etc/motd").resolve()), "/etc/motd") in flat(SECURITY)

@@ -67,19 +67,19 @@ def test_a_benchmark_brings_its_backbone_and_the_user_may_choose_another() -> No
         pytest.param(["model=er-ace", "training=joint"], "er-ace", id="joint"),
         pytest.param(
             ["checkpoint.max_minutes=0"],
-            "checkpoint.max_minutes=0.0: must be a number above 0",
+            "checkpoint.max_minutes=0.0: must be a float above 0",
             id="minutes",
         ),
         pytest.param(
             ["checkpoint.max_gigabytes=-1"],
-            "checkpoint.max_gigabytes=-1.0: must be a number above 0",
+            "checkpoint.max_gigabytes=-1.0: must be a float above 0",
             id="gigabytes",
         ),
         pytest.param(
-            ["data.max_minutes=nan"], "data.max_minutes=nan: must be a number above 0", id="nan"
+            ["data.max_minutes=nan"], "data.max_minutes=nan: must be a float above 0", id="nan"
         ),
         pytest.param(
-            ["data.max_minutes=inf"], "data.max_minutes=inf: must be a number above 0", id="inf"
+            ["data.max_minutes=inf"], "data.max_minutes=inf: must be a float above 0", id="inf"
         ),
         pytest.param(
             ["tracking=wandb", "tracking.wandb.finish_seconds=0"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -14,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from perdure.config.build import build
 from perdure.config.compose import compose
 from perdure.config.overrides import Arguments, quoted
 from perdure.config.stored import StoredConfig, classes_to_allow, named_classes, refuse_locations
 from perdure.errors import UserError
+from perdure.run.resume import command_to_resume
 
 CLASSES = "mylab_models.py"
 
@@ -337,6 +340,44 @@ def test_a_path_or_an_address_from_a_file_is_refused(
     refuse_locations(config, {"backbone.note", "backbone.width"}, (), "old.pt")
     refuse_locations(config, (), (), "old.pt")
     sys.modules.pop("mylab_models")
+
+
+def test_a_parameter_that_is_a_path_takes_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mylab_paths.py").write_text(
+        "from pathlib import Path\n"
+        "class A:\n"
+        "    def __init__(self, root: Path | None, either: Path | str) -> None:\n"
+        "        self.root, self.either = root, either\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    node = {"_target_": "mylab_paths.A", "root": "~/x", "either": "y"}
+    built = build(node, "backbone")
+    assert (built.root, built.either) == (Path.home() / "x", "y")
+    assert build({**node, "root": None}, "backbone").root is None
+    with pytest.raises(UserError, match=r"backbone\.root=3: must be a path or null"):
+        build({**node, "root": 3}, "backbone")
+
+
+def test_the_command_to_resume_repeats_what_no_file_may_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mylab_command.py").write_text(
+        "from perdure.config.build import Url\n"
+        "class A:\n"
+        "    def __init__(self, backbone, home: Url, width: int = 1) -> None: ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    typed = (
+        "model._target_=mylab_command.A", "+model.home='http://x/y'", "+model.width=3",
+        "checkpoint=default", "checkpoint.save=true", "optimizer.lr=0.5",
+    )  # fmt: skip
+    words = command_to_resume(Arguments(typed), plain(*typed), Path("run"))
+    assert shlex.split(words)[2:] == [
+        "checkpoint.load=run", "+model.home='http://x/y'", "checkpoint=default",
+        "checkpoint.save=true", "checkpoint.allow=[mylab_command.A]",
+    ]  # fmt: skip
 
 
 def test_the_mirrors_of_our_own_sources_are_addresses() -> None:

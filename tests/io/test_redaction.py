@@ -348,3 +348,12 @@ def test_words_of_code_stay_unless_they_hold_a_secret() -> None:
 def test_a_long_line_takes_no_longer_than_its_length() -> None:
     text = "a" * 300_000 + "://" + "b" * 300_000
     assert redacted_words(text) == text
+
+
+def test_a_text_that_holds_a_redacted_address_restores_nothing() -> None:
+    """Such as Hydra's `override_dirname`, which joins all overrides."""
+    addresses = Addresses()
+    config = OmegaConf.create({"joined": 'x="http://x/y?token=***",seed=1,model=er'})
+    addresses.redact_config(config)
+    with pytest.raises(UserError, match="must be the whole address, typed again"):
+        addresses.restore("http://x/y?token=***")

@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, NewType
 
 from perdure.errors import UserError
@@ -21,10 +21,11 @@ Reference = NewType("Reference", str)
 """The same for a reference to a checkpoint or to weights: a path, https://…, hf://…, wandb://…"""
 
 _PLAIN: dict[Any, str] = {
-    float: "a number",
-    int: "a whole number",
+    float: "a float",
+    int: "an integer",
     bool: "true or false",
     str: "text",
+    Path: "a path",
     type(None): "null",
 }
 
@@ -45,7 +46,8 @@ def build(node: Mapping[str, Any], group: str, *args: Any, **runtime: Any) -> An
     target = locate(node["_target_"], group)
     options = {key: value for key, value in node.items() if key != "_target_"}
     check(target, options, group, len(args), runtime)
-    return target(*args, **_accepted(target, runtime), **ADDRESSES.restore_values(options, group))
+    options = _with_paths(target, ADDRESSES.restore_values(options, group))
+    return target(*args, **_accepted(target, runtime), **options)
 
 
 def locate(path: str, group: str) -> Callable[..., Any]:
@@ -111,6 +113,21 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
+def _with_paths(target: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with text as a path where only a path is annotated."""
+    hints = _hints(target)
+    texts = {key for key, value in options.items() if isinstance(value, str)}
+    paths = {key for key in texts if _is_path(hints.get(key))}
+    return {k: Path(v).expanduser() if k in paths else v for k, v in options.items()}
+
+
+def _is_path(hint: Any) -> bool:
+    """Whether a path may be passed where `hint` is annotated, and text may not."""
+    parts = typing.get_args(hint) if _is_union(hint) else (hint,)
+    paths = [p for p in parts if isinstance(p, type) and issubclass(Path, p) and p is not object]
+    return bool(paths) and str not in parts
+
+
 def _accepted(target: Callable[..., Any], runtime: dict[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(target).parameters
     return {key: value for key, value in runtime.items() if key in parameters}
@@ -129,7 +146,7 @@ def _fits(value: Any, hint: Any) -> bool:
         number = int if hint is int else int | float
         return isinstance(value, number) and not isinstance(value, bool)
     if isinstance(hint, type) and hint is not Any and typing.get_origin(hint) is None:
-        return isinstance(value, hint)
+        return isinstance(value, hint) or (isinstance(value, str) and _is_path(hint))
     return True
 
 

@@ -246,7 +246,7 @@ def validate(config: DictConfig) -> None:
     for key in _AT_LEAST_ONE:
         value = OmegaConf.select(config, key)
         if value is not None and not (isinstance(value, int) and value >= 1):
-            raise UserError(f"{key}={value}: must be a whole number, 1 or more")
+            raise UserError(f"{key}={value}: must be an integer, 1 or more")
     if config.training.clip_norm is not None and config.training.clip_norm <= 0:
         raise UserError(f"training.clip_norm={config.training.clip_norm}: must be above 0, or null")
     if not 0 <= config.dataset.validation < 1:
@@ -266,7 +266,7 @@ def validate(config: DictConfig) -> None:
     for key, unit in _TRANSFER_LIMITS.items():
         value = OmegaConf.select(config, key)
         if not 0 < value < math.inf:
-            raise UserError(f"{key}={value}: must be a number above 0 ({unit})")
+            raise UserError(f"{key}={value}: must be a float above 0 ({unit})")
     _check_wandb(config)
     names = ["model.name", "dataset.name"]
     # Looked at only once it is fixed: asking for it earlier would settle it.
@@ -373,7 +373,7 @@ def _check_model(config: DictConfig) -> None:
     size = config.buffer.size
     if not isinstance(size, int) or size < 0 or (size == 0 and config.buffer.get("_target_")):
         raise UserError(
-            f"buffer.size={size}: must be a whole number, 1 or more (buffer=none keeps nothing)"
+            f"buffer.size={size}: must be an integer, 1 or more (buffer=none keeps nothing)"
         )
     if model.needs_buffer and size == 0:
         raise UserError(

@@ -12,6 +12,7 @@ import inspect
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,8 @@ from perdure.errors import UserError
 GROUPS = ("model", "dataset", "buffer", "backbone", "optimizer", "scheduler", "training")
 """Groups that describe a run: their options and values are taken from a file."""
 
-NOT_STORED = (
-    "checkpoint.", "tracking", "data.", "hydra.searchpath",
-)  # fmt: skip
-"""How keys begin that no file may set and that a command must repeat to resume a run alike."""
+NOT_STORED = ("checkpoint", "tracking", "data", "hydra.searchpath")
+"""Keys (and what is below them) that no file may set and that a command must repeat to resume."""
 
 _PRESETS = ("experiment", "recipe")  # groups whose options set values of the others
 _KEYS = ("seed", "deterministic", "device", "threads")
@@ -199,6 +198,13 @@ def classes_to_allow(config: Mapping[str, Any], command: Arguments) -> list[str]
     return list(dict.fromkeys(target for key, target in named if not trust.is_trusted(key, target)))
 
 
+def location_keys(config: Mapping[str, Any]) -> Iterator[str]:
+    """Keys of parameters that are paths, addresses or references by their annotated type."""
+    for group, node in _nodes(config):
+        with suppress(UserError):  # a class that is not there: who builds it says so
+            yield from (f"{group}.{name}" for name in locations(locate(node[_TARGET], group)))
+
+
 def refuse_locations(
     config: Mapping[str, Any], taken: Collection[str], allowed: Collection[str], origin: str
 ) -> None:
@@ -213,16 +219,14 @@ def refuse_locations(
     Raises:
         UserError: names the key and what to add.
     """
-    for group, node in _nodes(config):
-        if not any(key.startswith(f"{group}.") for key in taken):
-            continue
-        for name in locations(locate(node[_TARGET], group)):
-            key = f"{group}.{name}"
-            if key in taken and key not in allowed:
-                raise UserError(
-                    f"{key}={node.get(name)}: a path or an address that {origin} names is not "
-                    f"used; type it, or add checkpoint.allow=[{key}] if you trust it"
-                )
+    touched = {key.partition(".")[0] for key in taken}
+    for key in location_keys({name: config[name] for name in touched if name in config}):
+        if key in taken and key not in allowed:
+            value = _lookup(config, key)[0]
+            raise UserError(
+                f"{key}={value}: a path or an address that {origin} names is not used; type it, "
+                f"or add checkpoint.allow=[{key}] if you trust it"
+            )
 
 
 def _nodes(value: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -266,6 +266,8 @@ class Addresses:
     def _kept(self, raw: str, parsed: Callable[[str], str]) -> str:
         """`raw` redacted, and remembered under what a configuration will hold for it."""
         whole = parsed(raw)
+        if _STARS in whole:  # not the whole address: nothing could be restored from it
+            return redacted(raw, _STARS)
         for number in count(1):
             shown = redacted(raw, _STARS + (str(number) if number > 1 else ""))
             if shown == raw:

@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perdure.config.overrides import Arguments, parse, quoted
-from perdure.config.stored import NOT_STORED, StoredConfig, classes_to_allow
+from perdure.config.stored import (
+    GROUPS,
+    NOT_STORED,
+    StoredConfig,
+    classes_to_allow,
+    location_keys,
+)
 from perdure.errors import UserError
 from perdure.io.download import DEFAULT_LIMITS, Limits
 from perdure.io.redaction import ADDRESSES
@@ -355,10 +361,13 @@ def command_to_resume(typed: Arguments, config: Mapping[str, Any], folder: Path)
         folder: the run's folder.
     """
     left_out = ("checkpoint.load", "checkpoint.fork", "checkpoint.resume", "checkpoint.allow")
+    repeated = (*NOT_STORED, *location_keys({group: config[group] for group in GROUPS}))
     kept = [
         t.text
         for t in typed.overrides
-        if t.key not in left_out and t.key.startswith(NOT_STORED) and not t.is_sweep
+        if t.key not in left_out
+        and any(t.key == key or t.key.startswith(f"{key}.") for key in repeated)
+        and not t.is_sweep
     ]
     flags = [f"--config-dir={typed.config_dir}"] if typed.config_dir else []
     allowed = [*classes_to_allow(config, typed), *map(str, typed.value("checkpoint.allow") or [])]
