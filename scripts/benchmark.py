@@ -25,10 +25,10 @@ from typing import Any, Protocol
 
 import textbook
 from omegaconf import OmegaConf
-from processes import table
 from torch import Tensor
 from whole_runs import paired, paired_table, phases_table, spread, whole_runs
 
+from perdure.cli.processes import table
 from perdure.config.build import build
 from perdure.config.compose import compose
 from perdure.datasets.arrays import Split

@@ -21,7 +21,8 @@ from statistics import mean, stdev
 from typing import Any
 
 import yaml
-from processes import table
+
+from perdure.cli.processes import table
 
 FIGURES = ("average_accuracy", "forgetting")
 _NOT_A_SETTING = ("timestamp", "threads", "checkpoint", "tracking", "device", "output_root")

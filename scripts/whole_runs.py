@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from processes import TRAIN, Usage, python, table
+from perdure.cli.processes import TRAIN, Usage, python, table
 
 PHASES = ("start", "training", "evaluation", "checkpoint")
 IMPORTS: dict[str, tuple[str | Path, ...]] = {
@@ -18,7 +18,7 @@ IMPORTS: dict[str, tuple[str | Path, ...]] = {
     "import numpy": ("-c", "import numpy"),
     "import torch": ("-c", "import torch"),
     "import perdure.run.assemble": ("-c", "import perdure.run.assemble"),
-    "train.py --help": (TRAIN, "--help"),
+    "train --help": (*TRAIN, "--help"),
 }
 
 
@@ -63,7 +63,7 @@ def paired_table(report: dict[str, Any]) -> str:
 def _whole_run(overrides: Sequence[str]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder, log = Path(name) / "run", Path(name) / "log"
-        used = python(TRAIN, *overrides, f"hydra.run.dir={folder}", log=log)
+        used = python(*TRAIN, *overrides, f"hydra.run.dir={folder}", log=log)
         if used.status != 0:
             raise SystemExit(f"train.py {' '.join(overrides)} failed:\n{log.read_text()}")
         return by_phase(json.loads((folder / "results.json").read_text())["cpu_seconds"], used)

@@ -10,8 +10,8 @@ import pytest
 import textbook
 import torch
 import whole_runs
-from processes import Usage
 
+from perdure.cli.processes import Usage
 from perdure.datasets.transforms import Scale
 from perdure.tracking.events import StepLog
 

@@ -89,7 +89,8 @@ class Arguments:
     def only_shows(self) -> bool:
         """Whether the configuration is shown instead of run."""
         known = self._parsed
-        return bool(known.help or known.hydra_help or known.cfg or known.info)
+        shows = (known.help, known.hydra_help, known.cfg, known.info, known.shell_completion)
+        return any(shows)
 
     @property
     def config_dir(self) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from processes import ROOT, python, table
+from perdure.cli.processes import ROOT, python, table
 
 
 def test_a_child_is_counted_and_its_output_kept(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Child processes, and what they used: shared by `benchmark.py` and `reproduce.py`."""
+"""Child processes and what they used (CPU seconds, memory), and Markdown tables of that."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-TRAIN = ROOT / "train.py"
+ROOT = Path(__file__).resolve().parents[3]
+TRAIN = ("-m", "perdure", "train")
+"""The program, for `python`."""
 
 
 @dataclass(frozen=True)

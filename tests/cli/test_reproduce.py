@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import reproduce
-from processes import Usage
-from reproduce import Run, Setting
 
+from perdure.cli import reproduce
+from perdure.cli.processes import Usage
+from perdure.cli.reproduce import Run, Setting
 from perdure.config.schema import validate
 from perdure.run.api import compose
 
