@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from perdure.cli import reproduce
-from perdure.cli.processes import Usage
+from perdure.cli.processes import TRAIN, Usage
 from perdure.cli.reproduce import Run, Setting
 from perdure.config.schema import validate
 from perdure.run.api import compose
@@ -34,7 +34,9 @@ class FakeRuns:
         self.status = 0
         monkeypatch.setattr(reproduce, "python", self)
 
-    def __call__(self, script: Path, *overrides: str, log: Path) -> Usage:
+    def __call__(self, *arguments: str, log: Path) -> Usage:
+        assert arguments[: len(TRAIN)] == TRAIN
+        overrides = arguments[len(TRAIN) :]
         self.commands.append(list(overrides))
         values = dict(o.split("=", 1) for o in overrides)
         folder = Path(values["hydra.run.dir"])

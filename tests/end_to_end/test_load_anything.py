@@ -127,7 +127,10 @@ def test_a_remote_full_file_goes_on_as_a_fork(tmp_path: Path) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/{path.name}"
         done = train_in(
-            here, f"checkpoint.load='{address}'", env={"PERDURE_CACHE": str(here / "c")}
+            here,
+            f"checkpoint.load='{address}'",
+            "checkpoint.save=true",
+            env={"PERDURE_CACHE": str(here / "c")},
         )
         server.shutdown()
     assert done.returncode == 0, done.stderr

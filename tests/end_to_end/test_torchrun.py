@@ -77,7 +77,7 @@ def test_a_run_moves_between_world_sizes(tmp_path: Path, calm: Path) -> None:
     stop_at(process, run, 15)
     assert status_of(run) == {"status": "resumable", "exit_status": 75}
     places = [saved(run)]
-    resume = (f"checkpoint.load={run}", "checkpoint.every=5 steps")
+    resume = (f"checkpoint.load={run}", "checkpoint.save=true", "checkpoint.every=5 steps")
     for n, step in ((1, 40), (4, 75)):
         process = start(tmp_path, torchrun(n), *resume)
         stop_at(process, run, step)

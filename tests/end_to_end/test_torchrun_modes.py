@@ -75,7 +75,7 @@ def test_a_network_in_parts_is_saved_whole(tmp_path: Path, n: int) -> None:
     """Saved on 2 ranks, it goes on on 1 and on 4, and agrees with a plain run within rounding."""
     fsdp = (*SHORT, "training.parallel=fsdp")
     interrupted(tmp_path, 2, *fsdp)
-    assert go(tmp_path, n, f"checkpoint.load={tmp_path}/run") == 0, (
+    assert go(tmp_path, n, f"checkpoint.load={tmp_path}/run", "checkpoint.save=true") == 0, (
         tmp_path / "stderr"
     ).read_text()
     done = train_in(tmp_path, "hydra.run.dir=plain", *SHORT)
@@ -109,7 +109,7 @@ def test_local_buffers_go_on_at_the_same_world_size_alone(tmp_path: Path) -> Non
     assert go(tmp_path, 4, f"checkpoint.load={run}") != 0
     (sentence,) = told(tmp_path)
     assert "is in 2 parts; start 2 of them" in sentence
-    assert go(tmp_path, 2, f"checkpoint.load={run}") == 0
+    assert go(tmp_path, 2, f"checkpoint.load={run}", "checkpoint.save=true") == 0
     assert_same(end_of(run), end_of(tmp_path / "calm" / "run"))
     assert rows_of(run) == rows_of(tmp_path / "calm" / "run")
     assert (

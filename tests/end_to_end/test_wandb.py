@@ -72,7 +72,9 @@ def test_a_killed_run_goes_on_on_another_machine(
 
     reference = f"wandb://tester/{PROJECT}/ckpt-{run_id}:latest"
     version = versions(wandb_server, run_id)["latest"]
-    done = train_in(b, f"checkpoint.load={reference}", env=machine(wandb_server, b))
+    done = train_in(
+        b, f"checkpoint.load={reference}", "checkpoint.save=true", env=machine(wandb_server, b)
+    )
     assert done.returncode == 0, done.stderr
     rebuilt = run_folder(b)
     assert rebuilt.name == folder.name
@@ -106,6 +108,7 @@ def test_a_killed_offline_run_is_synced_and_goes_on_elsewhere(
     done = train_in(
         b,
         f"checkpoint.load=wandb://tester/{PROJECT}/ckpt-{run_id}:latest",
+        "checkpoint.save=true",
         env=machine(wandb_server, b),
     )
     assert done.returncode == 0, done.stderr
@@ -160,7 +163,11 @@ def test_a_fork_is_a_run_of_its_own_that_used_the_artifact(
     run_id = record_of(folder)["id"]
     reference = f"wandb://tester/{PROJECT}/ckpt-{run_id}:task-0"
     done = train_in(
-        b, f"checkpoint.load={reference}", "optimizer.lr=0.05", env=machine(wandb_server, b)
+        b,
+        f"checkpoint.load={reference}",
+        "checkpoint.save=true",
+        "optimizer.lr=0.05",
+        env=machine(wandb_server, b),
     )
     assert done.returncode == 0, done.stderr
     assert f"a fork of {reference.replace('task-0', 'v0')}" in done.stdout
@@ -290,6 +297,8 @@ def test_a_run_never_goes_on_in_a_folder_of_another_that_is_called_the_same(
     time.sleep(1)  # a run is known by the second in which it started
     assert train_in(b, *SAVED[:-1], f"hydra.run.dir=outputs/{folder.name}").returncode == 0
     reference = f"wandb://tester/{PROJECT}/ckpt-{record_of(folder)['id']}:latest"
-    done = train_in(b, f"checkpoint.load={reference}", env=machine(wandb_server, b))
+    done = train_in(
+        b, f"checkpoint.load={reference}", "checkpoint.save=true", env=machine(wandb_server, b)
+    )
     assert done.returncode == 2
     assert "another run is there" in done.stderr

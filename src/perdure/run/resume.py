@@ -329,9 +329,10 @@ def _with_configuration(
         point = replace(point, fork=True)
     stored, taken = point.config.overrides(command)
     point = replace(point, taken=taken)
-    if point.artifact and not any(t.key == "tracking" for t in command.overrides):
+    address = str(reference).removeprefix("wandb://")
+    if address != reference and not any(t.key == "tracking" for t in command.overrides):
         # The address that was typed says where the run is mirrored.
-        entity, project, _ = point.artifact.split("/")
+        entity, project, _ = address.split("/", 2)
         stored += [
             "tracking=wandb",
             f"tracking.wandb.entity={quoted(entity)}",
