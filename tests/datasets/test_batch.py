@@ -47,7 +47,7 @@ def test_inputs_are_made_once_and_only_when_asked_for(tiny: Arrays) -> None:
     assert transform.calls == 1
 
 
-def test_concatenation_keeps_labels_augmentation_and_shared_memory(tiny: Arrays) -> None:
+def test_concatenation_keeps_labels_augmentation_and_shared_fields(tiny: Arrays) -> None:
     transform = CropFlip()
     choices = torch.tensor([[0, 8, 1], [4, 4, 0], [8, 0, 1], [1, 2, 0], [3, 3, 1]])
     x, y, logits = tiny.train.x[:5], tiny.train.y[:5], torch.arange(5.0)
@@ -58,7 +58,7 @@ def test_concatenation_keeps_labels_augmentation_and_shared_memory(tiny: Arrays)
     assert torch.equal(both.y, y)
     assert torch.equal(both.all_y, y)
     assert torch.equal(both["logits"], logits)
-    assert both.memory.keys() == {"logits"}
+    assert both.stored.keys() == {"logits"}
     assert both.total == 5
 
 
@@ -136,8 +136,8 @@ def bounds(cuts: list[int], n: int) -> list[tuple[int, int]]:
 
 
 def shard(whole: Batch, start: int, stop: int) -> Batch:
-    memory = {key: value[start:stop] for key, value in whole.memory.items()}
+    stored = {key: value[start:stop] for key, value in whole.stored.items()}
     part = slice(start, stop)
     return Batch(
-        whole.raw[part], whole.y[part], Scale(), None, memory, total=len(whole), all_y=whole.y
+        whole.raw[part], whole.y[part], Scale(), None, stored, total=len(whole), all_y=whole.y
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from perdure.distributed.batch_norm import GlobalBatchNorm, synchronise
+from perdure.distributed.batch_norm import GlobalBatchNorm, synchronize
 from perdure.distributed.process_group import Ranks
 
 
@@ -28,7 +28,7 @@ def test_it_is_torch_s(make: Any, shape: tuple[int, ...]) -> None:
     for p in theirs.parameters():
         nn.init.normal_(p)
     ours = deepcopy(theirs)
-    synchronise(ours, Ranks())
+    synchronize(ours, Ranks())
     assert isinstance(ours[0], GlobalBatchNorm)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     for _ in range(3):
@@ -50,6 +50,6 @@ def test_it_is_torch_s(make: Any, shape: tuple[int, ...]) -> None:
 def test_parameters_and_buffers_stay_the_same_objects() -> None:
     network = nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.BatchNorm1d(4)))
     before = [*network.parameters(), *network.buffers()]
-    synchronise(network, Ranks())
+    synchronize(network, Ranks())
     after = [*network.parameters(), *network.buffers()]
     assert all(a is b for a, b in zip(after, before, strict=True))

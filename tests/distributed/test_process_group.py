@@ -51,7 +51,7 @@ def test_exchanges_of_a_process_alone_change_nothing() -> None:
     assert ranks.from_main("x") == "x"
     assert ranks.collect("x") == ["x"]
     ranks.start_sum(rows).wait()
-    ranks.wait()
+    ranks.barrier()
     assert ranks.is_main
 
 

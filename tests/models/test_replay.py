@@ -85,9 +85,9 @@ def test_the_logits_kept_are_those_of_the_current_batch(
 ) -> None:
     method, batch = make(kind, **options), digits(0, 10)
     past = [digits(60, 68, logits=remembered(8))] * method.replays
-    _, memory = method.loss(batch, *past)
-    assert memory.keys() == {"logits"}
-    assert torch.equal(memory["logits"], method(batch.x))
+    _, stored = method.loss(batch, *past)
+    assert stored.keys() == {"logits"}
+    assert torch.equal(stored["logits"], method(batch.x))
 
 
 # --- ER-ACE -----------------------------------------------------------------------------------

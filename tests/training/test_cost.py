@@ -166,7 +166,7 @@ def to_inputs(images: list[np.ndarray]) -> Tensor:
 
 
 def plain_loop(kind: str, arrays: Arrays, steps: int) -> tuple[MLP, PlainBuffer, list[float]]:
-    """What a textbook would write; only the random numbers are the same by arrangement."""
+    """A loop as usually written; only the random numbers are the same by arrangement."""
     streams = Streams(11)
     streams.seed_torch("initialisation")
     network, buffer, losses = MLP((1, 28, 28), 10), PlainBuffer(), []

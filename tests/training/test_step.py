@@ -123,7 +123,7 @@ def test_each_part_gets_its_own_augmentation_and_bytes_are_remembered(tiny: Arra
     for part, draw in enumerate(draws):
         rows = streams.numpy("replay", step=3, part=part).choice(30, 6, False, shuffle=False)
         assert all(
-            torch.equal(value[rows], dict(draw.memory, raw=draw.raw, y=draw.y)[key])
+            torch.equal(value[rows], dict(draw.stored, raw=draw.raw, y=draw.y)[key])
             for key, value in held.items()
         )
     assert not torch.equal(draws[0].raw, draws[1].raw)

@@ -172,10 +172,10 @@ class Kept:
         self.states: list[dict[str, Any]] = []
         self.finished = False
 
-    def due(self, position: Any) -> bool:
+    def step_due(self, position: Any) -> bool:
         return position.global_step % 20 == 0
 
-    def late(self) -> bool:
+    def time_due(self) -> bool:
         return False
 
     def wants_epochs(self) -> bool:

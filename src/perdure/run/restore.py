@@ -117,7 +117,7 @@ def start_from(trainer: Trainer, config: DictConfig, load: str) -> list[str]:
         told += weights.mammoth_buffer(
             opened,
             trainer.state.buffer,
-            remembered=trainer.method.remembers,
+            remembered=trainer.method.stored_fields,
             shape=trainer.benchmark.shape,
             device=trainer.state.device,
         )
