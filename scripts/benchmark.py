@@ -44,19 +44,19 @@ TARGETS = {"training": 2.8, "evaluation": 20.0}
 
 
 class Loop(Protocol):
-    """What the package is measured against."""
+    """A training loop that the package is measured against."""
 
     def train(self, steps: int) -> None:
-        """So many training steps."""
+        """Run `steps` training steps."""
         ...
 
     def evaluate(self) -> Any:
-        """The whole test set of the task."""
+        """Evaluate on the whole test set of the task."""
         ...
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what `arguments` ask for, and print it."""
+    """Run the benchmark that `arguments` choose, and print the result."""
     options = _options(arguments)
     if options.cost_of:
         report = paired("seq-mnist", options.model, options.runs, options.cost_of)
@@ -220,14 +220,14 @@ def against(seconds: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "seconds": median(each),
-            "ratio": spread([theirs / our for our, theirs in zip(ours, each, strict=True)]),
+            "ratio": spread([other / own for own, other in zip(ours, each, strict=True)]),
         }
         for name, each in seconds.items()
     }
 
 
 def comparison_table(report: dict[str, Any]) -> str:
-    """What `compare` gives, for a person."""
+    """The report of `compare` as a table."""
     training, evaluation = report["training"], report["evaluation"]
     heads = ("µs a step", "steps/s", "perdure is faster", "ms an evaluation", "perdure is faster")
     rows: list[Sequence[str]] = [("CPU time, one thread", *heads)]

@@ -167,16 +167,16 @@ def test_packed_tensors_come_back_as_they_were(
     shapes: list[list[int]], dtypes: list[torch.dtype], rows: int
 ) -> None:
     kinds = [*dtypes, *[torch.float64] * len(shapes)]
-    given = [
+    packed = [
         {
             "loss": torch.rand(()),
             **{f"{i}": torch.randint(0, 99, shape).to(kinds[i]) for i, shape in enumerate(shapes)},
         }
         for _ in range(rows)
     ]
-    layout = {name: (value.shape, value.dtype) for name, value in given[0].items()}
-    found = _unpack(torch.stack([_pack(row) for row in given]), layout)
-    for i, row in enumerate(given):
+    layout = {name: (value.shape, value.dtype) for name, value in packed[0].items()}
+    found = _unpack(torch.stack([_pack(row) for row in packed]), layout)
+    for i, row in enumerate(packed):
         for name, value in row.items():
             assert torch.equal(found[name][i], value)
             assert found[name].dtype == value.dtype

@@ -17,7 +17,7 @@ from perdure.models.base import Method, Task
 
 @pytest.fixture(scope="session")
 def digits(tiny: Arrays) -> Callable[..., Batch]:
-    """Batches of real digits: rows `start` to `stop`, of some classes only if told so."""
+    """Batches of real digits: rows `start` to `stop`, of all classes or of those listed."""
 
     def take(start: int, stop: int, *classes: int, **stored: torch.Tensor) -> Batch:
         split = tiny.train

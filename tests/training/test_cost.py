@@ -64,7 +64,7 @@ WAITING = {
     "repeat_interleave",
     "bincount",
 }
-"""Operations whose result the host must have before it can go on."""
+"""Operations whose result the host must have before it can continue."""
 
 
 class Run:
@@ -207,8 +207,8 @@ def test_the_fast_path_equals_a_plain_loop_to_the_bit(some: Arrays, kind: str) -
     run = Run(kind, some)
     losses = run.go(steps)
     network, plain, expected = plain_loop(kind, some, steps)
-    for ours, theirs in zip(run.method.trainable(), network.parameters(), strict=True):
-        assert torch.equal(ours.view(torch.int32), theirs.view(torch.int32))
+    for ours, reference in zip(run.method.trainable(), network.parameters(), strict=True):
+        assert torch.equal(ours.view(torch.int32), reference.view(torch.int32))
     assert losses == expected
     assert run.buffer.seen == plain.seen == steps * BATCH
     held = run.buffer.contents()

@@ -1,4 +1,4 @@
-"""For every method and every buffer in the repository: save, load, and go on equals going on."""
+"""For every method and buffer of the repository: a saved and resumed run equals one in one go."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def end_of(trainer: Trainer) -> Any:
 
 @pytest.mark.parametrize("buffer", BUFFERS)
 @pytest.mark.parametrize("model", METHODS)
-def test_going_on_from_a_saved_state_changes_no_bit(model: str, buffer: str, tiny: Arrays) -> None:
+def test_resuming_from_a_saved_state_changes_no_bit(model: str, buffer: str, tiny: Arrays) -> None:
     config = compose(f"model={model}", f"buffer={buffer}", *SMALL)
     if not config.model.needs_buffer and buffer != BUFFERS[0]:
         pytest.skip("the method keeps no buffer")

@@ -1,4 +1,4 @@
-"""The loop on few real images: what it does, in which order, and what it tells."""
+"""The loop on few real images: what it does, in which order, and which events it emits."""
 
 from __future__ import annotations
 
@@ -121,10 +121,10 @@ def test_a_scheduler_moves_the_learning_rate(make_trainer: MakeTrainer, per: Any
     ).fit()
     rates = [(e.task, e.epoch, e.step, round(e.lr, 6)) for e in listener.of(events.StepLog)]
     for task in (0, 1):
-        mine = [lr for t, _, _, lr in rates if t == task]
-        assert set(mine) == {0.1, 0.01}
+        task_rates = [lr for t, _, _, lr in rates if t == task]
+        assert set(task_rates) == {0.1, 0.01}
         n_large = sum(t == task and e == 0 for t, e, _, _ in rates) if per == "epoch" else 1
-        assert mine.count(0.1) == n_large
+        assert task_rates.count(0.1) == n_large
 
 
 def test_clipping_bounds_the_step(make_trainer: MakeTrainer) -> None:
@@ -166,7 +166,7 @@ def test_divergence_stops_with_a_sentence_and_is_never_saved(make_trainer: MakeT
 
 
 class Kept:
-    """A keeper of checkpoints that keeps them in memory, asked at every 20th step."""
+    """Saves checkpoints in memory, at every 20th step."""
 
     def __init__(self) -> None:
         self.states: list[dict[str, Any]] = []

@@ -20,7 +20,7 @@ _ELSEWHERE = "stopped by a signal to another process of the run"
 
 
 class ControlFlags:
-    """Each rank's flags travel with the step's all-gather, so that they need no exchange of theirs.
+    """Each rank's flags travel with the step's all-gather and cost no collective call of their own.
 
     Args:
         ranks: who must agree.
