@@ -54,6 +54,8 @@ class Saving:
         if self.checkpoints is None:
             return
         state = self._state
+        # Before the save, since retention could remove the last finite state for a diverged one.
+        # Both reads wait for the device, which copying the state to the host does anyway.
         self.require_finite(float(state.loss.sum))
         if not state.is_finite():
             self.require_finite(float("nan"))
