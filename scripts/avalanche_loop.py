@@ -12,7 +12,7 @@ from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 from avalanche.training.supervised import Naive
-from textbook import GreyImages, mlp
+from reference_loop import GrayImages, mlp
 from torch import Tensor
 
 
@@ -71,8 +71,8 @@ class AvalancheLoop:
         return float(accuracy)
 
 
-class _Images(GreyImages):
-    """With the labels under the name that Avalanche asks for."""
+class _Images(GrayImages):
+    """With the labels under the name that Avalanche reads."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         super().__init__(x, y)

@@ -1,4 +1,4 @@
-"""How fast training and evaluation are, against a loop as it is usually written in PyTorch.
+"""Benchmark: speed of training and evaluation, against a loop as usually written in PyTorch.
 
 python scripts/benchmark.py                             both loops in turn, in one process
 python scripts/benchmark.py --model derpp --avalanche
@@ -6,7 +6,7 @@ python scripts/benchmark.py --phases                    whole `python train.py` 
 python scripts/benchmark.py --phases seq-mnist perm-mnist --runs 5
 python scripts/benchmark.py --cost-of tracking=wandb tracking.wandb.mode=offline
 
-Figures are CPU seconds on one thread. The loops train on the same task in turn, a chunk of steps
+All times are CPU seconds on one thread. The loops train on the same task in turn, a chunk of steps
 each, so that whatever else the machine does meets all alike; a ratio is the median over the rounds.
 """
 
@@ -23,8 +23,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
-import textbook
-from omegaconf import OmegaConf
+import reference_loop
+import torch
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from whole_runs import paired, paired_table, phases_table, spread, whole_runs
 
@@ -32,29 +33,30 @@ from perdure.cli.processes import table
 from perdure.config.build import build
 from perdure.config.compose import compose
 from perdure.datasets.arrays import Split
-from perdure.run.assemble import make_trainer
+from perdure.datasets.scenarios import Scenario
+from perdure.run.assemble import make_benchmark, make_trainer
 from perdure.tracking.events import Recorder, StepLog
 from perdure.training.evaluation import Evaluator
 from perdure.training.trainer import Trainer
 
 TARGETS = {"training": 2.8, "evaluation": 20.0}
-"""How many times faster than the textbook the package is meant to be."""
+"""How many times faster than the reference loop the package is meant to be."""
 
 
 class Loop(Protocol):
-    """What the package is measured against."""
+    """A training loop that the package is measured against."""
 
     def train(self, steps: int) -> None:
-        """So many training steps."""
+        """Run `steps` training steps."""
         ...
 
     def evaluate(self) -> Any:
-        """The whole test set of the task."""
+        """Evaluate on the whole test set of the task."""
         ...
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what `arguments` ask for, and print it."""
+    """Run the benchmark that `arguments` choose, and print the result."""
     options = _options(arguments)
     if options.cost_of:
         report = paired("seq-mnist", options.model, options.runs, options.cost_of)
@@ -85,7 +87,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--cost-of", nargs="+", metavar="OVERRIDE", help="whole runs on seq-mnist with and without"
     )
     parser.add_argument("--runs", type=_positive, default=3, help="whole runs of each data set")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report there")
     return parser.parse_args(arguments)
 
 
@@ -113,18 +115,18 @@ class Turns(Recorder):
     first turn warms up and is not kept.
     """
 
-    def __init__(self, steps: int, rivals: dict[str, Loop]) -> None:
+    def __init__(self, steps: int, others: dict[str, Loop]) -> None:
         super().__init__()
         self.steps = steps
-        self.rivals = rivals
-        self.seconds: dict[str, list[float]] = {name: [] for name in ("perdure", *rivals)}
+        self.others = others
+        self.seconds: dict[str, list[float]] = {name: [] for name in ("perdure", *others)}
         """CPU seconds of each loop's turns."""
         self._since = time.process_time()
 
     def on_step_log(self, event: StepLog) -> None:
         """The trainer has done its steps; now the others."""
         spent = {"perdure": time.process_time() - self._since}
-        for name, loop in self.rivals.items():
+        for name, loop in self.others.items():
             spent[name] = cpu_seconds(partial(loop.train, self.steps))
         if event.global_step > self.steps:
             for name, seconds in spent.items():
@@ -141,13 +143,14 @@ def cpu_seconds(work: Callable[[], Any]) -> float:
 
 def compare(model: str, rounds: int, steps: int, avalanche: bool = False) -> dict[str, Any]:
     """Train and evaluate `model` on the first task of seq-mnist, all loops in turn."""
-    plain, trainer = _trainer(model, rounds + 1, steps)
-    rivals = _rivals(plain, trainer, (rounds + 1, steps) if avalanche else None)
-    turns = Turns(steps, rivals)
-    trainer.recorders = [turns]
+    plain, config = _config(model, rounds + 1, steps)
+    benchmark = make_benchmark(plain, torch.device("cpu"))
+    others = _others(plain, benchmark, (rounds + 1, steps) if avalanche else None)
+    turns = Turns(steps, others)
+    trainer = make_trainer(plain, config, recorders=[turns])
     trainer.fit()
     training = {name: [spent / steps for spent in each] for name, each in turns.seconds.items()}
-    evaluation = _evaluations(plain, trainer, rivals, rounds)
+    evaluation = _evaluations(plain, trainer, others, rounds)
     return {
         "model": model,
         "buffer_size": plain["buffer"]["size"],
@@ -155,7 +158,7 @@ def compare(model: str, rounds: int, steps: int, avalanche: bool = False) -> dic
         "rounds": rounds,
         "steps": steps,
         "test_images": len(trainer.benchmark.evaluation(0)),
-        "textbook_images": textbook.IMAGES,
+        "reference_images": reference_loop.IMAGES,
         "load": os.getloadavg()[0],
         "targets": TARGETS,
         "training": against(training),
@@ -163,40 +166,39 @@ def compare(model: str, rounds: int, steps: int, avalanche: bool = False) -> dic
     }
 
 
-def _trainer(model: str, turns: int, steps: int) -> tuple[dict[str, Any], Trainer]:
-    """The configuration and the trainer of a run of so many turns on the first task."""
+def _config(model: str, turns: int, steps: int) -> tuple[dict[str, Any], DictConfig]:
+    """The configuration, plain and typed, of a run of so many turns on the first task."""
     chosen = (f"model={model}", "dataset=seq-mnist", "device=cpu", "threads=1")
     length = ("dataset.stop_after=1", f"dataset.iterations={turns * steps}")
     seen = (f"training.log_every={steps}", "tracking.console=off")
     config = compose(*chosen, *length, *seen)
     plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    return plain, make_trainer(plain, config)
+    return plain, config
 
 
-def _rivals(
-    plain: dict[str, Any], trainer: Trainer, avalanche: tuple[int, int] | None
+def _others(
+    plain: dict[str, Any], benchmark: Scenario, avalanche: tuple[int, int] | None
 ) -> dict[str, Loop]:
     """The other loops, on the same data with the same hyperparameters."""
 
-    def grey(part: Split) -> tuple[Tensor, Tensor]:
+    def gray(part: Split) -> tuple[Tensor, Tensor]:
         return part.x[:, 0], part.y
 
-    benchmark = trainer.benchmark
-    data = (grey(benchmark.train(0)), grey(benchmark.evaluation(0)))
+    data = (gray(benchmark.train(0)), gray(benchmark.evaluation(0)))
     numbers = (plain["dataset"]["batch_size"], plain["optimizer"]["lr"], plain["buffer"]["size"])
     dark = (plain["model"]["alpha"], plain["model"]["beta"]) if "beta" in plain["model"] else None
-    rivals: dict[str, Loop] = {
-        "textbook": textbook.Textbook(*data, *numbers, benchmark.classes(0), dark)
+    others: dict[str, Loop] = {
+        "reference": reference_loop.ReferenceLoop(*data, *numbers, benchmark.classes(0), dark)
     }
     if avalanche is not None:
         from avalanche_loop import AvalancheLoop
 
-        rivals["avalanche"] = AvalancheLoop(*data, *numbers, *avalanche)
-    return rivals
+        others["avalanche"] = AvalancheLoop(*data, *numbers, *avalanche)
+    return others
 
 
 def _evaluations(
-    plain: dict[str, Any], trainer: Trainer, rivals: dict[str, Loop], rounds: int
+    plain: dict[str, Any], trainer: Trainer, others: dict[str, Loop], rounds: int
 ) -> dict[str, list[float]]:
     """CPU seconds of evaluating the first task's test set, after a first time that warms up."""
     benchmark = trainer.benchmark
@@ -207,7 +209,7 @@ def _evaluations(
         ((correct, _),) = evaluator.count([0], benchmark.classes(0)).values()
         return [int(n) for n in correct.values()]
 
-    loops = {"perdure": ours, **{name: loop.evaluate for name, loop in rivals.items()}}
+    loops = {"perdure": ours, **{name: loop.evaluate for name, loop in others.items()}}
     turns = [{name: cpu_seconds(work) for name, work in loops.items()} for _ in range(rounds + 1)]
     return {name: [turn[name] for turn in turns[1:]] for name in loops}
 
@@ -218,28 +220,28 @@ def against(seconds: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "seconds": median(each),
-            "ratio": spread([theirs / our for our, theirs in zip(ours, each, strict=True)]),
+            "ratio": spread([other / own for own, other in zip(ours, each, strict=True)]),
         }
         for name, each in seconds.items()
     }
 
 
 def comparison_table(report: dict[str, Any]) -> str:
-    """What `compare` gives, for a person."""
+    """The report of `compare` as a table."""
     training, evaluation = report["training"], report["evaluation"]
     heads = ("µs a step", "steps/s", "perdure is faster", "ms an evaluation", "perdure is faster")
     rows: list[Sequence[str]] = [("CPU time, one thread", *heads)]
     for name in training:
         step, test = training[name]["seconds"], evaluation[name]["seconds"]
-        ratios = [_times(figures[name]["ratio"], name) for figures in (training, evaluation)]
+        ratios = [_times(times[name]["ratio"], name) for times in (training, evaluation)]
         rates = (f"{step * 1e6:,.0f}", f"{1 / step:,.0f}", ratios[0], f"{test * 1e3:,.1f}")
         rows.append((name, *rates, ratios[1]))
     goals = [f"{report['targets'][phase]:g} times" for phase in ("training", "evaluation")]
-    rows.append(("target against textbook", "", "", goals[0], "", goals[1]))
+    rows.append(("target against the reference", "", "", goals[0], "", goals[1]))
     head = (
         f"{report['model']} on seq-mnist's first task, buffer {report['buffer_size']}, batch "
         f"{report['batch_size']}; {report['rounds']} rounds of {report['steps']} steps, "
-        f"{report['test_images']:,} test images; the textbook reads {report['textbook_images']}; "
+        f"{report['test_images']:,} test images; the reference reads {report['reference_images']}; "
         f"load {report['load']:.1f} on {os.cpu_count()} cores"
     )
     return f"{head}\n{table(rows)}"

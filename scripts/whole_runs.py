@@ -1,4 +1,4 @@
-"""Whole `python train.py` processes: where their CPU seconds go (`benchmark.py --phases`)."""
+"""CPU time of whole `python train.py` processes, by phase (`benchmark.py --phases`)."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def paired(dataset: str, model: str, runs: int, overrides: Sequence[str]) -> dic
 
 
 def paired_table(report: dict[str, Any]) -> str:
-    """What `paired` gives, for a person."""
+    """The report of `paired` as a table."""
     named = {"without": report["without"], " ".join(report["overrides"]): report["with"]}
     rows: list[Sequence[str]] = [("CPU s, one thread", "min", "median", "max")]
-    rows += [(name, *_cells(figures)) for name, figures in named.items()]
+    rows += [(name, *_cells(values)) for name, values in named.items()]
     return table([*rows, ("times as much", *_cells(report["ratio"]))])
 
 
@@ -89,15 +89,15 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def phases_table(report: dict[str, Any]) -> str:
-    """What `whole_runs` gives, for a person."""
+    """The report of `whole_runs` as a table."""
     rows: list[Sequence[str]] = [("CPU s, one thread", "min", "median", "max")]
     named = {f"{report['model']} on {dataset}": p for dataset, p in report["phases"].items()}
     for name, phases in named.items():
-        rows += [(f"{name}: {phase}", *_cells(figures)) for phase, figures in phases.items()]
-    rows += [(name, *_cells(figures)) for name, figures in report["imports"].items()]
+        rows += [(f"{name}: {phase}", *_cells(values)) for phase, values in phases.items()]
+    rows += [(name, *_cells(values)) for name, values in report["imports"].items()]
     head = f"{report['runs']} runs; load {report['load']:.1f} on {os.cpu_count()} cores"
     return f"{head}\n{table(rows)}"
 
 
-def _cells(figures: dict[str, float]) -> tuple[str, ...]:
-    return tuple(f"{figures[key]:,.2f}" for key in ("min", "median", "max"))
+def _cells(values: dict[str, float]) -> tuple[str, ...]:
+    return tuple(f"{values[key]:,.2f}" for key in ("min", "median", "max"))

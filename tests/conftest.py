@@ -1,16 +1,29 @@
-"""Real MNIST for every test, whole and in small; a W&B server; the limit of a χ² test."""
+"""Real MNIST for every test, whole and in small; short runs; a W&B server; limits of χ² tests."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from kit import MakeTrainer
 from wandb_server.fixtures import wandb_server
 
+from perdure.backbones.mlp import MLP
+from perdure.buffers.reservoir import Reservoir
 from perdure.datasets.arrays import Arrays, Split
+from perdure.datasets.scenarios import ClassIncremental
 from perdure.datasets.sources import MNIST
+from perdure.distributed.process_group import Ranks
+from perdure.models.er import ER
+from perdure.randomness import Streams
+from perdure.training.optim import SGD, OptimizerFactory
+from perdure.training.recording import Launch, Recording
+from perdure.training.settings import Settings
+from perdure.training.trainer import Trainer
 
 __all__ = ["wandb_server"]
 
@@ -33,6 +46,42 @@ def _first(split: Split, n: int) -> Split:
     rows = torch.cat([(split.y == digit).nonzero().squeeze(1)[:n] for digit in range(10)])
     rows = rows.sort().values
     return Split(split.x[rows], split.y[rows])
+
+
+@pytest.fixture(scope="session")
+def few(mnist: Arrays) -> Arrays:
+    """The first 900 training and 500 test images of MNIST."""
+    train, test = mnist.train, mnist.test
+    return replace(
+        mnist, train=Split(train.x[:900], train.y[:900]), test=Split(test.x[:500], test.y[:500])
+    )
+
+
+@pytest.fixture
+def make_trainer(few: Arrays) -> MakeTrainer:
+    """A trainer of ER on few images in 3 tasks; keyword arguments change it."""
+
+    def make(method: Any = ER, **changes: Any) -> Trainer:
+        options = {
+            key: changes.pop(key) for key in list(changes) if key in Settings.__annotations__
+        }
+        settings = Settings(**{"batch_size": 10, "seed": 3, "log_every": 7, **options})
+        benchmark = changes.pop("benchmark", None) or ClassIncremental(few, 3, seed=3)
+        Streams(settings.seed).seed_torch("initialisation")
+        model = method(MLP(benchmark.shape, benchmark.n_classes, (20,)))
+        optimizer = changes.pop("optimizer", lambda params: SGD(params, lr=0.1))
+        return Trainer(
+            model,
+            benchmark,
+            settings,
+            OptimizerFactory(optimizer, changes.pop("scheduler", None)),
+            changes.pop("buffer", Reservoir(50, 10)),
+            changes.pop("transform", None),
+            launch=Launch(ranks=changes.pop("ranks", Ranks())),
+            recording=Recording(**changes),
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -30,26 +30,26 @@ def numbers(streams: Streams, purpose: str, at: dict[str, int], n: int = 8) -> l
 @settings(deadline=None)
 @given(
     seed=st.integers(-(2**70), 2**70),
-    asked=st.lists(places, min_size=1, max_size=6),
+    requested=st.lists(places, min_size=1, max_size=6),
     drawn=st.lists(st.tuples(places, st.integers(0, 9)), max_size=6),
     shuffle=st.randoms(use_true_random=False),
 )
 def test_a_position_gives_the_same_numbers_whatever_was_drawn_before(
     seed: int,
-    asked: list[tuple[str, dict[str, int]]],
+    requested: list[tuple[str, dict[str, int]]],
     drawn: list[tuple[tuple[str, dict[str, int]], int]],
     shuffle: random.Random,
 ) -> None:
-    alone = [numbers(Streams(seed), *place) for place in asked]
+    alone = [numbers(Streams(seed), *place) for place in requested]
     used = Streams(seed)
     for (purpose, at), n in drawn:
         generator = used.numpy(purpose, **at)
         generator.random(n)
         generator.integers(0, 7, n, dtype=np.uint32)  # leaves half a word in the generator
-    order = list(range(len(asked)))
+    order = list(range(len(requested)))
     shuffle.shuffle(order)
     for i in order:
-        assert numbers(used, *asked[i]) == alone[i]
+        assert numbers(used, *requested[i]) == alone[i]
 
 
 def test_every_kind_of_draw_starts_afresh() -> None:

@@ -25,6 +25,7 @@ from perdure.datasets.arrays import Arrays, Split
 from perdure.datasets.sources import MNIST
 from perdure.distributed.process_group import Ranks, join
 from perdure.run.assemble import make_trainer
+from perdure.training.recording import Launch
 
 
 @lru_cache
@@ -134,7 +135,7 @@ def end_of(case: str, ranks: Ranks) -> Any:
     validate(config)
     node: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     node["training"]["shards"] = node["training"]["shards"] or ranks.size
-    trainer = make_trainer(node, config, None, ranks=ranks)
+    trainer = make_trainer(node, config, launch=Launch(ranks=ranks))
     results = trainer.fit()
     state = plain(trainer.state_dict())
     return {**state, "matrix": results["accuracy_matrix"]}

@@ -17,7 +17,7 @@ from perdure.backbones.mlp import MLP
 from perdure.backbones.resnet import ReducedResNet18, ResNet18
 from perdure.errors import UserError
 
-GREY, COLOUR = (1, 28, 28), (3, 32, 32)
+GRAY, COLOR = (1, 28, 28), (3, 32, 32)
 
 
 def n_parameters(network: nn.Module) -> int:
@@ -36,14 +36,14 @@ def resnet18_parameters(channels: int, n_classes: int, w: int) -> int:
 @pytest.mark.parametrize(
     ("network", "expected"),
     [
-        (MLP(GREY, 10), (784 + 1) * 100 + (100 + 1) * 100 + (100 + 1) * 10),
-        (MLP(GREY, 10, hidden=(256,)), (784 + 1) * 256 + (256 + 1) * 10),
-        (MLP(GREY, 10, hidden=()), (784 + 1) * 10),
-        (ResNet18(COLOUR, 10), 11_173_962),  # the figure known for CIFAR-10
-        (ResNet18(COLOUR, 10), resnet18_parameters(3, 10, 64)),
-        (ResNet18(GREY, 10, width=8), resnet18_parameters(1, 10, 8)),
-        (ReducedResNet18(COLOUR, 100), resnet18_parameters(3, 100, 20)),
-        (ReducedResNet18(COLOUR, 100), 1_109_240),
+        (MLP(GRAY, 10), (784 + 1) * 100 + (100 + 1) * 100 + (100 + 1) * 10),
+        (MLP(GRAY, 10, hidden=(256,)), (784 + 1) * 256 + (256 + 1) * 10),
+        (MLP(GRAY, 10, hidden=()), (784 + 1) * 10),
+        (ResNet18(COLOR, 10), 11_173_962),  # the published number for CIFAR-10
+        (ResNet18(COLOR, 10), resnet18_parameters(3, 10, 64)),
+        (ResNet18(GRAY, 10, width=8), resnet18_parameters(1, 10, 8)),
+        (ReducedResNet18(COLOR, 100), resnet18_parameters(3, 100, 20)),
+        (ReducedResNet18(COLOR, 100), 1_109_240),
     ],
     ids=["mlp", "mlp-256", "linear", "resnet", "by formula", "narrow", "reduced", "as a figure"],
 )
@@ -56,7 +56,7 @@ BACKBONES = [(MLP, {}), (ResNet18, {"width": 4}), (ReducedResNet18, {"width": 4}
 
 @pytest.mark.parametrize(("kind", "settings"), BACKBONES, ids=lambda v: getattr(v, "__name__", ""))
 @pytest.mark.parametrize(
-    "shape", [(1, 8, 8), GREY, COLOUR, (3, 33, 47), (3, 64, 64)], ids=lambda shape: str(shape[1:])
+    "shape", [(1, 8, 8), GRAY, COLOR, (3, 33, 47), (3, 64, 64)], ids=lambda shape: str(shape[1:])
 )
 class TestEveryBackbone:
     def test_logits_are_the_head_on_the_features(
@@ -91,7 +91,7 @@ class TestEveryBackbone:
 
 def test_mlp_starts_as_glorot_and_bengio_say() -> None:
     torch.manual_seed(0)
-    network = MLP(GREY, 10)
+    network = MLP(GRAY, 10)
     linears = [m for m in network.modules() if isinstance(m, nn.Linear)]
     assert len(linears) == 3
     for layer in linears:
@@ -120,7 +120,7 @@ class CountOps(TorchDispatchMode):
 
 def test_mlp_dispatches_no_op_too_many() -> None:
     """Forward: 1 view, 3 x (t, addmm), 2 x (relu, its saved output). Backward with the loss: 36."""
-    network, x, y = MLP(GREY, 10), torch.rand(20, *GREY), torch.arange(20) % 10
+    network, x, y = MLP(GRAY, 10), torch.rand(20, *GRAY), torch.arange(20) % 10
     with CountOps() as forward:  # type: ignore[no-untyped-call]
         logits = network(x)
     loss = F.cross_entropy(logits, y)
@@ -134,16 +134,16 @@ def test_mlp_dispatches_no_op_too_many() -> None:
 
 
 def test_resnet_downsamples_thrice_and_pools_what_is_left() -> None:
-    network = ResNet18(COLOUR, 10, width=4).eval()
+    network = ResNet18(COLOR, 10, width=4).eval()
     with torch.no_grad():
-        x = torch.rand(2, *COLOUR)
+        x = torch.rand(2, *COLOR)
         maps = network.blocks(torch.relu(network.bn1(network.conv1(x))))
         assert maps.shape == (2, 32, 4, 4)
         torch.testing.assert_close(network.features(x), F.adaptive_avg_pool2d(maps, 1).flatten(1))
 
 
 def test_basic_block_is_the_published_one() -> None:
-    network = ResNet18(COLOUR, 10, width=4).eval()
+    network = ResNet18(COLOR, 10, width=4).eval()
     with torch.no_grad():
         for number, n_in, n_out, stride in ((0, 4, 4, 1), (2, 4, 8, 2)):
             block = network.blocks[number]
@@ -167,15 +167,15 @@ def test_config_lists_are_taken() -> None:
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
-        (MLP, (GREY, 10, (100, 0)), r"backbone\.hidden\[1\] .* at least 1, not 0"),
-        (MLP, (GREY, 10, (100, 2.5)), r"backbone\.hidden\[1\] .* not 2\.5"),
-        (MLP, (GREY, 10, 100), r"backbone\.hidden must be a list of layer widths, not 100"),
-        (MLP, (GREY, 0), r"n_classes .* not 0"),
-        (MLP, (GREY, True), r"n_classes .* not True"),
+        (MLP, (GRAY, 10, (100, 0)), r"backbone\.hidden\[1\] .* at least 1, not 0"),
+        (MLP, (GRAY, 10, (100, 2.5)), r"backbone\.hidden\[1\] .* not 2\.5"),
+        (MLP, (GRAY, 10, 100), r"backbone\.hidden must be a list of layer widths, not 100"),
+        (MLP, (GRAY, 0), r"n_classes .* not 0"),
+        (MLP, (GRAY, True), r"n_classes .* not True"),
         (MLP, ((1, 28), 10), r"input_shape must be \(channels, height, width\), not \(1, 28\)"),
         (MLP, ((1, -28, 28), 10), r"input_shape\[1\] .* not -28"),
-        (ResNet18, (COLOUR, 10, 0), r"backbone\.width .* not 0"),
-        (ReducedResNet18, (COLOUR, 10, "20"), r"backbone\.width .* not '20'"),
+        (ResNet18, (COLOR, 10, 0), r"backbone\.width .* not 0"),
+        (ReducedResNet18, (COLOR, 10, "20"), r"backbone\.width .* not '20'"),
         (ResNet18, ((3, 32, 7), 10), r"at least 8x8 .* not \(3, 32, 7\)"),
     ],
     ids=["zero", "fraction", "no list", "no class", "bool", "2-d", "negative", "w0", "text", "7px"],

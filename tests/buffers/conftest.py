@@ -1,4 +1,4 @@
-"""Examples that can be told apart, and generators whose draws can be seen or chosen."""
+"""Examples that differ, and generators whose draws can be seen or chosen."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ class Watched:
 
     def __init__(self, seed: int) -> None:
         self.generator = np.random.default_rng(seed)
-        self.integers_given: list[int] = []
-        self.uniforms_given: list[np.ndarray] = []
+        self.integers_drawn: list[int] = []
+        self.uniforms_drawn: list[np.ndarray] = []
 
     def integers(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        given = self.generator.integers(*args, **kwargs)
-        self.integers_given.extend(np.ravel(given).tolist())
-        return given
+        drawn = self.generator.integers(*args, **kwargs)
+        self.integers_drawn.extend(np.ravel(drawn).tolist())
+        return drawn
 
     def random(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        given = self.generator.random(*args, **kwargs)
-        self.uniforms_given.append(given)
-        return given
+        drawn = self.generator.random(*args, **kwargs)
+        self.uniforms_drawn.append(drawn)
+        return drawn
 
 
 @pytest.fixture(scope="session")

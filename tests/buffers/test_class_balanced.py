@@ -87,8 +87,8 @@ def test_equals_the_paper_s_algorithm_given_the_same_numbers(
     for labels in batches:
         numbers = np.arange(seen, seen + len(labels))
         buffer.add(make_fields(numbers, labels), labels, generator)
-        keep, pick = generator.uniforms_given.pop() if len(labels) else ([], [])
-        generator.uniforms_given.clear()
+        keep, pick = generator.uniforms_drawn.pop() if len(labels) else ([], [])
+        generator.uniforms_drawn.clear()
         for i, number in enumerate(numbers.tolist()):
             reference.offer(number, int(labels[i]), keep[i], pick[i])
         expected = {c: sorted(numbers) for c, numbers in reference.instances.items() if numbers}
@@ -145,10 +145,10 @@ def test_each_class_is_a_uniform_sample_of_its_stream(
             slots_held[slots] = np.array(rows) + start
         counts[slots_held] += 1
     for c in (0, 1):
-        mine, n = counts[labels == c], int((labels == c).sum())
+        of_class, n = counts[labels == c], int((labels == c).sum())
         p = 6 / n
-        assert mine.sum() == 6 * runs
-        statistic = ((mine - runs * p) ** 2).sum() / (runs * p * (1 - p)) * (n - 1) / n
+        assert of_class.sum() == 6 * runs
+        statistic = ((of_class - runs * p) ** 2).sum() / (runs * p * (1 - p)) * (n - 1) / n
         assert statistic < chi_square_limit(n - 1)
 
 
@@ -171,8 +171,10 @@ def test_a_loaded_buffer_makes_the_same_decisions(
         assert held[0].keys() == held[1].keys()
         assert all(torch.equal(held[0][key], held[1][key]) for key in held[0])
         offered += len(labels)
-    ours, theirs = straight.state_dict(), current.state_dict()
-    assert all(ours[key] == theirs[key] for key in ("slots", "seen_of", "full", "seen"))
+    straight_state, resumed_state = straight.state_dict(), current.state_dict()
+    assert all(
+        straight_state[key] == resumed_state[key] for key in ("slots", "seen_of", "full", "seen")
+    )
 
 
 @pytest.mark.parametrize("fresh_class", [3, 12], ids=["known-range", "beyond"])

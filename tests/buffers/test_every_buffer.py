@@ -81,9 +81,9 @@ def test_holds_only_what_was_offered_each_once(
     assert len(set(numbers.tolist())) == len(numbers) == len(buffer)
     assert numbers.min() >= 1
     assert numbers.max() <= sum(batches)
-    wanted = make_fields(numbers, numbers * 7919 % 11 % 4)
-    assert all(torch.equal(held[key], wanted[key]) for key in wanted)
-    assert all(held[key].dtype == wanted[key].dtype for key in wanted)
+    expected_fields = make_fields(numbers, numbers * 7919 % 11 % 4)
+    assert all(torch.equal(held[key], expected_fields[key]) for key in expected_fields)
+    assert all(held[key].dtype == expected_fields[key].dtype for key in expected_fields)
 
 
 @every_buffer
@@ -107,9 +107,9 @@ def test_a_loaded_buffer_goes_on_as_if_nothing_had_happened(
     offer(resumed, make_fields, seed, batches, skip=cut)
     assert (len(resumed), resumed.seen) == (len(straight), straight.seen)
     draws = [b.draw(5, np.random.default_rng(seed)) for b in (straight, resumed)]
-    for one, other in (draws, (straight.contents(), resumed.contents())):
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[key], other[key]) for key in one)
+    for first, other in (draws, (straight.contents(), resumed.contents())):
+        assert first.keys() == other.keys()
+        assert all(torch.equal(first[key], other[key]) for key in first)
 
 
 @every_buffer

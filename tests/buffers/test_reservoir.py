@@ -1,4 +1,4 @@
-"""The vectorised reservoir is Algorithm R: to the slot given the draws, and in distribution."""
+"""The vectorized reservoir is Algorithm R: to the slot given the draws, and in distribution."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_equals_the_loop_over_examples_given_the_same_draws(
     for n in batches:
         numbers = np.arange(seen, seen + n)
         buffer.add(make_fields(numbers, numbers % 5), numbers % 5, generator)
-        draws = generator.integers_given
+        draws = generator.integers_drawn
         for number in numbers.tolist():
             algorithm_r(expected, number, number, size, draws)
         assert not draws, "a draw that no example used"
@@ -61,12 +61,12 @@ def test_equals_the_loop_over_examples_given_the_same_draws(
         if expected:
             held = buffer.contents()
             assert held["id"].tolist() == expected
-            wanted = make_fields(expected, np.array(expected) % 5)
-            assert all(torch.equal(held[key], wanted[key]) for key in held)
+            expected_fields = make_fields(expected, np.array(expected) % 5)
+            assert all(torch.equal(held[key], expected_fields[key]) for key in held)
 
 
 class Scripted:
-    """A generator whose next integers are given."""
+    """A generator with chosen next integers."""
 
     def __init__(self, *values: int) -> None:
         self.values = np.array(values)

@@ -25,7 +25,7 @@ def filled(make_fields: MakeFields, n: int, size: int = 10) -> Reservoir:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"size": 0, "batch_size": 1}, r"buffer.size=0: must be 1 or more"),
         ({"size": -5, "batch_size": 1}, r"buffer.size=-5"),
@@ -33,8 +33,8 @@ def filled(make_fields: MakeFields, n: int, size: int = 10) -> Reservoir:
     ],
     ids=["none", "negative", "batch"],
 )
-def test_sizes_that_make_no_sense_are_refused(options: dict[str, int], says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_sizes_that_make_no_sense_are_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         Reservoir(**options)
 
 
@@ -60,8 +60,8 @@ def test_draws_are_without_replacement_and_keep_fields_together(make_fields: Mak
         numbers = drawn["id"].tolist()
         assert len(set(numbers)) == n
         assert set(numbers) <= set(buffer.contents()["id"].tolist())
-        wanted = make_fields(numbers, np.array(numbers) % 3)
-        assert all(torch.equal(drawn[key], wanted[key]) for key in wanted)
+        expected_fields = make_fields(numbers, np.array(numbers) % 3)
+        assert all(torch.equal(drawn[key], expected_fields[key]) for key in expected_fields)
 
 
 @pytest.mark.parametrize("stored", [1, 3, 10], ids=str)

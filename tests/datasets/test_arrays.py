@@ -16,7 +16,7 @@ def _split(n: int = 2, label: int = 0) -> Split:
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         pytest.param(
             lambda: Split(torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64)),
@@ -54,7 +54,7 @@ def _split(n: int = 2, label: int = 0) -> Split:
     ],
 )
 def test_arrays_that_no_scenario_could_use_are_refused(
-    make: Callable[[], object], says: str
+    make: Callable[[], object], message: str
 ) -> None:
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         make()

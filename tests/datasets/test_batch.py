@@ -17,7 +17,7 @@ from perdure.datasets.transforms import CropFlip, Scale
 
 
 class Counting(Scale):
-    """Counts how often it is asked."""
+    """Counts its calls."""
 
     calls = 0
 
@@ -37,8 +37,8 @@ def batch(tiny: Arrays, start: int, stop: int, transform: Scale | None = None) -
 
 def test_inputs_are_made_once_and_only_when_asked_for(tiny: Arrays) -> None:
     transform = Counting()
-    one, other = batch(tiny, 0, 4, transform), batch(tiny, 4, 9, transform)
-    both = one + other
+    first, other = batch(tiny, 0, 4, transform), batch(tiny, 4, 9, transform)
+    both = first + other
     assert len(both) == 9
     assert transform.calls == 0
     expected = tiny.train.x[:9].float() / 255
@@ -47,18 +47,18 @@ def test_inputs_are_made_once_and_only_when_asked_for(tiny: Arrays) -> None:
     assert transform.calls == 1
 
 
-def test_concatenation_keeps_labels_augmentation_and_shared_memory(tiny: Arrays) -> None:
+def test_concatenation_keeps_labels_augmentation_and_shared_fields(tiny: Arrays) -> None:
     transform = CropFlip()
     choices = torch.tensor([[0, 8, 1], [4, 4, 0], [8, 0, 1], [1, 2, 0], [3, 3, 1]])
     x, y, logits = tiny.train.x[:5], tiny.train.y[:5], torch.arange(5.0)
-    one = Batch(x[:2], y[:2], transform, choices[:2], {"logits": logits[:2], "mine": logits[:2]})
+    first = Batch(x[:2], y[:2], transform, choices[:2], {"logits": logits[:2], "extra": logits[:2]})
     other = Batch(x[2:], y[2:], transform, choices[2:], {"logits": logits[2:]})
-    both = one + other
+    both = first + other
     assert torch.equal(both.x, transform(x, choices))
     assert torch.equal(both.y, y)
     assert torch.equal(both.all_y, y)
     assert torch.equal(both["logits"], logits)
-    assert both.memory.keys() == {"logits"}
+    assert both.stored.keys() == {"logits"}
     assert both.total == 5
 
 
@@ -75,7 +75,7 @@ def test_an_empty_batch_is_false_and_adds_nothing(tiny: Arrays) -> None:
 
 
 def outputs(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Logits that want a gradient, and targets of the same shape."""
+    """Logits that require a gradient, and targets of the same shape."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(n, 10, generator=generator).mul_(3).requires_grad_()
     return logits, torch.randn(n, 10, generator=generator)
@@ -89,9 +89,9 @@ def test_means_equal_torch_s(tiny: Arrays) -> None:
         (whole.mse(logits, target), F.mse_loss(logits, target), 1e-6),
         (whole.mean(logits.square().sum(1)), logits.square().sum(1).mean(), 1e-6),
     ]
-    for ours, theirs, tolerance in pairs:
-        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=0)
-        gradients = [torch.autograd.grad(value, logits)[0] for value in (ours, theirs)]
+    for ours, reference, tolerance in pairs:
+        torch.testing.assert_close(ours, reference, rtol=tolerance, atol=0)
+        gradients = [torch.autograd.grad(value, logits)[0] for value in (ours, reference)]
         torch.testing.assert_close(*gradients, rtol=tolerance, atol=0)
 
 
@@ -136,8 +136,8 @@ def bounds(cuts: list[int], n: int) -> list[tuple[int, int]]:
 
 
 def shard(whole: Batch, start: int, stop: int) -> Batch:
-    memory = {key: value[start:stop] for key, value in whole.memory.items()}
+    stored = {key: value[start:stop] for key, value in whole.stored.items()}
     part = slice(start, stop)
     return Batch(
-        whole.raw[part], whole.y[part], Scale(), None, memory, total=len(whole), all_y=whole.y
+        whole.raw[part], whole.y[part], Scale(), None, stored, total=len(whole), all_y=whole.y
     )

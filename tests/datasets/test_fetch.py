@@ -140,26 +140,28 @@ def test_a_part_of_something_else_costs_one_start_from_scratch(
     path.parent.mkdir()
     path.with_name("data.bin.part").write_bytes(b"?" * size)
     get(path, url)
-    assert [asked for _, asked in server.requests] == [f"bytes={size}-", None]
+    assert [requested for _, requested in server.requests] == [f"bytes={size}-", None]
 
 
 @pytest.mark.parametrize(
-    "told", ["bytes 0-9/10", "bytes 5-", ""], ids=["elsewhere", "torn", "absent"]
+    "content_range", ["bytes 0-9/10", "bytes 5-", ""], ids=["elsewhere", "torn", "absent"]
 )
 def test_an_answer_to_another_range_is_not_appended(
-    server: Server, url: str, path: Path, told: str
+    server: Server, url: str, path: Path, content_range: str
 ) -> None:
     path.parent.mkdir()
     path.with_name("data.bin.part").write_bytes(DATA[:1_000])
-    server.script.append(lambda handler, data: handler.body(b"?" * 9, 206, Content_Range=told))
+    server.script.append(
+        lambda handler, data: handler.body(b"?" * 9, 206, Content_Range=content_range)
+    )
     get(path, url)
-    assert [asked for _, asked in server.requests] == ["bytes=1000-", None]
+    assert [requested for _, requested in server.requests] == ["bytes=1000-", None]
 
 
 def test_mirrors_are_tried_in_order(server: Server, url: str, path: Path) -> None:
     server.files["/wrong"] = DATA[::-1]
     get(path, server.url("/none"), server.url("/wrong"), url)
-    assert [asked for asked, _ in server.requests] == ["/none", "/wrong", "/data.bin"]
+    assert [requested for requested, _ in server.requests] == ["/none", "/wrong", "/data.bin"]
 
 
 def test_wrong_bytes_are_never_published(server: Server, path: Path) -> None:
@@ -175,7 +177,7 @@ def test_wrong_bytes_after_a_resumed_download_are_asked_for_once_more(
     server.files["/wrong"] = DATA[::-1]
     server.script.append(server.cut(1_000))
     refused(path, server.url("/wrong"))
-    assert [asked for _, asked in server.requests] == [None, "bytes=1000-", None]
+    assert [requested for _, requested in server.requests] == [None, "bytes=1000-", None]
 
 
 def test_a_mirror_that_keeps_failing_is_given_up(server: Server, url: str, path: Path) -> None:
@@ -255,9 +257,9 @@ def test_two_slow_mirrors_are_left(server: Server, url: str, path: Path) -> None
     server.usual = server.dripping
     began = time.monotonic()
     with time_limit(3 / 60):
-        said = refused(path, url, server.url("/data.bin?again"), timeout=600.0)
+        message = refused(path, url, server.url("/data.bin?again"), timeout=600.0)
     assert 3 <= time.monotonic() - began < 60
-    assert SLOW in said
+    assert SLOW in message
     assert len(server.requests) == 1
     server.usual = server.ranged
     get(path, url)
@@ -271,10 +273,10 @@ def test_mirrors_that_fail_slowly_are_left(
     server.usual = server.late(0.3, server.failing(503))
     began = time.monotonic()
     with time_limit(3 / 60):
-        said = refused(path, url, server.url("/data.bin?again"), timeout=600.0)
+        message = refused(path, url, server.url("/data.bin?again"), timeout=600.0)
     assert 3 <= time.monotonic() - began < 60
-    assert SLOW in said
-    assert "HTTP 503" in said
+    assert SLOW in message
+    assert "HTTP 503" in message
 
 
 def test_the_files_of_a_data_set_share_its_time(server: Server, url: str, path: Path) -> None:

@@ -18,8 +18,8 @@ from perdure.errors import UserError
 SHUFFLED = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
 
 
-def same(one: Split, other: Split) -> bool:
-    return torch.equal(one.x, other.x) and torch.equal(one.y, other.y)
+def same(first: Split, other: Split) -> bool:
+    return torch.equal(first.x, other.x) and torch.equal(first.y, other.y)
 
 
 @settings(deadline=None, max_examples=25)
@@ -156,12 +156,12 @@ def test_validation_is_its_fraction_of_each_class(
     assert scenario.split == "validation"
     kept, held = set[int](), set[int]()
     for c, n in enumerate(counts):
-        mine, out = scenario.train(c), scenario.evaluation(c)
+        rest, out = scenario.train(c), scenario.evaluation(c)
         assert len(out) == min(max(1, round(fraction * n)), n - 1)
-        assert len(mine) + len(out) == n
-        assert set(mine.y.tolist()) == set(out.y.tolist()) == {c}
-        assert numbers_of(mine) == sorted(numbers_of(mine)), "not in the source's order"
-        kept |= set(numbers_of(mine))
+        assert len(rest) + len(out) == n
+        assert set(rest.y.tolist()) == set(out.y.tolist()) == {c}
+        assert numbers_of(rest) == sorted(numbers_of(rest)), "not in the source's order"
+        kept |= set(numbers_of(rest))
         held |= set(numbers_of(out))
     assert not kept & held
     assert kept | held == set(range(sum(counts)))
@@ -188,8 +188,8 @@ def test_every_example_is_as_likely_to_be_held_out(
         scenario = ClassIncremental(arrays, 1, seed, validation=1 / 6)
         counts[numbers_of(scenario.evaluation(0))] += 1
     for c in (0, 1):
-        mine = counts[arrays.train.y.numpy() == c]
-        statistic = ((mine - runs / 6) ** 2).sum() / (runs * 5 / 36) * (n - 1) / n
+        rest = counts[arrays.train.y.numpy() == c]
+        statistic = ((rest - runs / 6) ** 2).sum() / (runs * 5 / 36) * (n - 1) / n
         assert statistic < chi_square_limit(n - 1)
 
 
@@ -210,7 +210,7 @@ def test_classes_too_small_to_split_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "says"),
+    ("kind", "options", "message"),
     [
         (ClassIncremental, {"n_tasks": 0}, r"dataset\.n_tasks=0: must be 1 or more"),
         (PermutedPixels, {"n_tasks": -3}, r"dataset\.n_tasks=-3"),
@@ -241,7 +241,7 @@ def test_classes_too_small_to_split_are_left_alone() -> None:
     ],
 )
 def test_mistakes_are_named_by_their_key(
-    tiny: Arrays, kind: type[Scenario], options: dict[str, Any], says: str
+    tiny: Arrays, kind: type[Scenario], options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         kind(tiny, **{"n_tasks": 2, **options})

@@ -19,11 +19,13 @@ def test_without_a_network_one_sentence_says_what_to_do(
 ) -> None:
     with pytest.raises(UserError) as caught:
         source().load(tmp_path)
-    said = str(caught.value)
-    assert f"{source.title} is not in data.root={tmp_path}" in said
-    assert "Name or service not known" in said
-    assert f"python scripts/prepare_data.py dataset={source.benchmark} data.root={tmp_path}" in said
-    assert "\n" not in said
+    message = str(caught.value)
+    assert f"{source.title} is not in data.root={tmp_path}" in message
+    assert "Name or service not known" in message
+    assert (
+        f"python scripts/prepare_data.py dataset={source.benchmark} data.root={tmp_path}" in message
+    )
+    assert "\n" not in message
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 

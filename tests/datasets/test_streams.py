@@ -27,10 +27,10 @@ def numbers_of(raw: Tensor) -> list[int]:
     return (raw.flatten(1).long() @ torch.tensor([1, 256])).tolist()
 
 
-def equal(one: list[Step], other: list[Step]) -> bool:
-    return len(one) == len(other) and all(
+def equal(first: list[Step], other: list[Step]) -> bool:
+    return len(first) == len(other) and all(
         torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) and np.array_equal(a[2], b[2])
-        for a, b in zip(one, other, strict=True)
+        for a, b in zip(first, other, strict=True)
     )
 
 

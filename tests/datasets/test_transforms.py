@@ -36,9 +36,9 @@ def test_scale_is_a_division_by_255_to_the_bit(tiny: Arrays) -> None:
 @pytest.mark.parametrize(
     ("mean", "std"),
     [(MEAN, STD), ([0.5], [0.25]), ((0.0,) * 3, (1.0,) * 3)],
-    ids=["cifar", "grey", "identity"],
+    ids=["cifar", "gray", "identity"],
 )
-def test_normalised_is_close_to_the_formula(mean: Sequence[float], std: Sequence[float]) -> None:
+def test_normalized_is_close_to_the_formula(mean: Sequence[float], std: Sequence[float]) -> None:
     raw = images(7, len(mean))
     m, s = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1) for v in (mean, std))
     expected = ((raw.double() / 255 - m) / s).float()
@@ -86,7 +86,7 @@ def test_crop_and_flip_equal_the_loop_over_images(
 
 
 def test_normalisation_follows_the_crop() -> None:
-    """Padding is black before it is normalised, as in the usual pipeline."""
+    """Padding is black before it is normalized, as in the usual pipeline."""
     raw, transform = images(4), CropFlip(MEAN, STD)
     choices = torch.tensor([[0, 0, 0], [8, 8, 1], [4, 4, 0], [0, 8, 1]])
     result = transform(raw, choices)
@@ -130,7 +130,7 @@ def test_evaluation_sees_the_image_as_it_is(tiny: Arrays) -> None:
     [
         (lambda: Scale(mean=[0.5]), "mean=.* and std=None must be given together"),
         (lambda: Scale(std=[0.5]), "dataset.transform: mean=None"),
-        (lambda: Scale([0.5, 0.5, 0.5], [0.5]), "one number a channel"),
+        (lambda: Scale([0.5, 0.5, 0.5], [0.5]), "one float a channel"),
         (lambda: Scale([0.5], [0.0]), "dataset.transform.std=.*above 0"),
         (lambda: CropFlip(padding=-1), "dataset.transform.padding=-1: must be 0 or more"),
     ],

@@ -1,4 +1,4 @@
-"""What a process knows of the others before it has met them."""
+"""Ranks before and in the process group: environment, rendezvous, shards, collective calls."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_exchanges_of_a_process_alone_change_nothing() -> None:
     assert ranks.from_main("x") == "x"
     assert ranks.collect("x") == ["x"]
     ranks.start_sum(rows).wait()
-    ranks.wait()
+    ranks.barrier()
     assert ranks.is_main
 
 
@@ -88,7 +88,7 @@ def source(fork: bool, **training: Any) -> RestorePoint:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "source", "size", "shards"),
+    ("configured", "source", "size", "shards"),
     [
         pytest.param(None, None, 1, 1, id="alone"),
         pytest.param(None, None, 4, 4, id="one-a-process"),
@@ -100,9 +100,9 @@ def source(fork: bool, **training: Any) -> RestorePoint:
     ],
 )
 def test_the_number_of_shards(
-    wanted: int | None, source: RestorePoint | None, size: int, shards: int
+    configured: int | None, source: RestorePoint | None, size: int, shards: int
 ) -> None:
-    assert device_setup.shards_of(plain(shards=wanted), source, Ranks(0, size)) == shards
+    assert device_setup.shards_of(plain(shards=configured), source, Ranks(0, size)) == shards
 
 
 def test_a_resume_on_too_many_processes_is_refused() -> None:
@@ -120,14 +120,14 @@ def test_each_process_needs_a_gpu_of_its_own(name: str) -> None:
     assert device_setup.device_name("cpu") == "cpu"
 
 
-def test_what_is_told() -> None:
+def test_notices() -> None:
     assert list(device_setup.notices(plain(shards=1), Ranks())) == []
     (line,) = device_setup.notices(plain(shards=4), Ranks(0, 2))
     assert line == "2 processes, 4 shards of every batch"
-    told = list(
+    lines = list(
         device_setup.notices(plain(shards=2, parallel="fsdp", replay_sync="local"), Ranks())
     )
-    assert [line.split(":")[0] for line in told] == [
+    assert [line.split(":")[0] for line in lines] == [
         "training.parallel=fsdp", "training.replay_sync=local",
     ]  # fmt: skip
 
@@ -149,7 +149,9 @@ time.sleep(60)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a child that its parent died")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux signals a child when its parent dies"
+)
 def test_a_rank_ends_with_its_launcher_and_prints_nothing(tmp_path: Path) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, CHILD],

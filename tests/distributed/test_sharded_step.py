@@ -18,9 +18,9 @@ from perdure.buffers.reservoir import Reservoir
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.batch import Batch
 from perdure.datasets.transforms import CropFlip, Scale
-from perdure.distributed.control_flags import Agreement
+from perdure.distributed.control_flags import ControlFlags
 from perdure.distributed.process_group import Ranks
-from perdure.distributed.reduction import InOrder, Overlapped
+from perdure.distributed.reduction import OrderedReduction, OverlappedReduction
 from perdure.distributed.sharded_step import _pack, _unpack
 from perdure.errors import UserError
 from perdure.models.agem import AGEM
@@ -167,16 +167,16 @@ def test_packed_tensors_come_back_as_they_were(
     shapes: list[list[int]], dtypes: list[torch.dtype], rows: int
 ) -> None:
     kinds = [*dtypes, *[torch.float64] * len(shapes)]
-    given = [
+    packed = [
         {
             "loss": torch.rand(()),
             **{f"{i}": torch.randint(0, 99, shape).to(kinds[i]) for i, shape in enumerate(shapes)},
         }
         for _ in range(rows)
     ]
-    layout = {name: (value.shape, value.dtype) for name, value in given[0].items()}
-    found = _unpack(torch.stack([_pack(row) for row in given]), layout)
-    for i, row in enumerate(given):
+    layout = {name: (value.shape, value.dtype) for name, value in packed[0].items()}
+    found = _unpack(torch.stack([_pack(row) for row in packed]), layout)
+    for i, row in enumerate(packed):
         for name, value in row.items():
             assert torch.equal(found[name][i], value)
             assert found[name].dtype == value.dtype
@@ -193,7 +193,7 @@ def test_overlapped_gradients_are_those_in_order(tiny: Arrays) -> None:
 
 def test_buckets_go_from_the_last_parameter_to_the_first() -> None:
     layers = [nn.Parameter(torch.zeros(2**22)) for _ in range(4)]  # 16 MB each
-    buckets = Overlapped(layers, Ranks()).buckets
+    buckets = OverlappedReduction(layers, Ranks()).buckets
     assert [len(bucket) for bucket in buckets] == [2, 2]
     assert buckets[0][0] is layers[3]
     assert buckets[1][1] is layers[0]
@@ -201,7 +201,7 @@ def test_buckets_go_from_the_last_parameter_to_the_first() -> None:
 
 def test_a_parameter_out_of_reach_has_a_gradient_of_zero() -> None:
     used, unused = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
-    reduction = InOrder([used, unused])
+    reduction = OrderedReduction([used, unused])
     (3 * used.sum()).backward()
     row = reduction.take()
     assert row is not None
@@ -211,18 +211,19 @@ def test_a_parameter_out_of_reach_has_a_gradient_of_zero() -> None:
     assert torch.equal(unused.grad, torch.zeros(3))  # type: ignore[arg-type]
 
 
-def test_what_one_rank_asks_for_all_do_once() -> None:
-    agreement = Agreement(Ranks(0, 2), CPU)
-    assert agreement.wishes().tolist() == [0, 0]
-    assert agreement.read(1) == (None, False)
-    agreement.take(torch.tensor([0, 1], dtype=torch.uint8))
-    assert agreement.read(2) == (None, True)
-    assert agreement.read(3) == (None, False)
-    agreement.take(torch.tensor([1, 0], dtype=torch.uint8))
-    reason, late = agreement.read(4)
+def test_all_ranks_follow_the_flags_of_one_and_once() -> None:
+    reasons: list[str | None] = [None]
+    control = ControlFlags(Ranks(0, 2), CPU, stop=lambda: reasons[-1])
+    assert control.local().tolist() == [0, 0]
+    assert control.read(1) == (None, False)
+    control.merge(torch.tensor([0, 1], dtype=torch.uint8))
+    assert control.read(2) == (None, True)
+    assert control.read(3) == (None, False)
+    control.merge(torch.tensor([1, 0], dtype=torch.uint8))
+    reason, save = control.read(4)
     assert reason == "stopped by a signal to another process of the run"
-    assert not late
-    agreement.stop = lambda: "stopped by SIGTERM"
-    assert agreement.wishes().tolist() == [1, 0]
-    agreement.take(agreement.wishes())
-    assert agreement.read(5)[0] == "stopped by SIGTERM"
+    assert not save
+    reasons.append("stopped by SIGTERM")
+    assert control.local().tolist() == [1, 0]
+    control.merge(control.local())
+    assert control.read(5)[0] == "stopped by SIGTERM"

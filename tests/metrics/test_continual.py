@@ -66,8 +66,8 @@ def feed(metric: Any, run: Any = RUN, counted: bool = False) -> Any:
     for evaluation, trained, boundary, tasks in run:
         for task, correct, total in tasks:
             add = metric.add_counts if counted else metric.update
-            given = (torch.tensor(correct), total) if counted else answers(correct, total)
-            add(*given, task=task, evaluation=evaluation, trained=trained, boundary=boundary)
+            arguments = (torch.tensor(correct), total) if counted else answers(correct, total)
+            add(*arguments, task=task, evaluation=evaluation, trained=trained, boundary=boundary)
     return metric
 
 
@@ -212,7 +212,7 @@ class TestState:
 
 
 def summed(parts: list[ContinualMetrics]) -> ContinualMetrics:
-    """What a synchronisation does to the states of several ranks."""
+    """What a synchronization does to the states of several ranks."""
     for name, metric in parts[0].items(copy_state=False):
         for state in ("correct", "total"):
             total = torch.stack([getattr(part[name], state) for part in parts]).sum(0)

@@ -17,13 +17,13 @@ from perdure.models.base import Method, Task
 
 @pytest.fixture(scope="session")
 def digits(tiny: Arrays) -> Callable[..., Batch]:
-    """Batches of real digits: rows `start` to `stop`, of some classes only if told so."""
+    """Batches of real digits: rows `start` to `stop`, of all classes or of those listed."""
 
-    def take(start: int, stop: int, *classes: int, **memory: torch.Tensor) -> Batch:
+    def take(start: int, stop: int, *classes: int, **stored: torch.Tensor) -> Batch:
         split = tiny.train
         rows = torch.isin(split.y, torch.tensor(classes or range(10))).nonzero().squeeze(1)
         rows = rows[start:stop]
-        return Batch(split.x[rows], split.y[rows], Scale(), None, memory)
+        return Batch(split.x[rows], split.y[rows], Scale(), None, stored)
 
     return take
 

@@ -89,7 +89,7 @@ def test_parameters_outside_the_loss_are_skipped(make: Callable[..., Any]) -> No
 def test_a_step_moves_along_the_projected_gradient(
     make: Callable[..., Any], digits: Digits, conflict: bool
 ) -> None:
-    """The whole step by hand: the memory says the opposite of the batch, or the same."""
+    """The whole step by hand: the memory has other labels than the batch, or the same."""
     method, twin = make(AGEM), make(AGEM)
     for network in (method, twin):  # so that only 2 and 3 compete
         network.backbone.head.bias.data[[2, 3]] += 8

@@ -19,7 +19,8 @@ from perdure.models.base import Method
 from perdure.run.api import compose
 from perdure.run.assemble import make_method, settings
 from perdure.tracking import events
-from perdure.training.optim import SGD
+from perdure.training.optim import SGD, OptimizerFactory
+from perdure.training.recording import Recording
 from perdure.training.state import Occasion, Position, Written
 from perdure.training.trainer import Trainer
 
@@ -51,10 +52,10 @@ class Keep:
         self.steps = steps
         self.files: dict[str, bytes] = {}
 
-    def due(self, position: Position) -> bool:
+    def step_due(self, position: Position) -> bool:
         return position.global_step in self.steps
 
-    def late(self) -> bool:
+    def time_due(self) -> bool:
         return False
 
     def wants_epochs(self) -> bool:
@@ -77,16 +78,16 @@ class Keep:
 @pytest.fixture(scope="module")
 def plain_of() -> Any:
     """The configuration that the command line would compose for a method, composed once."""
-    known: dict[str, dict[str, Any]] = {}
+    composed: dict[str, dict[str, Any]] = {}
 
     def get(name: str) -> dict[str, Any]:
-        if name not in known:
+        if name not in composed:
             small = ("backbone=mlp", "backbone.hidden=[16]", "buffer.size=25", "threads=1")
             steps = (f"dataset.iterations={STEPS}", "training.log_every=1")
             config = compose(f"model={name}", *small, *steps)
             plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-            known[name] = cast("dict[str, Any]", plain)
-        return known[name]
+            composed[name] = cast("dict[str, Any]", plain)
+        return composed[name]
 
     return get
 
@@ -98,14 +99,14 @@ def make_trainer(plain: dict[str, Any], benchmark: Scenario, **more: Any) -> Tra
         method,
         benchmark,
         settings(plain),
-        optimizer=lambda parameters: SGD(parameters, lr=0.01, momentum=0.5),
-        buffer=buffer,
-        **more,
+        OptimizerFactory(lambda parameters: SGD(parameters, lr=0.01, momentum=0.5)),
+        buffer,
+        recording=Recording(**more),
     )
 
 
 def remains(trainer: Trainer) -> dict[str, Any]:
-    """What must be equal in the end, without what tells the time."""
+    """What must be equal in the end, without clock values."""
     state = trainer.state_dict()
     held = {key: state[key] for key in ("model", "optimizer", "buffer", "position")}
     return {**held, "measured": state["results"]["measured"]}
@@ -127,7 +128,7 @@ def differing(a: Any, b: Any, where: str = "") -> list[str]:
 def test_trains_on_one_task_after_another(
     name: str, kind: str, tiny: Arrays, plain_of: Any
 ) -> None:
-    """Real digits, the real trainer: finite losses, every weight moves in every task."""
+    """Real digits, the real trainer: finite losses, every weight changes in every task."""
     listener, keep = Listener(), Keep()
     benchmark = SCENARIOS[kind](tiny, 2)
     trainer = make_trainer(plain_of(name), benchmark, recorders=[listener], checkpoints=keep)
@@ -146,7 +147,7 @@ def test_trains_on_one_task_after_another(
 
 
 @every_pair
-def test_goes_on_to_the_bit_from_any_saved_state(
+def test_resumes_to_the_bit_from_any_saved_state(
     name: str, kind: str, tiny: Arrays, plain_of: Any
 ) -> None:
     """Saved in the first task, between the tasks and in the second; loaded into fresh objects."""
@@ -176,7 +177,7 @@ def test_the_config_says_what_the_class_says(name: str, tiny: Arrays, plain_of: 
     assert options["_target_"].rpartition(".")[0] == f"perdure.models.{name.replace('-', '_')}"
     assert set(kind.scenarios) <= set(SCENARIOS)
     assert kind.scenarios
-    assert kind.stores in ("step", "task")
+    assert kind.store_at in ("step", "task")
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if method_class(name).joint])
@@ -189,5 +190,5 @@ def test_trains_jointly_where_that_makes_sense(name: str, tiny: Arrays, plain_of
 
 def test_every_method_has_its_option_and_every_option_its_method() -> None:
     folder = ROOT / "src" / "perdure" / "models"
-    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "base"}
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "base", "per_example"}
     assert files == {name.replace("-", "_") for name in NAMES}

@@ -72,14 +72,14 @@ def test_fisher_of_a_network_with_batch_norm(digits: Digits) -> None:
 def test_fisher_decays_and_the_anchor_moves(make: Callable[..., Any], digits: Digits) -> None:
     """Eq. 9: F ← γ F + F_task, θ* ← θ."""
     method, first, second = make(EWCOnline, strength=1.0, decay=0.3), digits(0, 9), digits(9, 20)
-    one = fisher_by_loop(method.backbone, first)
+    first_fisher = fisher_by_loop(method.backbone, first)
     method.after_task(data_of(first))
     with torch.no_grad():
         for p in method.trainable():
             p.mul_(1.1)
     two = fisher_by_loop(method.backbone, second)
     method.after_task(data_of(second))
-    torch.testing.assert_close(method.fisher, 0.3 * one + two, rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(method.fisher, 0.3 * first_fisher + two, rtol=1e-4, atol=1e-9)
     assert torch.equal(method.anchor, parameters_to_vector(method.trainable()))
 
 
@@ -118,9 +118,9 @@ def test_negative_weights_are_refused(make: Callable[..., Any], options: dict[st
 
 
 def test_examples_pass_the_transform(make: Callable[..., Any], digits: Digits) -> None:
-    """The Fisher information is that of the network's inputs, normalised as in training."""
+    """The Fisher information is that of the network's inputs, normalized as in training."""
     method, raw = make(EWCOnline, strength=1.0, decay=1.0), digits(0, 5)
-    normalised = Batch(raw.raw, raw.y, Scale([0.1], [0.3]))
-    expected = fisher_by_loop(method.backbone, normalised)
-    method.after_task(data_of(normalised))
+    normalized = Batch(raw.raw, raw.y, Scale([0.1], [0.3]))
+    expected = fisher_by_loop(method.backbone, normalized)
+    method.after_task(data_of(normalized))
     torch.testing.assert_close(method.fisher, expected, rtol=1e-4, atol=1e-9)

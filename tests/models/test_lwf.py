@@ -36,7 +36,7 @@ def move(method: LwF) -> None:
 def test_loss_is_cross_entropy_plus_the_old_responses(
     make: Callable[..., Any], digits: Digits, task: int, temperature: float
 ) -> None:
-    """Eq. 2 to 4: y'^(1/T) normalised is the softmax of the logits over T; −Σ y'_o log y'_n."""
+    """Eq. 2 to 4: y'^(1/T) normalized is the softmax of the logits over T; −Σ y'_o log y'_n."""
     method = make(LwF, task=task, alpha=0.6, temperature=temperature)
     move(method)
     batch = digits(0, 12, 2 * task, 2 * task + 1)

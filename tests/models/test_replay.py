@@ -24,7 +24,7 @@ REPLAY_METHODS = [(ER, {}), (DER, {"alpha": 0.7}), (DERpp, {"alpha": 0.7, "beta"
 ids = ["er", "der", "derpp"]
 
 
-def remembered(n: int) -> Tensor:
+def stored_logits(n: int) -> Tensor:
     return torch.randn(n, 10, generator=torch.Generator().manual_seed(n))
 
 
@@ -32,11 +32,11 @@ def value(outcome: Tensor | tuple[Tensor, dict[str, Tensor]]) -> Tensor:
     return outcome[0] if isinstance(outcome, tuple) else outcome
 
 
-def assert_same_with_gradient(method: Any, ours: Tensor, theirs: Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+def assert_same_with_gradient(method: Any, ours: Tensor, reference: Tensor) -> None:
+    torch.testing.assert_close(ours, reference, rtol=1e-6, atol=1e-7)
     weights = method.trainable()
     for a, b in zip(
-        torch.autograd.grad(ours, weights), torch.autograd.grad(theirs, weights), strict=True
+        torch.autograd.grad(ours, weights), torch.autograd.grad(reference, weights), strict=True
     ):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
@@ -59,7 +59,7 @@ def test_an_empty_buffer_leaves_the_cross_entropy(
 
 
 def test_der_is_equation_5(make: Make, digits: Digits) -> None:
-    method, batch, z = make(DER, alpha=0.7), digits(0, 10), remembered(8)
+    method, batch, z = make(DER, alpha=0.7), digits(0, 10), stored_logits(8)
     past = digits(60, 68, logits=z)
     expected = F.cross_entropy(method(batch.x), batch.y) + 0.7 * F.mse_loss(method(past.x), z)
     assert_same_with_gradient(method, method.loss(batch, past)[0], expected)
@@ -68,7 +68,7 @@ def test_der_is_equation_5(make: Make, digits: Digits) -> None:
 def test_derpp_is_equation_6_with_two_draws(make: Make, digits: Digits) -> None:
     """The first draw's labels and the second one's logits do not matter."""
     method, batch = make(DERpp, alpha=0.7, beta=0.3), digits(0, 10)
-    z = remembered(8)
+    z = stored_logits(8)
     first, second = digits(60, 68, logits=z), digits(80, 88, logits=torch.full((8, 10), torch.nan))
     first.y = torch.zeros_like(first.y)
     expected = (
@@ -84,10 +84,10 @@ def test_the_logits_kept_are_those_of_the_current_batch(
     make: Make, digits: Digits, kind: type, options: dict[str, float]
 ) -> None:
     method, batch = make(kind, **options), digits(0, 10)
-    past = [digits(60, 68, logits=remembered(8))] * method.replays
-    _, memory = method.loss(batch, *past)
-    assert memory.keys() == {"logits"}
-    assert torch.equal(memory["logits"], method(batch.x))
+    past = [digits(60, 68, logits=stored_logits(8))] * method.replays
+    _, stored = method.loss(batch, *past)
+    assert stored.keys() == {"logits"}
+    assert torch.equal(stored["logits"], method(batch.x))
 
 
 # --- ER-ACE -----------------------------------------------------------------------------------

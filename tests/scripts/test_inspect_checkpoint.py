@@ -20,6 +20,7 @@ from perdure.checkpoint.core import format as files
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental
 from perdure.models.er import ER
+from perdure.training.recording import Recording
 from perdure.training.settings import Settings
 from perdure.training.trainer import Trainer
 
@@ -39,8 +40,7 @@ def state(tiny: Arrays) -> Run:
         benchmark,
         Settings(batch_size=10, seed=7, stop_after=2),
         buffer=Reservoir(50, 10),
-        facts=facts,
-        config={"optimizer": {"lr": 0.1}, "best": float("nan")},
+        recording=Recording(facts=facts, config={"optimizer": {"lr": 0.1}, "best": float("nan")}),
     )
     trainer.fit()
     return {**trainer.state_dict(), "versions": {"torch": "2.13"}, "overrides": ["seed=7"]}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from perdure.tracking import provenance
-from perdure.tracking.provenance import environment, snapshot_code
+from perdure.tracking.provenance import environment, read_code
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
@@ -57,7 +57,7 @@ def copied(folder: Path) -> set[str]:
 
 
 def test_code_and_configuration_are_copied_and_nothing_else(root: Path, tmp_path: Path) -> None:
-    snapshot_code(tmp_path / "run", root)
+    read_code(root).write(tmp_path / "run")
     code = tmp_path / "run" / "code"
     assert copied(code) == {"train.py", "conf/train.yaml", "conf/model/er.yaml", "src/p/er.py"}
     assert (code / "src/p/er.py").read_text() == "x = 1\n"
@@ -72,25 +72,25 @@ def test_links_that_lead_out_are_not_followed(root: Path, tmp_path: Path) -> Non
     (root / "src/out").symlink_to(secret)
     (root / "src/dangling.py").symlink_to(root / "nowhere.py")
     (root / "src/inner.py").symlink_to(root / "src/p/er.py")
-    snapshot_code(tmp_path / "run", root)
+    read_code(root).write(tmp_path / "run")
     code = tmp_path / "run" / "code"
     assert not any("key" in name or "out" in name for name in copied(code))
     assert (code / "src/inner.py").read_text() == "x = 1\n"
     shutil.rmtree(root / "conf")
     (root / "conf").symlink_to(secret)
-    snapshot_code(tmp_path / "other", root)
+    read_code(root).write(tmp_path / "other")
     assert not any(name.startswith("conf") for name in copied(tmp_path / "other" / "code"))
 
 
 def test_pipes_are_not_read(root: Path, tmp_path: Path) -> None:
     os.mkfifo(root / "src/p/pipe.py")
-    snapshot_code(tmp_path / "run", root)
+    read_code(root).write(tmp_path / "run")
     assert "src/p/pipe.py" not in copied(tmp_path / "run" / "code")
 
 
 @needs_git
 def test_a_clean_checkout_is_named_by_its_commit(checkout: Path, tmp_path: Path) -> None:
-    snapshot_code(tmp_path / "run", checkout)
+    read_code(checkout).write(tmp_path / "run")
     code = tmp_path / "run" / "code"
     lines = (code / "commit.txt").read_text().splitlines()
     assert lines[:3] == [f"commit {git(checkout, 'rev-parse', 'HEAD')}", "branch main", "clean"]
@@ -105,7 +105,7 @@ def test_commit_patch_and_copies_give_back_the_code(checkout: Path, tmp_path: Pa
     (checkout / "README.md").write_text("changed\n")
     (checkout / "src/p/néw.py").write_text("y = 1\n")
     git(checkout, "add", "README.md")
-    snapshot_code(tmp_path / "run", checkout)
+    read_code(checkout).write(tmp_path / "run")
     code = tmp_path / "run" / "code"
     assert "dirty" in (code / "commit.txt").read_text().splitlines()
     patch = (code / "diff.patch").read_text()
@@ -121,14 +121,14 @@ def test_commit_patch_and_copies_give_back_the_code(checkout: Path, tmp_path: Pa
 @needs_git
 def test_an_untracked_file_alone_makes_a_checkout_dirty(checkout: Path, tmp_path: Path) -> None:
     (checkout / "conf/model/new.yaml").write_text("a: 1\n")
-    snapshot_code(tmp_path / "run", checkout)
+    read_code(checkout).write(tmp_path / "run")
     assert "dirty" in (tmp_path / "run/code/commit.txt").read_text().splitlines()
 
 
 @needs_git
 def test_a_repository_without_a_commit_is_told(root: Path, tmp_path: Path) -> None:
     git(root, "init", "-q", "-b", "main")
-    snapshot_code(tmp_path / "run", root)
+    read_code(root).write(tmp_path / "run")
     assert (tmp_path / "run/code/commit.txt").read_text().startswith("commit (initial)\n")
 
 
@@ -136,7 +136,7 @@ def test_a_repository_without_a_commit_is_told(root: Path, tmp_path: Path) -> No
 def test_git_keeps_its_index_as_it_was(checkout: Path, tmp_path: Path) -> None:
     os.utime(checkout / "src/p/er.py", (1, 1))
     before = (checkout / ".git/index").read_bytes()
-    snapshot_code(tmp_path / "run", checkout)
+    read_code(checkout).write(tmp_path / "run")
     assert (checkout / ".git/index").read_bytes() == before
 
 
@@ -144,7 +144,7 @@ def test_missing_git_does_not_fail_the_run(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    snapshot_code(tmp_path / "run", root)
+    read_code(root).write(tmp_path / "run")
     assert "git is not installed" in (tmp_path / "run/code/commit.txt").read_text()
     assert "train.py" in copied(tmp_path / "run" / "code")
 
@@ -158,18 +158,18 @@ def test_a_git_that_hangs_is_given_up(
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
     monkeypatch.setattr(provenance, "GIT_SECONDS", 0.2)
-    snapshot_code(tmp_path / "run", root)
+    read_code(root).write(tmp_path / "run")
     assert "git did not answer" in (tmp_path / "run/code/commit.txt").read_text()
 
 
 def test_the_same_code_is_kept_once_and_other_code_beside_it(root: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     for _ in range(2):
-        snapshot_code(run, root)
+        read_code(root).write(run)
     assert [path.name for path in run.iterdir()] == ["code"]
     (root / "src/p/er.py").write_text("x = 2\n")
     for _ in range(2):
-        snapshot_code(run, root)
+        read_code(root).write(run)
     assert sorted(path.name for path in run.iterdir()) == ["code", "code-2"]
     assert (run / "code/src/p/er.py").read_text() == "x = 1\n"
     assert (run / "code-2/src/p/er.py").read_text() == "x = 2\n"
@@ -190,8 +190,8 @@ def test_a_snapshot_that_was_cut_short_is_made_again(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", write_three)
         with pytest.raises(KeyboardInterrupt):
-            snapshot_code(tmp_path / "run", root)
-    snapshot_code(tmp_path / "run", root)
+            read_code(root).write(tmp_path / "run")
+    read_code(root).write(tmp_path / "run")
     assert len(copied(tmp_path / "run/code")) == 4
     assert (tmp_path / "run/code/commit.txt").exists()
 
@@ -264,7 +264,7 @@ def test_tracked_files_that_look_secret_are_left_out_and_named(
     write(checkout, SECRETS, f"password: {SECRET}\n")
     write(checkout, NO_SECRETS, "harmless: 1\n")
     git(checkout, "rm", "-qf", "conf/token")
-    snapshot_code(tmp_path / "run", checkout)
+    read_code(checkout).write(tmp_path / "run")
     code = tmp_path / "run/code"
     assert SECRET not in everything(code)
     patch = (code / "diff.patch").read_text()
@@ -285,7 +285,9 @@ def test_a_secret_alone_makes_a_checkout_dirty(checkout: Path, tmp_path: Path) -
     git(checkout, "add", "-Af")
     git(checkout, "commit", "-qm", "oops")
     write(checkout, (".env",), f"a={SECRET}\n")
-    assert snapshot_code(tmp_path / "run", checkout).endswith("+")
+    code = read_code(checkout)
+    code.write(tmp_path / "run")
+    assert code.version.endswith("+")
     assert "dirty" in (tmp_path / "run/code/commit.txt").read_text().splitlines()
     assert (tmp_path / "run/code/diff.patch").read_text() == (
         "# left out, since it may hold secrets: .env\n"
@@ -304,7 +306,7 @@ def test_a_secret_that_is_renamed_stays_out(checkout: Path, tmp_path: Path, rena
     git(checkout, "mv", "conf/credentials.yaml", "conf/harmless.txt")
     (checkout / "conf/harmless.txt").write_text(f"{lines}and more\n")
     git(checkout, "mv", "conf/plain.yaml", "conf/secret-plain.yaml")
-    snapshot_code(tmp_path / "run", checkout)
+    read_code(checkout).write(tmp_path / "run")
     patch = (tmp_path / "run/code/diff.patch").read_text()
     assert SECRET not in patch
     for name in ("conf/credentials.yaml", "conf/harmless.txt", "conf/secret-plain.yaml"):
@@ -314,7 +316,7 @@ def test_a_secret_that_is_renamed_stays_out(checkout: Path, tmp_path: Path, rena
 @needs_git
 def test_an_untracked_secret_is_named_alone(checkout: Path, tmp_path: Path) -> None:
     write(checkout, ("conf/secrets.yaml", "conf/new.yaml"), f"password: {SECRET}\n")
-    snapshot_code(tmp_path / "run", checkout)
+    read_code(checkout).write(tmp_path / "run")
     code = tmp_path / "run/code"
     assert not (code / "conf/secrets.yaml").exists()
     assert (code / "diff.patch").read_text() == (
@@ -333,7 +335,7 @@ def test_a_secret_in_an_address_is_redacted_in_copies_and_patch(
     load = f"load: 'https://user:{SECRET}@h/a.pth?token={SECRET}' # é\n"
     write(checkout, ("conf/a.yaml", "conf/ü.yaml", "conf/untracked.yaml"), load)
     (checkout / "src/p/latin.txt").write_bytes(b"\xe9 https://h/?token=hunter2-\xe9secret \xe9")
-    snapshot_code(tmp_path / "run", checkout)
+    read_code(checkout).write(tmp_path / "run")
     code = tmp_path / "run/code"
     assert SECRET.encode() not in b"".join(p.read_bytes() for p in code.rglob("*") if p.is_file())
     assert (code / "conf/a.yaml").read_text() == "load: 'https://***@h/a.pth?token=***' # é\n"
@@ -358,7 +360,7 @@ def test_a_mode_or_an_empty_file_that_looks_secret(checkout: Path, tmp_path: Pat
         (checkout / name).chmod(0o755)
     write(checkout, ("conf/secret.txt",), "")
     git(checkout, "add", "conf/secret.txt")
-    snapshot_code(tmp_path / "run", checkout)
+    read_code(checkout).write(tmp_path / "run")
     patch = (tmp_path / "run/code/diff.patch").read_text()
     assert patch.startswith(
         "# left out, since it may hold secrets: conf/id_rsa\n"

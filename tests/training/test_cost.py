@@ -64,7 +64,7 @@ WAITING = {
     "repeat_interleave",
     "bincount",
 }
-"""Operations whose result the host must have before it can go on."""
+"""Operations whose result the host must have before it can continue."""
 
 
 class Run:
@@ -166,7 +166,7 @@ def to_inputs(images: list[np.ndarray]) -> Tensor:
 
 
 def plain_loop(kind: str, arrays: Arrays, steps: int) -> tuple[MLP, PlainBuffer, list[float]]:
-    """What a textbook would write; only the random numbers are the same by arrangement."""
+    """A loop as usually written; only the random numbers are the same by arrangement."""
     streams = Streams(11)
     streams.seed_torch("initialisation")
     network, buffer, losses = MLP((1, 28, 28), 10), PlainBuffer(), []
@@ -207,8 +207,8 @@ def test_the_fast_path_equals_a_plain_loop_to_the_bit(some: Arrays, kind: str) -
     run = Run(kind, some)
     losses = run.go(steps)
     network, plain, expected = plain_loop(kind, some, steps)
-    for ours, theirs in zip(run.method.trainable(), network.parameters(), strict=True):
-        assert torch.equal(ours.view(torch.int32), theirs.view(torch.int32))
+    for ours, reference in zip(run.method.trainable(), network.parameters(), strict=True):
+        assert torch.equal(ours.view(torch.int32), reference.view(torch.int32))
     assert losses == expected
     assert run.buffer.seen == plain.seen == steps * BATCH
     held = run.buffer.contents()

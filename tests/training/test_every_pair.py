@@ -1,4 +1,4 @@
-"""For every method and every buffer in the repository: save, load, and go on equals going on."""
+"""For every method and buffer of the repository: a saved and resumed run equals one in one go."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from perdure.config.published import CONF
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental
 from perdure.run.assemble import make_method, settings
+from perdure.training.optim import OptimizerFactory
+from perdure.training.recording import Recording
 from perdure.training.state import Occasion, Position, Written
 from perdure.training.trainer import Trainer
 
@@ -34,10 +36,10 @@ class InMemory:
         self.at = at
         self.state: dict[str, Any] = {}
 
-    def due(self, position: Position) -> bool:
+    def step_due(self, position: Position) -> bool:
         return position.global_step == self.at
 
-    def late(self) -> bool:
+    def time_due(self) -> bool:
         return False
 
     def wants_epochs(self) -> bool:
@@ -62,7 +64,7 @@ def end_of(trainer: Trainer) -> Any:
 
 @pytest.mark.parametrize("buffer", BUFFERS)
 @pytest.mark.parametrize("model", METHODS)
-def test_going_on_from_a_saved_state_changes_no_bit(model: str, buffer: str, tiny: Arrays) -> None:
+def test_resuming_from_a_saved_state_changes_no_bit(model: str, buffer: str, tiny: Arrays) -> None:
     config = compose(f"model={model}", f"buffer={buffer}", *SMALL)
     if not config.model.needs_buffer and buffer != BUFFERS[0]:
         pytest.skip("the method keeps no buffer")
@@ -75,9 +77,9 @@ def test_going_on_from_a_saved_state_changes_no_bit(model: str, buffer: str, tin
             make_method(node, benchmark, torch.device("cpu")),
             benchmark,
             settings(node),
-            optimizer=lambda p: torch.optim.SGD(p, lr=lr, momentum=0.9),
+            OptimizerFactory(lambda p: torch.optim.SGD(p, lr=lr, momentum=0.9)),
             buffer=build(node["buffer"], "buffer") if node["model"]["needs_buffer"] else None,
-            checkpoints=keep,
+            recording=Recording(checkpoints=keep),
         )
 
     for at in (4, 9, 14):
@@ -85,7 +87,7 @@ def test_going_on_from_a_saved_state_changes_no_bit(model: str, buffer: str, tin
         calm = trainer(keep)
         expected = end_of(calm)
         if calm.state.buffer is not None:
-            assert {"raw", "y", *calm.method.remembers} == set(calm.state.buffer.contents())
+            assert {"raw", "y", *calm.method.stored_fields} == set(calm.state.buffer.contents())
         resumed = trainer()
         torch.manual_seed(at)
         resumed.load_state_dict(keep.state)

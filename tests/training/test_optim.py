@@ -64,14 +64,14 @@ def bits(net: nn.Module) -> list[Tensor]:
     return [p.detach().view(torch.int32).clone() for p in net.parameters()]
 
 
-def equal(one: nn.Module, other: nn.Module) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(bits(one), bits(other), strict=True))
+def equal(first: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(bits(first), bits(other), strict=True))
 
 
-def velocities_equal(one: torch.optim.Optimizer, other: torch.optim.Optimizer) -> bool:
+def velocities_equal(first: torch.optim.Optimizer, other: torch.optim.Optimizer) -> bool:
     a, b = (
         {k: v["momentum_buffer"].view(torch.int32) for k, v in o.state_dict()["state"].items() if v}
-        for o in (one, other)
+        for o in (first, other)
     )
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
@@ -79,13 +79,13 @@ def velocities_equal(one: torch.optim.Optimizer, other: torch.optim.Optimizer) -
 @every_combination
 @pytest.mark.parametrize("foreach", [False, True, None], ids=["loop", "foreach", "default"])
 def test_equal_to_torch_bit_for_bit(options: dict[str, Any], foreach: bool | None) -> None:
-    ours, theirs = network(), network()
+    ours, reference = network(), network()
     a = SGD(ours.parameters(), **options)
-    b = torch.optim.SGD(theirs.parameters(), foreach=foreach, **options)
+    b = torch.optim.SGD(reference.parameters(), foreach=foreach, **options)
     for step in range(STEPS):
         run(a, ours, range(step, step + 1))
-        run(b, theirs, range(step, step + 1))
-        assert equal(ours, theirs), f"at step {step}"
+        run(b, reference, range(step, step + 1))
+        assert equal(ours, reference), f"at step {step}"
     assert velocities_equal(a, b)
     pairs = zip(ours.parameters(), network().parameters(), strict=True)
     assert {torch.equal(p, q) for p, q in pairs} == {options["lr"] == 0}
@@ -151,11 +151,11 @@ def test_a_state_of_other_parameters_is_refused() -> None:
 
 @pytest.mark.parametrize("options", COMBINATIONS[2:6], ids=label)
 def test_parameters_without_gradient_stay_and_may_join_later(options: dict[str, Any]) -> None:
-    ours, theirs = network(), network()
+    ours, reference = network(), network()
     a = SGD(ours.parameters(), **options)
-    b = torch.optim.SGD(theirs.parameters(), foreach=False, **options)
+    b = torch.optim.SGD(reference.parameters(), foreach=False, **options)
     for step in range(STEPS):
-        for optimizer, net in ((a, ours), (b, theirs)):
+        for optimizer, net in ((a, ours), (b, reference)):
             optimizer.zero_grad()
             feed(net, step)
             if step < 10 or step % 3 == 0:
@@ -163,7 +163,7 @@ def test_parameters_without_gradient_stay_and_may_join_later(options: dict[str, 
             optimizer.step()
         if step < 10:
             assert torch.equal(ours[2].weight, network()[2].weight)
-    assert equal(ours, theirs)
+    assert equal(ours, reference)
     assert velocities_equal(a, b)
     assert not torch.equal(ours[2].weight, network()[2].weight)
 
@@ -264,7 +264,7 @@ def test_each_group_keeps_its_own_options() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"lr": -0.1}, "optimizer.lr=-0.1: must be 0 or more"),
         ({"lr": float("nan")}, "optimizer.lr=nan"),
@@ -274,8 +274,8 @@ def test_each_group_keeps_its_own_options() -> None:
     ],
     ids=["lr", "nan", "momentum", "weight-decay", "nesterov"],
 )
-def test_values_that_make_no_sense_are_refused(options: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=says):
+def test_values_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         SGD(network().parameters(), **options)
 
 

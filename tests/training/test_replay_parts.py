@@ -1,4 +1,4 @@
-"""Buffers in parts: each rank's own, with what it knows of the others without asking."""
+"""Buffers in parts: each rank's own, which counts what the others hold without an exchange."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def test_all_ranks_agree_on_what_all_hold(
 ) -> None:
     """Totals and places of the draws fit together, whatever the sizes; no example is lost."""
     ranks = parts(n, size, draw, n * each)
-    assert sum(one.buffer.size for one in ranks) == size
+    assert sum(replay.buffer.size for replay in ranks) == size
     first = 0
     for step, b in enumerate(batches):
         y = torch.arange(first, first + b)
         raw = y.to(torch.uint8).view(-1, 1, 1, 1).expand(b, 1, 2, 2)
-        draws = [one.draw(raw, y, {"step": step}) for one in ranks]
+        draws = [replay.draw(raw, y, {"step": step}) for replay in ranks]
         for number in range(2):
             drawn = [d[number] for d in draws]
             lengths = [len(d.fields["y"]) for d in drawn]
@@ -59,13 +59,15 @@ def test_all_ranks_agree_on_what_all_hold(
             seen = torch.cat([d.fields["y"] for d in drawn]).tolist()
             assert len(set(seen)) == len(seen)
             assert all(value < first for value in seen)
-        for one in ranks:
-            one.add({"raw": raw, "y": y}, {}, y.numpy(), {"step": step})
+        for replay in ranks:
+            replay.add({"raw": raw, "y": y}, {}, y.numpy(), {"step": step})
         first += b
-    assert sum(one.buffer.seen for one in ranks) == first
-    held = [value for one in ranks for value in one.buffer.contents().get("y", y[:0]).tolist()]
+    assert sum(replay.buffer.seen for replay in ranks) == first
+    held = [
+        value for replay in ranks for value in replay.buffer.contents().get("y", y[:0]).tolist()
+    ]
     assert len(set(held)) == len(held)
-    assert len(held) == sum(min(one.buffer.size, one.buffer.seen) for one in ranks)
+    assert len(held) == sum(min(replay.buffer.size, replay.buffer.seen) for replay in ranks)
 
 
 def test_parts_are_filled_as_one_reservoir_would_be(tiny: Arrays) -> None:
@@ -86,11 +88,11 @@ def test_parts_are_filled_as_one_reservoir_would_be(tiny: Arrays) -> None:
                 made = [Replicated(Reservoir(40, 10), method(), streams)]
             for k in range(20):
                 rows = torch.arange(10 * k, 10 * k + 10)
-                for one in made:
+                for replay in made:
                     fields = {"raw": raw[rows], "y": y[rows], "row": rows}
-                    one.add(fields, {}, y[rows].numpy(), {"step": k})
-            for one in made:
-                kept[one.buffer.contents()["row"]] += 1
+                    replay.add(fields, {}, y[rows].numpy(), {"step": k})
+            for replay in made:
+                kept[replay.buffer.contents()["row"]] += 1
         counts.append(kept.view(10, 20).sum(1))
     for kept in counts:
         # 40 of 200 in 150 runs: 600 of each twenty, with a standard deviation of at most 22.

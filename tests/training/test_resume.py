@@ -1,4 +1,4 @@
-"""A state saved at any step, written to disk and loaded into fresh objects, goes on to the bit."""
+"""A state saved at any step, written to disk and loaded into fresh objects, resumes to the bit."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ def test_every_checkpoint_leads_to_the_same_end(
     assert middles > 5
 
 
-def test_events_go_on_without_a_gap(make_trainer: MakeTrainer, few: Arrays, tmp_path: Path) -> None:
+def test_events_continue_without_a_gap(
+    make_trainer: MakeTrainer, few: Arrays, tmp_path: Path
+) -> None:
     whole = Listener()
     keep = CheckpointManager(tmp_path, "run", Policy(save=True), Cadence("31 steps"))
     keep._remove = lambda gone: None  # type: ignore[method-assign]
@@ -93,13 +95,13 @@ def test_events_go_on_without_a_gap(make_trainer: MakeTrainer, few: Arrays, tmp_
     resumed.load_state_dict(read(path))
     resumed.fit()
 
-    def told(listener: Listener) -> list[Any]:
+    def logged(listener: Listener) -> list[Any]:
         return [
             (e.global_step, e.loss, e.lr) for e in listener.of(events.StepLog) if e.global_step > 93
         ]
 
-    assert told(rest) == told(whole)
-    assert len(told(rest)) > 5
+    assert logged(rest) == logged(whole)
+    assert len(logged(rest)) > 5
     assert [e.task for e in rest.of(events.TaskEnd)] == [
         e.task for e in whole.of(events.TaskEnd) if e.global_step > 93
     ]
@@ -134,7 +136,7 @@ def test_each_part_matters(
         pytest.param({"reset_optimizer": False}, id="one-optimizer"),
     ],
 )
-def test_other_ways_to_train_go_on_too(
+def test_other_ways_to_train_resume_too(
     make_trainer: MakeTrainer, few: Arrays, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     keep = CheckpointManager(tmp_path, "run", Policy(), Cadence("41 steps"))

@@ -1,4 +1,4 @@
-"""One step: what is added to the loss, what is drawn, what is remembered, in which order."""
+"""One step: what is added to the loss, what is drawn, what is stored, in which order."""
 
 from __future__ import annotations
 
@@ -97,16 +97,16 @@ def test_clipping_bounds_the_whole_gradient(tiny: Arrays, clip_norm: float) -> N
 
 
 class Recording(DERpp):
-    """Writes down what it was given."""
+    """Keeps the batches that it received."""
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
-        self.given = (batch, *replay)
+        self.received = (batch, *replay)
         outcome: Loss = super().loss(batch, *replay)
         return outcome
 
 
-def test_each_part_gets_its_own_augmentation_and_bytes_are_remembered(tiny: Arrays) -> None:
-    """Images and remembered logits by hand: bytes as they came, logits of the augmented view."""
+def test_each_part_gets_its_own_augmentation_and_bytes_are_stored(tiny: Arrays) -> None:
+    """Images and stored logits by hand: bytes as they came, logits of the augmented view."""
     method, buffer, transform = Recording(network(), 0.5, 0.5), Reservoir(50, 6), CropFlip()
     step, streams = step_of(method, buffer, transform), Streams(7)
     before: dict[str, Tensor] = {}
@@ -114,16 +114,16 @@ def test_each_part_gets_its_own_augmentation_and_bytes_are_remembered(tiny: Arra
         held = {key: value.clone() for key, value in buffer.contents().items()}
         before = {name: p.clone() for name, p in method.backbone.state_dict().items()}
         take(step, tiny, k)
-    batch, *draws = method.given
+    batch, *draws = method.received
     sizes = [10, 6, 6]
     choices = transform.draw(22, streams.numpy("augmentation", step=3))
     assert choices is not None
-    for given, choice in zip(method.given, choices.split(sizes), strict=True):
-        assert torch.equal(given.x, transform(given.raw, choice))
+    for part, choice in zip(method.received, choices.split(sizes), strict=True):
+        assert torch.equal(part.x, transform(part.raw, choice))
     for part, draw in enumerate(draws):
         rows = streams.numpy("replay", step=3, part=part).choice(30, 6, False, shuffle=False)
         assert all(
-            torch.equal(value[rows], dict(draw.memory, raw=draw.raw, y=draw.y)[key])
+            torch.equal(value[rows], dict(draw.stored, raw=draw.raw, y=draw.y)[key])
             for key, value in held.items()
         )
     assert not torch.equal(draws[0].raw, draws[1].raw)
@@ -138,7 +138,7 @@ def test_a_small_buffer_gives_what_it_has_and_an_empty_one_nothing(tiny: Arrays)
     step = step_of(method, buffer)
     for k, sizes in enumerate([(10, 0, 0), (10, 10, 10), (10, 20, 20), (10, 25, 25)]):
         take(step, tiny, k)
-        assert tuple(len(part) for part in method.given) == sizes
+        assert tuple(len(part) for part in method.received) == sizes
 
 
 class Dropping(Backbone):

@@ -1,7 +1,8 @@
-"""The loop on few real images: what it does, in which order, and what it tells."""
+"""The loop on few real images: what it does, in which order, and which events it emits."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -11,13 +12,21 @@ from kit import Listener, MakeTrainer
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.batch import Batch
 from perdure.datasets.scenarios import PermutedPixels
+from perdure.distributed.control_flags import ControlFlags
+from perdure.distributed.process_group import Ranks
+from perdure.distributed.sharded_step import ShardedStep
 from perdure.errors import DivergenceError, UserError
 from perdure.models.base import Loss, Method
 from perdure.models.er_ace import ERACE
 from perdure.models.sgd import FineTuning
 from perdure.tracking import events
+from perdure.training.evaluation import Evaluator
 from perdure.training.optim import SGD
+from perdure.training.recording import Launch, Recording
+from perdure.training.saving import Saving
 from perdure.training.state import Occasion, Written
+from perdure.training.step import Step
+from perdure.training.trainer import Trainer
 
 
 def test_a_run_learns_and_measures(make_trainer: MakeTrainer) -> None:
@@ -121,10 +130,10 @@ def test_a_scheduler_moves_the_learning_rate(make_trainer: MakeTrainer, per: Any
     ).fit()
     rates = [(e.task, e.epoch, e.step, round(e.lr, 6)) for e in listener.of(events.StepLog)]
     for task in (0, 1):
-        mine = [lr for t, _, _, lr in rates if t == task]
-        assert set(mine) == {0.1, 0.01}
+        task_rates = [lr for t, _, _, lr in rates if t == task]
+        assert set(task_rates) == {0.1, 0.01}
         n_large = sum(t == task and e == 0 for t, e, _, _ in rates) if per == "epoch" else 1
-        assert mine.count(0.1) == n_large
+        assert task_rates.count(0.1) == n_large
 
 
 def test_clipping_bounds_the_step(make_trainer: MakeTrainer) -> None:
@@ -166,16 +175,16 @@ def test_divergence_stops_with_a_sentence_and_is_never_saved(make_trainer: MakeT
 
 
 class Kept:
-    """A keeper of checkpoints that keeps them in memory, asked at every 20th step."""
+    """Saves checkpoints in memory, at every 20th step."""
 
     def __init__(self) -> None:
         self.states: list[dict[str, Any]] = []
         self.finished = False
 
-    def due(self, position: Any) -> bool:
+    def step_due(self, position: Any) -> bool:
         return position.global_step % 20 == 0
 
-    def late(self) -> bool:
+    def time_due(self) -> bool:
         return False
 
     def wants_epochs(self) -> bool:
@@ -226,3 +235,24 @@ def test_what_makes_no_sense_is_refused(
 def test_a_method_for_other_scenarios_is_refused(make_trainer: MakeTrainer, few: Arrays) -> None:
     with pytest.raises(UserError, match="defined for class-incremental"):
         make_trainer(ERACE, benchmark=PermutedPixels(few, 2))
+
+
+@pytest.mark.parametrize(
+    "kind", [Trainer, Step, Evaluator, Saving, ShardedStep, ControlFlags, Recording, Launch]
+)
+def test_a_part_takes_at_most_eight_parameters(kind: type) -> None:
+    assert 1 <= len(inspect.signature(kind).parameters) <= 8
+
+
+def test_a_trainer_is_complete_when_built(make_trainer: MakeTrainer) -> None:
+    """Every argument has arrived at the parts before anything trains."""
+    listener, kept, ranks = Listener(), Kept(), Ranks()
+    trainer = make_trainer(recorders=[listener], checkpoints=kept, ranks=ranks, facts={"a": 1})
+    assert trainer.saving.checkpoints is kept
+    assert trainer.state.recorders == [listener]
+    assert trainer._step.control.ranks is ranks
+    assert trainer._step.control.time_due == kept.time_due
+    assert trainer.state.summary()["a"] == 1
+    trainer.fit(notices=("once",))
+    assert listener.events[0].notices == ("once",)  # type: ignore[union-attr]
+    assert kept.finished

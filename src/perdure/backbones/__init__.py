@@ -1,1 +1,1 @@
-"""Networks that map images to features, and features through one linear head to logits."""
+"""Backbones (MLP, ResNet-18): images to features, and through one linear head to logits."""

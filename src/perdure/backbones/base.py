@@ -1,4 +1,4 @@
-"""What every backbone is: features, then one linear head."""
+"""The base of backbones: a feature extractor and one linear head (classifier)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from perdure.errors import UserError
 
 
 class Backbone(nn.Module):
-    """A subclass gives `features`; `n_features`, `n_classes` and `head` are here.
+    """A subclass defines `features`; `n_features`, `n_classes` and `head` are here.
 
     Its constructor takes `input_shape` (C, H, W) and `n_classes` first, which the dataset knows,
-    and then hyper-parameters of its own, which the config knows.
+    and then hyperparameters of its own, which the config knows.
     """
 
     n_features: int
@@ -27,7 +27,7 @@ class Backbone(nn.Module):
         self.head = nn.Linear(n_features, n_classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the head sees. x: float [B, C, H, W] -> [B, n_features]."""
+        """The input of the head. x: float [B, C, H, W] -> [B, n_features]."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,14 +37,14 @@ class Backbone(nn.Module):
 
 
 def positive(key: str, value: int) -> int:
-    """`value` if it is a whole number above zero; UserError names `key` otherwise."""
+    """`value` if it is an integer above zero; UserError names `key` otherwise."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{key} must be a whole number of at least 1, not {value!r}.")
+        raise UserError(f"{key} must be an integer of at least 1, not {value!r}.")
     return value
 
 
 def image_shape(value: Sequence[int]) -> tuple[int, int, int]:
-    """`input_shape` as (C, H, W); UserError unless it is three positive whole numbers."""
+    """`input_shape` as (C, H, W); UserError unless it is three positive integers."""
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 3:
         raise UserError(f"input_shape must be (channels, height, width), not {value!r}.")
     channels, height, width = (positive(f"input_shape[{i}]", n) for i, n in enumerate(value))

@@ -1,4 +1,4 @@
-"""The multi-layer perceptron of the MNIST benchmarks."""
+"""MLP: the multi-layer perceptron of the MNIST benchmarks."""
 
 from __future__ import annotations
 

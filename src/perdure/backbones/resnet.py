@@ -1,4 +1,4 @@
-"""ResNet-18 for small images."""
+"""ResNet-18 for small images (CIFAR stem), and the reduced one of GEM."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What is kept of the past: storage, and the policies that choose what stays."""
+"""Replay buffers: storage of exemplars, and the policies that choose which are kept."""

@@ -1,4 +1,4 @@
-"""Storage for remembered examples; a subclass decides which of them stay."""
+"""The base of replay buffers: storage, random draws, state; a subclass chooses what is kept."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Placement = tuple[list[int], list[int]]
 
 
 class Buffer(ABC):
-    """At most `size` examples, as raw bytes on the device, with labels and what goes with them.
+    """At most `size` examples: raw bytes on the device, with labels and further stored fields.
 
-    All decisions are made on the host from a generator that the caller gives, so that nothing
-    waits for the device and every rank of a distributed run decides alike.
+    All decisions are made on the host from the caller's generator, so that nothing waits for the
+    device and every rank of a distributed run makes the same ones.
 
     Args:
         size: capacity in examples.
@@ -74,7 +74,7 @@ class Buffer(ABC):
         self._filled = max(self._filled, max(slots) + 1)
 
     def draw(self, n: int, generator: np.random.Generator) -> dict[str, Tensor]:
-        """`n` stored examples, uniformly without replacement; all there are when fewer."""
+        """`n` stored examples, uniformly without replacement; all of them when there are fewer."""
         index = generator.choice(len(self), min(n, len(self)), replace=False, shuffle=False)
         device = next(iter(self._fields.values())).device
         rows = torch.from_numpy(index).to(device, non_blocking=True)
@@ -85,12 +85,12 @@ class Buffer(ABC):
         return {key: stored[: len(self)] for key, stored in self._fields.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on: the examples, the counters, and the policy's own state."""
+        """All that is needed to resume: the examples, the counters, and the policy's own state."""
         fields = {key: stored[: len(self)] for key, stored in self._fields.items()}
         return {"size": self.size, "seen": self.seen, "filled": len(self), "fields": fields}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device | str = "cpu") -> None:
-        """Go on from `state_dict()` of a buffer of the same size.
+        """Restore a `state_dict()` of a buffer of the same size.
 
         Raises:
             UserError: the saved buffer has another size.

@@ -1,4 +1,4 @@
-"""Class-balancing reservoir sampling: as many examples of each class as the stream allows."""
+"""Class-balancing reservoir sampling (CBRS): as many examples of each class as possible."""
 
 from __future__ import annotations
 
@@ -57,20 +57,22 @@ class ClassBalancedReservoir(Buffer):
         return list(map(int, np.flatnonzero(keep * order <= stored[labels])))
 
     def _slot_for(self, c: int, n_c: int, keep: float, pick: float) -> int | None:
-        """The slot that an example of class `c` takes, or none."""
-        mine = self._slots.setdefault(c, [])
+        """The slot that an example of class `c` takes, or None."""
+        own = self._slots.setdefault(c, [])
         occupied = sum(map(len, self._slots.values()))
         if occupied < self.size:
-            mine.append(occupied)
+            own.append(occupied)
             return occupied
         largest = max(map(len, self._slots.values()))
         self._full.update(k for k, slots in self._slots.items() if len(slots) == largest)
         if c in self._full:
-            return mine[int(pick * len(mine))] if keep * n_c <= len(mine) and mine else None
-        rivals = [slot for slots in self._slots.values() if len(slots) == largest for slot in slots]
-        slot = rivals[int(pick * len(rivals))]
+            return own[int(pick * len(own))] if keep * n_c <= len(own) and own else None
+        replaceable = [
+            slot for slots in self._slots.values() if len(slots) == largest for slot in slots
+        ]
+        slot = replaceable[int(pick * len(replaceable))]
         next(slots for slots in self._slots.values() if slot in slots).remove(slot)
-        mine.append(slot)
+        own.append(slot)
         return slot
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ class Reservoir(Buffer):
     """Algorithm R (Waterman, in Knuth 1981, 3.4.2; Vitter 1985), a batch at a time.
 
     Example number i (from 0) takes slot i while there is room; later it draws r uniformly from
-    0…i and replaces slot r if there is one. Vectorised over the batch with the same draws as the
+    0…i and replaces slot r if there is one. Vectorized over the batch with the same draws as the
     loop over examples; of two that draw one slot the later stays, as it would there.
     """
 

@@ -29,9 +29,9 @@ def python(*arguments: str | Path, log: Path | None = None) -> Usage:
     """Run this Python with `arguments` in the repository, on one thread; waits for its end.
 
     Args:
-        log: where its output goes; none drops it.
+        log: file for its output; None drops it.
     """
-    # One thread in the libraries too, whatever the caller's shell says: the figures are CPU time.
+    # One thread in the libraries too, whatever the caller's shell says: the times are CPU time.
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     with open(os.devnull if log is None else log, "wb") as output:
         started = time.perf_counter()

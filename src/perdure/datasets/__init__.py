@@ -1,1 +1,1 @@
-"""Data: sources (arrays), scenarios (sequences of tasks), streams (batches), transforms."""
+"""Benchmarks and data: sources (arrays), scenarios (tasks), streams (batches), transforms."""

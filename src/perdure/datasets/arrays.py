@@ -1,4 +1,4 @@
-"""What every source gives: labelled images of a training and a test split, as tensors."""
+"""A data set in memory: labeled images of a training and a test split, as tensors."""
 
 from __future__ import annotations
 

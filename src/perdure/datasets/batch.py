@@ -1,4 +1,4 @@
-"""A batch as a method sees it: examples, labels, and what was remembered along with them."""
+"""A batch as a method sees it: examples, labels, stored fields; cross-entropy and MSE over it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 
 
 class Transform(Protocol):
-    """Turns raw examples into network inputs; see `perdure.datasets.transforms`."""
+    """Raw examples to network inputs; see `perdure.datasets.transforms`."""
 
     def __call__(self, raw: Tensor, augmentation: Tensor | None) -> Tensor: ...
 
 
 class Batch:
-    """Examples with labels; `x` is made from the raw bytes when it is first asked for.
+    """Examples with labels; `x` is made from the raw bytes when it is first read.
 
     Two batches add up to their concatenation, and since the raw bytes are concatenated, one
     transform serves both. A batch that is empty on every rank is falsy (a replay from a still empty
-    buffer); a part of a few examples may hold none and is truthy all the same, so that a method
-    that asks does the same on every part.
+    buffer); a part of a few examples may hold none and is truthy all the same, so that `if past:`
+    in a method takes the same branch on every part.
 
     Attributes:
         raw: uint8 [B, C, H, W], as stored.
@@ -29,10 +29,10 @@ class Batch:
         total: examples in the *global* batch of which this one may be a part; every mean divides
             by it, so that the parts' losses add up to the loss of the whole.
         all_y: int64 [total], labels of the global batch.
-        memory: what the method remembered with each example, `batch["logits"]`: [B, …].
+        stored: the method's `stored_fields` of each example, `batch["logits"]`: [B, …].
     """
 
-    __slots__ = ("_x", "all_y", "augmentation", "memory", "raw", "total", "transform", "y")
+    __slots__ = ("_x", "all_y", "augmentation", "raw", "stored", "total", "transform", "y")
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Batch:
         y: Tensor,
         transform: Transform,
         augmentation: Tensor | None = None,
-        memory: dict[str, Tensor] | None = None,
+        stored: dict[str, Tensor] | None = None,
         total: int | None = None,
         all_y: Tensor | None = None,
     ) -> None:
@@ -48,14 +48,14 @@ class Batch:
         self.y = y
         self.transform = transform
         self.augmentation = augmentation
-        self.memory = memory or {}
+        self.stored = stored or {}
         self.total = raw.shape[0] if total is None else total
         self.all_y = y if all_y is None else all_y
         self._x: Tensor | None = None
 
     @property
     def x(self) -> Tensor:
-        """The network's input, float32 [B, C, H, W], augmented and normalised."""
+        """The network's input, float32 [B, C, H, W], augmented and normalized."""
         if self._x is None:
             self._x = self.transform(self.raw, self.augmentation)
         return self._x
@@ -67,7 +67,7 @@ class Batch:
         return self.total > 0
 
     def __getitem__(self, field: str) -> Tensor:
-        return self.memory[field]
+        return self.stored[field]
 
     def part(self, start: int, stop: int) -> Batch:
         """Examples `start` … `stop` as a part of this batch: its means still divide by `total`."""
@@ -76,13 +76,13 @@ class Batch:
             self.y[start:stop],
             self.transform,
             None if self.augmentation is None else self.augmentation[start:stop],
-            {key: value[start:stop] for key, value in self.memory.items()},
+            {key: value[start:stop] for key, value in self.stored.items()},
             self.total,
             self.all_y,
         )
 
     def __add__(self, other: Batch) -> Batch:
-        """The examples of both; `memory` fields are kept where both have them."""
+        """The examples of both; `stored` fields are kept where both have them."""
         if not other.total:
             return self
         augmentation = None
@@ -95,9 +95,9 @@ class Batch:
             self.transform,
             augmentation,
             {
-                key: torch.cat((value, other.memory[key]))
-                for key, value in self.memory.items()
-                if key in other.memory
+                key: torch.cat((value, other.stored[key]))
+                for key, value in self.stored.items()
+                if key in other.stored
             },
             self.total + other.total,
             torch.cat((self.all_y, other.all_y)) if parts else None,

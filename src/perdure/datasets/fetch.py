@@ -1,4 +1,4 @@
-"""Fetching data files over HTTP: resumed, checksum-verified, atomic, safe between processes."""
+"""Download data files over HTTP: resumed, checksum-verified, atomic, safe between processes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from perdure.io.http import SCHEMES, Web
 __all__ = ["FetchError", "fetch", "time_limit"]
 
 _PAUSES = (0.5, 2.0)  # seconds before each further round over the mirrors
-_SECONDS = 360 * 60.0  # for what is fetched outside of `time_limit`
-# The limit reaches `fetch` past the sources: `load(root)` is theirs, and users write sources.
+_SECONDS = 360 * 60.0  # for a download outside of `time_limit`
+# A context variable, since users write sources: `load(root)` of each cannot pass a limit on.
 _TRANSFER: ContextVar[Transfer | None] = ContextVar("transfer", default=None)
 
 
 @contextmanager
 def time_limit(minutes: float) -> Iterator[None]:
-    """What is fetched in this block, a data set for example, must be here so soon."""
+    """Limit the time of all downloads in this block together, for example of a data set."""
     token = _TRANSFER.set(_transfer(minutes * 60))
     try:
         yield
@@ -47,18 +47,18 @@ def fetch(
     limit: int = 1 << 30,
     timeout: float = 20.0,
 ) -> Path:
-    """Makes sure that `path` is there and has the checksum (`md5` or `sha256`, one is needed).
+    """Download `path` unless it is there with the checksum (`md5` or `sha256`, one is needed).
 
     The mirrors are tried in order; a broken transfer is resumed, by a later call too, from
-    `<name>.part`. A file that fails its checksum is replaced, so `path` must be ours.
+    `<name>.part`. A file that fails its checksum is replaced, so `path` must be one of our own.
     `limit`: bytes of the file at most; `timeout`: seconds a mirror may be silent.
-    The time for everything together is that of `time_limit`.
-    Raises FetchError where no mirror gives the file, UserError where `path` cannot be written.
+    The time limit for all together is that of `time_limit`.
+    Raises FetchError where no mirror has the file, UserError where `path` cannot be written.
     """
 
-    def flaw(part: Path, _: bool) -> str | None:
-        sound = matches(part, md5=md5, sha256=sha256)
-        return None if sound else "what it gives has not the published checksum"
+    def validation_error(part: Path, _: bool) -> str | None:
+        valid = matches(part, md5=md5, sha256=sha256)
+        return None if valid else "what it gives has not the published checksum"
 
     transfer = _TRANSFER.get() or _transfer(_SECONDS)
     if (md5 is None) == (sha256 is None):
@@ -76,7 +76,7 @@ def fetch(
             path.name,
             part,
             Web(timeout),
-            flaw,
+            validation_error,
             transfer,
             limit=limit,
             pauses=_PAUSES,
@@ -86,6 +86,6 @@ def fetch(
             download.from_any(urls)
             download.publish(path)
         finally:
-            if not alone:  # nobody would find this part again
+            if not alone:  # no later call would find this part again
                 download.discard()
     return path

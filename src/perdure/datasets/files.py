@@ -1,4 +1,4 @@
-"""Data files that are what their names promise, or an error that says how they are not."""
+"""Checksum verification of data files (md5, sha256), and the error for a damaged one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ ROOT = "data.root"
 
 
 class DamagedError(UserError):
-    """A data file that is not what its name promises; `what` says how it was noticed."""
+    """A data file that is not the published one; `what` says how it was noticed."""
 
     def __init__(self, path: object, what: str) -> None:
         super().__init__(
-            f"{path} is damaged ({what}): replace it by a sound copy, "
+            f"{path} is damaged ({what}): replace it by a valid copy, "
             "or remove it to have the data fetched again"
         )
         self.path = path

@@ -1,4 +1,4 @@
-"""The IDX format of MNIST and its kin: big-endian sizes, then bytes (yann.lecun.com/exdb/mnist)."""
+"""Reader of the IDX format (MNIST): big-endian sizes, then bytes (yann.lecun.com/exdb/mnist)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""How arrays become a sequence of tasks.
+"""Scenarios (benchmarks): class-incremental splits, permuted pixels, rotations, joint training.
+
+They turn arrays into a sequence of tasks; class order and validation split are made here too.
 
 A scenario is a function of (arrays, dataset settings, seed) alone: class order, permutations,
 angles and the validation split come from streams of their own, so they depend neither on the
@@ -31,13 +33,13 @@ class Scenario(ABC):
         validation: fraction of each class's training examples held out; evaluation is then made
             on these instead of on the test set.
         class_order: class numbers in the order they are to appear, or "random" (drawn from the
-            seed); none keeps the data set's order. Labels become positions in this order.
+            seed); None keeps the data set's order. Labels become positions in this order.
         device: where the arrays live.
     """
 
     kind: ClassVar[str]
     accuracies: ClassVar[tuple[str, ...]]
-    """Names of the accuracies that an evaluation gives."""
+    """Names of the accuracies that an evaluation computes."""
 
     def __init__(
         self,

@@ -1,5 +1,8 @@
-"""Batches of one task, in an order that is a function of (seed, task, epoch): any step can be
-reached without drawing what came before it."""
+"""Data loading: the shuffled batches of one task, gathered from arrays on the device.
+
+The order is a function of (seed, task, epoch), so a resumed run starts at any step without drawing
+what came before it.
+"""
 
 from __future__ import annotations
 
@@ -47,14 +50,15 @@ class TaskStream:
         self.epochs = -(-self.steps // self.steps_per_epoch)
 
     def steps_of(self, epoch: int) -> int:
-        """Steps of `epoch`: all of them but perhaps in the last of a run by iterations."""
+        """Steps of `epoch`; a run by iterations may end within its last epoch."""
         return min(self.steps_per_epoch, self.steps - epoch * self.steps_per_epoch)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
         """The batches of `epoch` from step `start` on: uint8 [B, C, H, W], int64 [B], and the
         labels once more on the host, for the buffer's decisions.
 
-        The examples are gathered in blocks of up to 64 MB, so that a step is only a slice.
+        The examples are gathered in blocks of up to 64 MB, so that a step is only a slice, and no
+        step copies from the host.
         """
         order = self.streams.numpy("order", task=self.task, epoch=epoch).permutation(self.n)
         rows = torch.from_numpy(order).to(self.split.x.device)

@@ -1,4 +1,6 @@
-"""From stored bytes to network inputs: batched tensor operations, on the device the bytes are on.
+"""Transforms and augmentation (scale, normalize, random crop and flip) as batched operations.
+
+They run on the device that holds the images.
 
 A transform has two parts. `draw` makes the random choices for each example, on the host, from a
 generator of its own; calling it with raw examples and those choices is deterministic.
@@ -17,10 +19,10 @@ from perdure.errors import UserError
 
 
 class Scale:
-    """uint8 0…255 → float32 in [0, 1] (what torchvision calls ToTensor), optionally normalised.
+    """uint8 0…255 → float32 in [0, 1] (what torchvision calls ToTensor), optionally normalized.
 
     Args:
-        mean: per-channel mean of the scaled data; none leaves [0, 1].
+        mean: per-channel mean of the scaled data; None leaves [0, 1].
         std: per-channel standard deviation, given together with `mean`.
     """
 
@@ -29,17 +31,17 @@ class Scale:
     ) -> None:
         if (mean is None) != (std is None) or (mean and std and len(mean) != len(std)):
             raise UserError(
-                f"dataset.transform: mean={mean} and std={std} must be given together, one number "
+                f"dataset.transform: mean={mean} and std={std} must be given together, one float "
                 "a channel"
             )
         if std and not all(s > 0 for s in std):
-            raise UserError(f"dataset.transform.std={std}: every number must be above 0")
+            raise UserError(f"dataset.transform.std={std}: every entry must be above 0")
         self._mean_std = None if mean is None or std is None else (tuple(mean), tuple(std))
         self._factor: Tensor | None = None
         self._shift: Tensor | None = None
 
     def draw(self, n: int, generator: np.random.Generator) -> Tensor | None:
-        """Random choices for `n` examples, [n, k] on the host; none for a fixed transform."""
+        """Random choices for `n` examples, [n, k] on the host; None for a fixed transform."""
         return None
 
     def __call__(self, raw: Tensor, augmentation: Tensor | None = None) -> Tensor:

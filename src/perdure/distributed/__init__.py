@@ -1,1 +1,1 @@
-"""Many processes: the process group, the sharded step, all-reduce, batch norm, FSDP."""
+"""Distributed training: process group, sharded step, all-reduce of gradients, batch norm, FSDP."""

@@ -1,4 +1,4 @@
-"""Batch norm whose statistics are those of the global batch, added in the order of the shards."""
+"""Synchronized batch norm: statistics of the global batch, summed in the order of the shards."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from perdure.distributed.reduction import in_order
 
 
 class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Takes the place of a batch norm layer, with its own parameters, buffers and names.
+    """Replaces a batch norm layer and keeps its parameters, buffers and names.
 
     Each rank must hold one shard and run the layer equally often.
 
     Args:
-        layer: whose place it takes.
-        ranks: over whose examples the statistics go.
+        layer: the layer to replace.
+        ranks: the ranks whose examples the statistics are taken over.
     """
 
     def __init__(self, layer: nn.modules.batchnorm._BatchNorm, ranks: Ranks) -> None:
@@ -40,7 +40,7 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        normal, mean, variance, n = _Normalise.apply(x, self.eps, self.ranks)
+        normal, mean, variance, n = _Normalize.apply(x, self.eps, self.ranks)
         self._track(mean, variance, n)
         if self.affine:
             shape = (1, -1, *(1 for _ in x.shape[2:]))
@@ -62,16 +62,16 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.running_var.copy_(self.running_var * (1 - factor) + unbiased * factor)
 
 
-def synchronise(network: nn.Module, ranks: Ranks) -> None:
-    """Let every batch norm of `network` see the global batch."""
+def synchronize(network: nn.Module, ranks: Ranks) -> None:
+    """Replace every batch norm of `network` by one over the global batch."""
     for name, child in network.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             setattr(network, name, GlobalBatchNorm(child, ranks))
         else:
-            synchronise(child, ranks)
+            synchronize(child, ranks)
 
 
-class _Normalise(torch.autograd.Function):
+class _Normalize(torch.autograd.Function):
     """(x − mean) / √(variance + ε) a channel, over the examples of all ranks."""
 
     @staticmethod
@@ -82,10 +82,10 @@ class _Normalise(torch.autograd.Function):
         sums = in_order(ranks.gather(torch.cat([values.sum(over), count])[None]))
         n = sums[-1]
         mean = sums[:-1] / n
-        centred = values - _along(mean, x)
-        variance = in_order(ranks.gather(centred.square().sum(over)[None])) / n
+        centered = values - _along(mean, x)
+        variance = in_order(ranks.gather(centered.square().sum(over)[None])) / n
         inverse = (variance + eps).rsqrt()
-        normal = centred * _along(inverse, x)
+        normal = centered * _along(inverse, x)
         ctx.save_for_backward(normal, inverse, n)
         ctx.ranks = ranks
         ctx.mark_non_differentiable(mean, variance, n)

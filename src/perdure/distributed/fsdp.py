@@ -1,4 +1,7 @@
-"""The network in parts, one a rank (FSDP2), put together to run a layer and to save."""
+"""FSDP2 (fully sharded data parallelism): each rank holds a part of every parameter.
+
+The whole is gathered to run a layer and to save a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from perdure.distributed.process_group import Ranks
 
 
 def split(network: nn.Module, ranks: Ranks) -> None:
-    """Let every rank keep its part of each parameter of `network` alone.
+    """Shard every parameter of `network` over the ranks.
 
     Each layer or block below the top is a unit, whose parameters are gathered when it runs.
     """
@@ -24,7 +27,8 @@ def split(network: nn.Module, ranks: Ranks) -> None:
         fully_shard(unit, mesh=mesh)
     for unit in network.modules():
         if isinstance(unit, FSDPModule):
-            # The losses of the shards add up to that of the batch: gradients are summed.
+            # The losses of the shards add up to that of the batch: gradients are summed, not
+            # averaged, which is what FSDP does by default.
             unit.set_gradient_divide_factor(1.0)
             unit.set_force_sum_reduction_for_comms(True)
 
@@ -37,11 +41,11 @@ def _units(network: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
-class Sharded:
-    """The reduction that FSDP makes by itself, in the last backward pass of a step.
+class FSDPReduction:
+    """The reduce-scatter that FSDP does by itself, in the last backward pass of a step.
 
     Args:
-        network: split.
+        network: the network after `split`.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -58,13 +62,13 @@ class Sharded:
 
 
 def reshard(network: nn.Module) -> None:
-    """Let go of what an evaluation put together; nothing for a network that is not split."""
+    """Free the parameters that an evaluation gathered; does nothing for a network not split."""
     if isinstance(network, FSDPModule):
         network.reshard()
 
 
 def whole(value: Any) -> Any:
-    """`value` with every split tensor in it put together, on all ranks; a call that all make."""
+    """`value` with every split tensor in it gathered, on all ranks; a collective call."""
     if isinstance(value, DTensor):
         return value.full_tensor()
     if isinstance(value, dict):

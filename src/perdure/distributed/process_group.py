@@ -1,6 +1,7 @@
-"""The process group: what the ranks of one run exchange, and the size they have.
+"""The process group (torch.distributed, gloo and NCCL): gather, broadcast, sum, barrier.
 
-Nothing here adds: sums are made by the caller, in an order of his own, except for whole numbers.
+Floats are gathered, and summed by the caller in a fixed order; only integers, whose sum is exact in
+any order, and the inexact mode (`start_sum`) use an all-reduce.
 """
 
 from __future__ import annotations
@@ -22,26 +23,26 @@ T = TypeVar("T")
 
 
 class Pending:
-    """An exchange under way."""
+    """A collective call in progress."""
 
     def __init__(self, work: Any | None) -> None:
         self._work = work
 
     def wait(self) -> None:
-        """Until it is done (on a GPU: until what follows can rely on it)."""
+        """Block until it is done (on a GPU: the stream waits, not the host)."""
         if self._work is not None:
-            with _worded():
+            with _peer_errors():
                 self._work.wait()
 
 
 class Ranks:
-    """One rank's view of all. The default is a process of its own, rank 0 of 1.
+    """One rank's view of the group; the default is a single process, rank 0 of 1.
 
-    Every method is a call that all ranks make, in the same order.
+    Every method is a collective call: all ranks make it, in the same order.
 
     Args:
-        rank: this one.
-        size: how many there are.
+        rank: this process's rank.
+        size: the world size.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
@@ -54,65 +55,65 @@ class Ranks:
         return self.rank == 0
 
     def gather(self, rows: Tensor) -> Tensor:
-        """[n, …] of each rank → [size · n, …], in the order of the ranks."""
+        """All-gather: [n, …] of each rank → [size · n, …], in the order of the ranks."""
         if self.size == 1:
             return rows
         rows = rows.contiguous()
         out = rows.new_empty((self.size, *rows.shape))
-        with _worded():
+        with _peer_errors():
             dist.all_gather(list(out.unbind()), rows)
         return out.flatten(0, 1)
 
     def start_sum(self, values: Tensor) -> Pending:
-        """Begin to replace `values` by their sum over ranks, in whatever order is fast."""
-        with _worded():
+        """Start an all-reduce of `values` in place, in whatever order is fast."""
+        with _peer_errors():
             return Pending(dist.all_reduce(values, async_op=True) if self.size > 1 else None)
 
     def sum_counts(self, counts: Tensor) -> Tensor:
         """The sum over ranks of an int64 tensor, which is exact in any order."""
         if self.size > 1:
-            with _worded():
+            with _peer_errors():
                 dist.all_reduce(counts)
         return counts
 
     def from_main(self, value: T) -> T:
-        """Rank 0's `value` on every rank: any object, its tensors on the CPU."""
+        """Broadcast rank 0's `value`: any object, its tensors on the CPU."""
         if self.size == 1:
             return value
-        held = [value if self.is_main else None]
-        with _worded():
-            dist.broadcast_object_list(held, 0, device=torch.device("cpu"))
-        return held[0]  # type: ignore[return-value]
+        objects = [value if self.is_main else None]
+        with _peer_errors():
+            dist.broadcast_object_list(objects, 0, device=torch.device("cpu"))
+        return objects[0]  # type: ignore[return-value]
 
     def collect(self, value: T) -> list[T] | None:
-        """The objects of all ranks, in their order, on rank 0; None on the others."""
+        """Gather the objects of all ranks, in their order, on rank 0; None on the others."""
         if self.size == 1:
             return [value]
-        held: list[Any] | None = [None] * self.size if self.is_main else None
-        with _worded():
-            dist.gather_object(value, held, 0)
-        return held
+        objects: list[Any] | None = [None] * self.size if self.is_main else None
+        with _peer_errors():
+            dist.gather_object(value, objects, 0)
+        return objects
 
-    def wait(self) -> None:
-        """Until all ranks are here."""
+    def barrier(self) -> None:
+        """Block until all ranks are here."""
         self.sum_counts(torch.zeros((), dtype=torch.int64))
 
 
 def join(timeout: float) -> Ranks:
-    """The ranks of this launch; the process group is made at the first call and stays.
+    """Join the process group of this launch; it is made at the first call and stays.
 
     Args:
-        timeout: seconds that a rank waits for the others in one exchange.
+        timeout: seconds that a rank waits for the others in one collective call.
 
     Raises:
-        PeerLostError: they do not all come.
+        PeerLostError: a rank is missing.
     """
     if environment.world_size() == 1:
         return Ranks()
     if not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(environment.local_rank() % torch.cuda.device_count())
-        with _worded(), environment.waiting():
+        with _peer_errors(), environment.waiting():
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
                 store=rendezvous.own_store(),
@@ -120,13 +121,14 @@ def join(timeout: float) -> Ranks:
                 world_size=environment.world_size(),
                 timeout=timedelta(seconds=timeout),
             )
-        # Its threads must be gone before the process is, or that ends in an abort.
+        # Its threads must end before the process does, or the process ends in an abort.
         atexit.register(dist.destroy_process_group)
     return Ranks(environment.rank(), environment.world_size())
 
 
 @contextmanager
-def _worded() -> Iterator[None]:
+def _peer_errors() -> Iterator[None]:
+    """Raise PeerLostError where a collective call fails."""
     try:
         yield
     except torch.OutOfMemoryError:

@@ -1,4 +1,7 @@
-"""How the shards' gradients become one: three ways, of which the first is exact."""
+"""Reduction of gradients: summed in the order of the shards (exact), or overlapped all-reduce.
+
+FSDP's own reduction is in `fsdp.py`.
+"""
 
 from __future__ import annotations
 
@@ -14,34 +17,38 @@ _BUCKET_BYTES = 25 * 2**20
 
 
 class Reduction(Protocol):
-    """Told of each shard of this rank in turn; at the end `p.grad` holds the sum over all."""
+    """Called for each shard of this rank in turn; at the end `p.grad` holds the sum over all."""
 
     def begin(self, last: bool) -> None:
         """The next backward pass is another shard's, the `last` of this rank or not."""
         ...
 
     def take(self) -> Tensor | None:
-        """The shard's gradient, [n], out of the parameters, if it goes with the step's exchange."""
+        """The shard's gradient, [n], out of `p.grad`, if it travels with the step's all-gather."""
         ...
 
     def finish(self, gradients: Tensor | None) -> None:
-        """All shards are done; `gradients` are those taken by all ranks, [shards, n]."""
+        """All shards are done; `gradients` are those that all ranks took, [shards, n]."""
         ...
 
 
 def in_order(rows: Tensor) -> Tensor:
-    """[n, …] → […], added one after another: the same bits wherever the rows were made."""
+    """[n, …] → […], the sum over the first dimension, one row after another.
+
+    `sum(0)` may add in another order for another shape or device; this order is fixed, so that the
+    bits depend on the rows alone, not on the ranks that computed them.
+    """
     total = rows[0].clone()
     for row in rows[1:]:
         total += row
     return total
 
 
-class InOrder:
-    """Every rank gets every shard's gradient and adds them in the order of the shards.
+class OrderedReduction:
+    """Every rank gets every shard's gradient and sums them in the order of the shards.
 
     Args:
-        parameters: what is trained.
+        parameters: the trained parameters.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -57,21 +64,22 @@ class InOrder:
 
     def finish(self, gradients: Tensor | None) -> None:
         if gradients is None:
-            raise ValueError("the shards' gradients did not come with the exchange")
+            raise ValueError("the shards' gradients are not among the gathered tensors")
         parts = in_order(gradients).split([p.numel() for p in self.parameters])
         for p, part in zip(self.parameters, parts, strict=True):
             p.grad = part.view_as(p)
 
 
-class Overlapped:
-    """The ranks' gradients are summed while the backward pass goes on, in whatever order is fast.
+class OverlappedReduction:
+    """All-reduce of gradient buckets during the backward pass, in whatever order is fast.
 
-    Gradients are put into buckets from the last parameter to the first, as the backward pass
-    gives them, and a bucket is sent when it is complete.
+    Buckets are filled from the last parameter to the first, the order in which the backward pass
+    computes gradients, and a bucket is sent when it is complete: communication overlaps with the
+    rest of the backward pass. Only the last shard of a rank sends; the ones before accumulate.
 
     Args:
-        parameters: what is trained.
-        ranks: who takes part.
+        parameters: the trained parameters.
+        ranks: take part in the sum.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], ranks: Ranks) -> None:

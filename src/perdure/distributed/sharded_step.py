@@ -1,8 +1,10 @@
-"""A step's shards: run one after another, exchanged between the ranks at once, and put together.
+"""The sharded step (data parallelism, gradient accumulation): run shards, all-gather, sum in order.
 
 A shard is a fixed part of the global batch, whoever runs it, with random numbers and batch
-statistics of its own. All that shards give is gathered on every rank, untouched, and added in the
-order of the shards; so the world size changes who computes what, and not one bit of it.
+statistics of its own. The shards' gradients and losses are gathered on every rank as they are, and
+summed in the order of the shards. A floating-point sum depends on its order, and that of an
+all-reduce follows the number of ranks; here the world size decides who computes what, and changes
+no bit.
 """
 
 from __future__ import annotations
@@ -25,33 +27,33 @@ _ALIGNMENT = 8
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What the forward and backward pass over a batch, or a shard of it, give.
+class PassResult:
+    """What the forward and backward pass over a batch, or a shard of it, return.
 
     Attributes:
         loss: [], detached.
-        memory: what is to be remembered of each example, {name: [B, …]}.
+        stored: the method's `stored_fields` of each example, {name: [B, …]}.
         reference: the gradient of the method's reference loss, one tensor a parameter.
     """
 
     loss: Tensor
-    memory: dict[str, Tensor] = field(default_factory=dict)
+    stored: dict[str, Tensor] = field(default_factory=dict)
     reference: list[Tensor] | None = None
 
 
-Pass = Callable[[list[Batch], int], Outcome]
+ForwardBackward = Callable[[list[Batch], int], PassResult]
 """Forward and backward pass over the examples of the shard with this number."""
 
 
-class Sharding:
+class ShardedStep:
     """Runs a batch in shards.
 
     Args:
-        method: whose loss it is.
-        ranks: who shares the shards.
-        shards: how many there are, a multiple of the ranks.
-        reduction: what becomes of their gradients.
-        local_replay: whether a rank's replay and memory are its own.
+        method: computes the loss.
+        ranks: share the shards.
+        shards: number of shards, a multiple of the number of ranks.
+        reduction: sums their gradients.
+        local_replay: whether each rank has replay draws and stored fields of its own.
     """
 
     def __init__(
@@ -64,83 +66,91 @@ class Sharding:
         self.local_replay = local_replay
         self.own = of_rank(ranks.rank, ranks.size, shards)
 
-    def __call__(self, batches: list[Batch], run: Pass, wishes: Tensor) -> tuple[Outcome, Tensor]:
+    def __call__(
+        self, batches: list[Batch], run: ForwardBackward, flags: Tensor
+    ) -> tuple[PassResult, Tensor]:
         """Leave the gradient of the loss over the global batch in the parameters.
 
         Args:
             batches: the global batch and the replay draws.
             run: the passes over one shard's part of them.
-            wishes: uint8 [k] that this rank wants all to know.
+            flags: control flags of this rank, uint8 [k].
 
         Returns:
-            What the global batch gives, and the largest of each of the ranks' wishes.
+            The result for the global batch, and for each flag the maximum over the ranks.
         """
-        # What a forward pass leaves in the network (batch norm's running statistics) is shard 0's.
+        # A forward pass changes the network's buffers (batch norm's running statistics). A rank may
+        # run several shards, so every shard starts from the same buffers, and those that shard 0
+        # leaves are taken over by all: else they would depend on who ran which shard after which.
         state = list(self.method.backbone.buffers())
         before = [value.clone() for value in state]
-        rows, outcomes = [], []
+        rows, results = [], []
         for shard in self.own:
             for value, start in zip(state, before, strict=True):
                 value.copy_(start)
             self.reduction.begin(shard == self.own[-1])
-            with _worded(self.shards):
-                outcomes.append(run(self._part(batches, shard), shard))
-            row = self._row(outcomes[-1], bounds(len(batches[0]), self.shards)[0][1])
+            with _batch_norm_errors(self.shards):
+                results.append(run(self._part(batches, shard), shard))
+            row = self._row(results[-1], bounds(len(batches[0]), self.shards)[0][1])
             row |= {f"state {i}": value for i, value in enumerate(state)}
-            rows.append(_pack({**row, "wishes": wishes}))
+            rows.append(_pack({**row, "flags": flags}))
             layout = {name: (value.shape, value.dtype) for name, value in row.items()}
-        layout["wishes"] = (wishes.shape, wishes.dtype)
-        given = _unpack(self.ranks.gather(torch.stack(rows)), layout)
-        self.reduction.finish(given.get("gradient"))
+        layout["flags"] = (flags.shape, flags.dtype)
+        # One all-gather of bytes carries everything: on small networks the latency of a collective
+        # call, not its size, is what a step on several ranks costs.
+        gathered = _unpack(self.ranks.gather(torch.stack(rows)), layout)
+        self.reduction.finish(gathered.get("gradient"))
         for i, value in enumerate(state):
-            value.copy_(given[f"state {i}"][0])
-        return self._whole(outcomes, given, len(batches[0])), given["wishes"].amax(0)
+            value.copy_(gathered[f"state {i}"][0])
+        return self._combine(results, gathered, len(batches[0])), gathered["flags"].amax(0)
 
     def _part(self, batches: list[Batch], shard: int) -> list[Batch]:
         parts: list[Batch] = []
         for batch in batches:
-            if self.local_replay and parts:  # this rank drew it for itself
+            if self.local_replay and parts:  # a replay draw of this rank alone
                 parts.append(batch.part(*bounds(len(batch), len(self.own))[shard - self.own[0]]))
             else:
                 parts.append(batch.part(*bounds(len(batch), self.shards)[shard]))
         return parts
 
-    def _row(self, outcome: Outcome, room: int) -> dict[str, Tensor]:
-        """All that the other ranks must know of a shard; memory has `room` for the largest."""
-        row = {"loss": outcome.loss}
+    def _row(self, result: PassResult, room: int) -> dict[str, Tensor]:
+        """All that the other ranks need of a shard; stored fields have `room` for the largest."""
+        row = {"loss": result.loss}
         gradient = self.reduction.take()
         if gradient is not None:
             row["gradient"] = gradient
-        if outcome.reference is not None:
-            row["reference"] = torch.cat([part.flatten() for part in outcome.reference])
+        if result.reference is not None:
+            row["reference"] = torch.cat([part.flatten() for part in result.reference])
         if not self.local_replay:
-            for name, value in outcome.memory.items():
+            for name, value in result.stored.items():
                 padded = value.new_zeros((room, *value.shape[1:]))
                 padded[: len(value)] = value.detach()
-                row[f"memory {name}"] = padded
+                row[f"stored {name}"] = padded
         return row
 
-    def _whole(self, outcomes: list[Outcome], given: dict[str, Tensor], n: int) -> Outcome:
-        """The global batch's outcome."""
+    def _combine(
+        self, results: list[PassResult], gathered: dict[str, Tensor], n: int
+    ) -> PassResult:
+        """The result for the global batch of `n` examples."""
         reference = None
-        if "reference" in given:
-            like = outcomes[0].reference or []
-            parts = in_order(given["reference"]).split([part.numel() for part in like])
+        if "reference" in gathered:
+            like = results[0].reference or []
+            parts = in_order(gathered["reference"]).split([part.numel() for part in like])
             reference = [part.view_as(other) for part, other in zip(parts, like, strict=True)]
         sizes = [stop - start for start, stop in bounds(n, self.shards)]
-        memory = {}
-        for name in outcomes[0].memory:
+        stored = {}
+        for name in results[0].stored:
             if self.local_replay:
-                memory[name] = torch.cat([outcome.memory[name].detach() for outcome in outcomes])
+                stored[name] = torch.cat([result.stored[name].detach() for result in results])
             else:
-                padded = given[f"memory {name}"]
-                memory[name] = torch.cat([p[:k] for p, k in zip(padded, sizes, strict=True)])
-        return Outcome(in_order(given["loss"]), memory, reference)
+                padded = gathered[f"stored {name}"]
+                stored[name] = torch.cat([p[:k] for p, k in zip(padded, sizes, strict=True)])
+        return PassResult(in_order(gathered["loss"]), stored, reference)
 
 
 @contextmanager
-def _worded(shards: int) -> Iterator[None]:
-    """Turns torch's refusal of a batch statistic of one value into a sentence."""
+def _batch_norm_errors(shards: int) -> Iterator[None]:
+    """Raise UserError where torch refuses a batch statistic of one value."""
     try:
         yield
     except ValueError as error:
@@ -169,9 +179,9 @@ def _bytes(value: Tensor) -> Tensor:
 
 def _unpack(rows: Tensor, layout: Layout) -> dict[str, Tensor]:
     """The tensors again, each [shards, …]: views of `rows`, uint8 [shards, n]."""
-    given, start = {}, 0
+    tensors, start = {}, 0
     for name, (shape, dtype) in layout.items():
         size = shape.numel() * dtype.itemsize
-        given[name] = rows[:, start : start + size].view(dtype).view(len(rows), *shape)
+        tensors[name] = rows[:, start : start + size].view(dtype).view(len(rows), *shape)
         start += size + -size % _ALIGNMENT
-    return given
+    return tensors

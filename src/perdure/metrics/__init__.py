@@ -1,4 +1,4 @@
-"""How well a learner keeps what it learned.
+"""Metrics: accuracy matrix, average accuracy, forgetting, backward and forward transfer, ….
 
 `functional` is plain Python; `continual` holds torchmetrics. Neither is imported here, so that
 `functional` costs nothing.

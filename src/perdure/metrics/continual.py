@@ -1,4 +1,6 @@
-"""torchmetrics that count correct answers per evaluation and task, and summarise them.
+"""Continual-learning metrics (torchmetrics): accuracy matrix, forgetting, transfer, stability gap.
+
+They count correct predictions per evaluation and task.
 
 All metrics hold the same state, so that in a `ContinualMetrics` collection one update serves all.
 The arithmetic is in `perdure.metrics.functional`. Values are CPU float64 tensors; NaN: undefined.
@@ -94,7 +96,7 @@ class ContinualMetric(Metric):
             self._add(correct, total, task, evaluation, trained, boundary)
 
     def evaluations(self) -> list[Evaluation]:
-        """All evaluations in order; a collective call where ranks are synchronised."""
+        """All evaluations in order; a collective call where ranks are synchronized."""
         sync = self.sync_on_compute and not self._is_synced
         with self.sync_context(self.dist_sync_fn, should_sync=sync, should_unsync=sync):
             return self._evaluations()
@@ -102,7 +104,7 @@ class ContinualMetric(Metric):
     def matrix(self) -> list[list[float]]:
         """Lower-triangular rows: at the end of each trained task, the accuracy on tasks 0..it.
 
-        A joint run has one row, of all tasks. A collective call where ranks are synchronised.
+        A joint run has one row, of all tasks. A collective call where ranks are synchronized.
         """
         return [e.accuracy[: e.trained + 1] for e in _task_ends(self.evaluations())]
 
@@ -154,10 +156,10 @@ class ContinualMetric(Metric):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Take any number of evaluations; tell what torchmetrics would pass over in silence."""
-        given = {name: state_dict.get(prefix + name) for name in self.metric_state}
-        missing_keys += [prefix + name for name, state in given.items() if state is None]
-        tasks = {s.shape[1] for s in given.values() if s is not None and s.ndim == 2}
+        """Load any number of evaluations; report what torchmetrics would ignore in silence."""
+        states = {name: state_dict.get(prefix + name) for name in self.metric_state}
+        missing_keys += [prefix + name for name, state in states.items() if state is None]
+        tasks = {s.shape[1] for s in states.values() if s is not None and s.ndim == 2}
         if tasks - {self.n_tasks}:
             error_msgs.append(f"{prefix}correct and total are of {tasks} tasks, not {self.n_tasks}")
             return

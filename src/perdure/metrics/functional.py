@@ -1,4 +1,6 @@
-"""The field's summaries of an accuracy matrix, as pure functions of plain numbers.
+"""Average accuracy, forgetting, backward and forward transfer, … of an accuracy matrix.
+
+Pure functions of plain numbers.
 
 Every function takes rows of accuracies in [0, 1] (lists of lists, or a tensor) in the order of the
 evaluations: `row[j]` is the accuracy on task j. `trained[n]` is the task last trained, or in

@@ -1,4 +1,4 @@
-"""Averaged gradient episodic memory."""
+"""A-GEM: averaged gradient episodic memory (gradient projection)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class AGEM(Method):
     """
 
     replays = 1
-    stores = "task"
+    store_at = "task"
     joint = False
-    reads_parameters = True
+    needs_full_parameters = True
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
         return batch.cross_entropy(self(batch.x))

@@ -1,8 +1,8 @@
-"""The contract of a method: the mathematics of one paper, and nothing else.
+"""The contract of a continual-learning method (strategy, algorithm): the mathematics of one paper.
 
-The trainer owns the loop, the optimizer, mixed precision, distribution and time; a method says
-what the loss of a batch is. All it must not forget lives in parameters, registered buffers or
-`get_extra_state`, so that a checkpoint holds it with no further code.
+The trainer owns the loop, the optimizer, mixed precision, distribution and time; a method computes
+the loss of a batch. Its state lives in parameters, registered buffers or `get_extra_state`, so that
+a checkpoint holds it with no further code.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from perdure.backbones.base import Backbone
 from perdure.datasets.batch import Batch
 
 Loss = Tensor | tuple[Tensor, dict[str, Tensor]]
-"""A scalar, alone or with what is to be remembered of each example, {name: [B, …]}."""
+"""A scalar, alone or with the `stored_fields` of each example, {name: [B, …]}."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a method may know of the task it is on.
+    """What a method may know of the current task.
 
     Attributes:
         index: number of the task, from 0.
@@ -40,22 +40,22 @@ class Method(nn.Module):
 
     Class attributes declare what the trainer must provide:
         replays: independent draws from the buffer that `loss` takes; 0 needs no buffer.
-        remembers: what `loss` gives to be remembered of each example, besides bytes and label.
-        stores: when examples are offered to the buffer: each "step", or at the end of a "task".
+        stored_fields: what `loss` returns to be stored with each example, besides bytes and label.
+        store_at: when examples are offered to the buffer: each "step", or at the end of a "task".
         joint: whether training on all tasks at once makes sense.
         scenarios: kinds of scenario it is defined for.
         additive: whether the loss is a mean over examples, so that a batch can be split.
-        reads_parameters: whether it computes with the parameters or their gradients themselves,
-            which then cannot be in parts on several processes (`training.parallel=fsdp`).
+        needs_full_parameters: whether it computes with the parameters or their gradients
+            themselves, which then cannot be sharded over processes (`training.parallel=fsdp`).
     """
 
     replays: ClassVar[int] = 0
-    remembers: ClassVar[tuple[str, ...]] = ()
-    stores: ClassVar[Literal["step", "task"]] = "step"
+    stored_fields: ClassVar[tuple[str, ...]] = ()
+    store_at: ClassVar[Literal["step", "task"]] = "step"
     joint: ClassVar[bool] = True
     scenarios: ClassVar[tuple[str, ...]] = ("class-incremental", "domain-incremental")
     additive: ClassVar[bool] = True
-    reads_parameters: ClassVar[bool] = False
+    needs_full_parameters: ClassVar[bool] = False
 
     task: Task
     """The current task; the trainer sets it."""
@@ -70,7 +70,7 @@ class Method(nn.Module):
         return logits
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
-        """The loss of one step on `batch` and `replays` draws (empty while the buffer is)."""
+        """The loss on `batch` and `replays` draws, empty (falsy) while the buffer is empty."""
         raise NotImplementedError
 
     def penalty(self) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Dark experience replay."""
+"""DER: dark experience replay (distillation of stored logits)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from perdure.models.base import Loss, Method
 
 
 class DER(Method):
-    """Match the logits that were remembered when an example was first seen.
+    """Match the logits that were stored when an example was first seen.
 
     Buzzega et al. 2020, "Dark experience for general continual learning", eq. 5:
     L = CE(z, y) + α E_B ‖z' − h(x')‖². As in the authors' code the square is averaged over the
@@ -19,7 +19,7 @@ class DER(Method):
     """
 
     replays = 1
-    remembers = ("logits",)
+    stored_fields = ("logits",)
 
     def __init__(self, backbone: Backbone, alpha: float) -> None:
         super().__init__(backbone)

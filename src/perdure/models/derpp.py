@@ -1,4 +1,4 @@
-"""Dark experience replay with labels (DER++)."""
+"""DER++: dark experience replay with labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DERpp(Method):
     """
 
     replays = 2
-    remembers = ("logits",)
+    stored_fields = ("logits",)
 
     def __init__(self, backbone: Backbone, alpha: float, beta: float) -> None:
         super().__init__(backbone)

@@ -1,4 +1,4 @@
-"""Experience replay."""
+"""ER: experience replay (rehearsal)."""
 
 from __future__ import annotations
 

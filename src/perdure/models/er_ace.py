@@ -1,4 +1,4 @@
-"""Experience replay with an asymmetric cross-entropy."""
+"""ER-ACE: experience replay with an asymmetric cross-entropy."""
 
 from __future__ import annotations
 

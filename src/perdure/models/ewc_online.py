@@ -1,4 +1,4 @@
-"""Online elastic weight consolidation."""
+"""Online EWC: elastic weight consolidation, a quadratic penalty by Fisher information."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class EWCOnline(Method):
         decay: γ.
     """
 
-    reads_parameters = True
+    needs_full_parameters = True
 
     fisher: Tensor
     anchor: Tensor

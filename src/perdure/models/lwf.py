@@ -1,4 +1,4 @@
-"""Learning without forgetting."""
+"""LwF: learning without forgetting (distillation from the network before the task)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LwF(Method):
 
     joint = False
     scenarios = ("class-incremental",)
-    reads_parameters = True
+    needs_full_parameters = True
 
     def __init__(self, backbone: Backbone, alpha: float, temperature: float) -> None:
         super().__init__(backbone)

@@ -1,4 +1,4 @@
-"""Squared gradients of single examples, summed over a batch."""
+"""Per-example gradients: their squares summed over a batch, the diagonal Fisher information."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ _GRADIENT_ELEMENTS = 2**24
 def squared_gradients(network: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """Σ_n (∂(−log p(y_n|x_n)) / ∂θ)² for every trainable parameter θ of `network`.
 
+    Divided by the number of examples this is the diagonal of the empirical Fisher information.
+
     For a linear layer with inputs a and output gradients δ the sum is (δ²)ᵀ(a²), one product of
     matrices; the gradients of single examples are never made. Other layers go through `vmap`.
     The examples must not interact (no batch statistics): call it in evaluation mode.
 
     Args:
-        network: gives logits.
+        network: maps x to logits.
         x: float [B, …].
         y: int64 [B].
 
@@ -52,8 +54,8 @@ def _of_linear_layers(
     handles = []
     for name, module in linear.items():
 
-        def keep(_: nn.Module, given: tuple[Tensor, ...], out: Tensor, name: str = name) -> None:
-            inputs[name], outputs[name] = given[0].detach(), out
+        def keep(_: nn.Module, args: tuple[Tensor, ...], out: Tensor, name: str = name) -> None:
+            inputs[name], outputs[name] = args[0].detach(), out
 
         handles.append(module.register_forward_hook(keep))
     with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Fine-tuning: the lower bound (and, with `training=joint`, the upper bound)."""
+"""SGD, fine-tuning: the lower bound (and, with `training=joint`, the upper bound)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synaptic intelligence."""
+"""SI: synaptic intelligence, a quadratic penalty by path-integral importance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SI(Method):
         xi: ξ, keeps the quotient finite.
     """
 
-    reads_parameters = True
+    needs_full_parameters = True
 
     omega: Tensor
     importance: Tensor

@@ -21,7 +21,7 @@ from perdure.config.schema import Direction, Mode, buffer_size, validate
 from perdure.config.stored import refuse_locations
 from perdure.datasets.fetch import time_limit
 from perdure.datasets.scenarios import Scenario
-from perdure.distributed.process_group import Ranks, join
+from perdure.distributed.process_group import join
 from perdure.errors import UserError
 from perdure.io.redaction import ADDRESSES
 from perdure.models.base import Method
@@ -33,8 +33,9 @@ from perdure.run.recorders import make_recorders
 from perdure.run.restore import changes, load_weights, restore, versions
 from perdure.run.resume import RestorePoint, Start, limits_of, weights_of
 from perdure.tracking.events import Recorder
-from perdure.tracking.provenance import snapshot_code
-from perdure.training.clock import Clock
+from perdure.tracking.provenance import read_code
+from perdure.training.optim import OptimizerFactory
+from perdure.training.recording import Launch, Recording
 from perdure.training.settings import Settings
 from perdure.training.trainer import Trainer
 
@@ -86,10 +87,12 @@ def run(
         refuse_locations(plain, source.taken, allowed, source.origin)
     stop = stop or StopFlag()
     recorders = make_recorders(plain, config, folder, source, sweep, stop) if ranks.is_main else []
-    trainer = make_trainer(plain, config, folder, stop, recorders, ranks)
+    code = read_code(Path(__file__).parents[3]) if folder is not None and ranks.is_main else None
+    version = "unknown" if code is None else code.version
+    metadata = {"overrides": list(overrides), "config_folders": list(config_folders)}
+    launch = Launch(ranks=ranks, stop=stop, started=perdure.STARTED)
+    trainer = make_trainer(plain, config, folder, recorders, launch, version, metadata)
     device = trainer.state.device
-    manager = make_checkpoints(plain, config, folder or Path(), trainer.benchmark.accuracies)
-    manager.writes = ranks.is_main
     # What is wrong with the checkpoint is found before the run leaves anything behind.
     if source is not None:
         told += restore(trainer, source, folder if ranks.is_main else None)
@@ -97,35 +100,36 @@ def run(
         limits = limits_of(config.checkpoint.max_minutes, config.checkpoint.max_gigabytes)
         weights = weights_of(start, plain["checkpoint"]["load"], limits)
         told += load_weights(trainer, config, weights)
-    code = "unknown"
-    if folder is not None and ranks.is_main:
-        code = snapshot_code(folder, Path(__file__).parents[3])
-    software = versions(device, code)
-    manager.extra = {
-        "versions": software,
-        "overrides": list(overrides),
-        "config_folders": list(config_folders),
-    }
-    if folder is not None:
-        trainer.saving.checkpoints = manager
+    if folder is not None and code is not None:
+        code.write(folder)
     if source is not None:
-        told += changes(software, source)
+        told += changes(versions(device, version), source)
     if not plain["deterministic"] and device.type == "cuda":
         told.append("deterministic=false: faster kernels, and no promise of the same bits again")
-    trainer.notices = tuple(told)
-    return trainer.fit()
+    return trainer.fit(told)
 
 
 def make_trainer(
     plain: dict[str, Any],
     config: DictConfig,
     folder: Path | None = None,
-    stop: Callable[[], str | None] = lambda: None,
     recorders: Sequence[Recorder] = (),
-    ranks: Ranks | None = None,
+    launch: Launch | None = None,
+    code: str = "unknown",
+    metadata: Mapping[str, Any] | None = None,
 ) -> Trainer:
-    """All objects of a run, put together."""
-    ranks = ranks or Ranks()
+    """All objects of a run, built leaves first and put together.
+
+    Args:
+        plain: the configuration as plain data.
+        config: the same, typed.
+        folder: the run's folder; None writes no checkpoints.
+        recorders: receive the run's events.
+        launch: the ranks and the signals of this process; a process alone by default.
+        code: the code's version, for the checkpoints.
+        metadata: what every full checkpoint holds besides the state and the versions.
+    """
+    launch = launch or Launch()
     device = choose_device(plain["device"])
     torch.set_num_threads(plain["threads"] or 1)
     make_deterministic(plain["deterministic"], device)
@@ -133,22 +137,30 @@ def make_trainer(
     method = make_method(plain, benchmark, device)
     if plain["threads"] is None and sum(p.numel() for p in method.parameters()) >= _SMALL:
         torch.set_num_threads(device_setup.threads())
+    manager = make_checkpoints(
+        plain,
+        config,
+        folder or Path(),
+        benchmark.accuracies,
+        {"versions": versions(device, code), **(metadata or {})},
+        writes=launch.ranks.is_main,
+    )
+    recording = Recording(
+        recorders=recorders,
+        checkpoints=manager if folder is not None else None,
+        folder=folder or Path(),
+        config=plain,
+        facts=facts(plain, config, benchmark, device),
+    )
     return Trainer(
         method,
         benchmark,
         settings(plain),
-        build(plain["dataset"]["transform"], "dataset.transform"),
-        _optimizer(plain["optimizer"]),
-        _scheduler(plain["scheduler"]),
+        OptimizerFactory(_optimizer(plain["optimizer"]), _scheduler(plain["scheduler"])),
         _buffer(plain),
-        recorders,
-        None,
-        facts(plain, config, benchmark, device),
-        plain,
-        folder,
-        Clock(perdure.STARTED),
-        stop=stop,
-        ranks=ranks,
+        build(plain["dataset"]["transform"], "dataset.transform"),
+        recording,
+        launch,
     )
 
 
@@ -279,7 +291,12 @@ def _buffer(plain: Mapping[str, Any]) -> Any:
 
 
 def make_checkpoints(
-    plain: Mapping[str, Any], config: DictConfig, folder: Path, accuracies: tuple[str, ...]
+    plain: Mapping[str, Any],
+    config: DictConfig,
+    folder: Path,
+    accuracies: tuple[str, ...],
+    extra: Mapping[str, Any],
+    writes: bool,
 ) -> CheckpointManager:
     """Who keeps the checkpoints of the run in `folder`.
 
@@ -304,7 +321,7 @@ def make_checkpoints(
         plain["dataset"]["epochs"],
         plain["timestamp"],
     )
-    return CheckpointManager(folder_of(folder), start, policy, cadence)
+    return CheckpointManager(folder_of(folder), start, policy, cadence, extra, writes)
 
 
 def _monitor(name: str, accuracies: tuple[str, ...]) -> str:

@@ -109,7 +109,7 @@ def load_weights(trainer: Trainer, config: DictConfig, start: Weights) -> list[s
         told += weights.mammoth_buffer(
             opened,
             trainer.state.buffer,
-            remembered=trainer.method.remembers,
+            remembered=trainer.method.stored_fields,
             shape=trainer.benchmark.shape,
             device=trainer.state.device,
         )

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 
@@ -51,15 +52,34 @@ _NAMED = re.compile(
 )
 
 
-def snapshot_code(folder: Path, root: Path) -> str:
-    """Write `folder`/code: commit.txt, diff.patch, environment.txt, and the text files of `root`.
+@dataclass(frozen=True)
+class CodeSnapshot:
+    """commit.txt, diff.patch, environment.txt, and the text files of a repository.
 
-    A later call writes nothing where the code is the same, and `folder`/code-2, … where it is not:
-    a run that was resumed with other code keeps both. `root` is the folder that holds conf/, src/
-    and train.py; nothing outside it is followed. Missing git never fails a run.
+    Attributes:
+        version: the code's version in a word: the commit, with a + where files differ from it.
+        files: the content of each file, by its path.
+    """
 
-    Returns:
-        The code's version in a word: the commit, with a + where files differ from it.
+    version: str
+    files: dict[str, bytes]
+
+    def write(self, folder: Path) -> None:
+        """Write `folder`/code.
+
+        A later call writes nothing where the code is the same, and `folder`/code-2, … where it is
+        not: a run that was resumed with other code keeps both.
+        """
+        target = _free_folder(folder, self.files["commit.txt"])
+        if target is not None:
+            _write(target, self.files)
+
+
+def read_code(root: Path) -> CodeSnapshot:
+    """The code as it is now; nothing is written.
+
+    `root` is the folder that holds conf/, src/ and train.py; nothing outside it is followed.
+    Missing git never fails a run.
     """
     git = _Git(root)
     files: dict[str, bytes] = {}
@@ -83,10 +103,7 @@ def snapshot_code(folder: Path, root: Path) -> str:
         identity.update(f"{name}\0{len(data)}\0".encode() + data)
     commit += f"\nsha256 of this folder's files: {identity.hexdigest()}\n"
     files["commit.txt"] = commit.encode()
-    target = _free_folder(folder, files["commit.txt"])
-    if target is not None:
-        _write(target, files)
-    return version
+    return CodeSnapshot(version, files)
 
 
 def _in_a_word(commit: str) -> str:

@@ -1,4 +1,4 @@
-"""What can be trained how, checked on the objects themselves."""
+"""Start-up checks: which method, benchmark, buffer and settings can be combined."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check(
     """Refuse combinations that make no sense.
 
     Raises:
-        UserError: says which.
+        UserError: names the combination.
     """
     name = type(method).__name__
     if method.replays and buffer is None:
@@ -48,7 +48,7 @@ def check(
             "processes: statistics of the whole batch need all its shards at once, so there must "
             "be as many processes as shards"
         )
-    if settings.parallel == "fsdp" and world_size > 1 and method.reads_parameters:
+    if settings.parallel == "fsdp" and world_size > 1 and method.needs_full_parameters:
         raise UserError(
             f"training.parallel=fsdp: {name} computes with whole parameters, which no process "
             "holds then; use training.parallel=replicate"

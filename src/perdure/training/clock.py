@@ -1,4 +1,4 @@
-"""Where the time goes: wall and CPU seconds of each phase of a run."""
+"""Timing: wall-clock and CPU seconds of each phase of a run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ PHASES = ("start", "training", "evaluation", "checkpoint")
 
 
 class Clock:
-    """Seconds a phase; entering a phase pauses the one around it.
+    """Seconds per phase; entering a phase pauses the one around it.
 
     Args:
-        started: `time.perf_counter()` when the process began, as near as is known; the time up
-            to the first phase is `start`. CPU time counts from the true beginning.
+        started: `time.perf_counter()` when the process began; None counts from now. The time up to
+            the first phase is `start`. With `started`, CPU time counts from the process's start.
     """
 
     def __init__(self, started: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Accuracy on tasks: one pass over each gives class-IL and task-IL from the same logits."""
+"""Evaluation: accuracy on tasks, class-IL and task-IL from one forward pass."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from perdure.models.base import Method
 
 
 class Evaluator:
-    """Counts correct answers on the device; nothing is read back until the caller does.
+    """Counts correct answers on the device.
+
+    The counts stay there as tensors: reading each batch's (`.item()`) would let the device idle
+    while the host prepares the next. The caller reads them once, when everything is queued.
 
     Args:
-        method: gives class scores through `predict`.
+        method: its `predict` gives class scores.
         benchmark: the tasks.
         transform: raw bytes to inputs, without augmentation.
         batch_size: examples a forward pass.
-        ranks: who shares the batches; each is seen by exactly one of them.
+        ranks: share the batches; each batch is evaluated by exactly one of them.
         together: whether the network is split, so that no rank can run it without the others.
     """
 
@@ -57,22 +60,22 @@ class Evaluator:
         """
         training = self.method.training
         self.method.eval()
-        wanted, turn = list(tasks), 0
-        counts = {}
-        for task in wanted:
+        counts, turn = {}, 0
+        for task in tasks:
             counts[task] = self._count_task(task, seen, turn)
+            # Batches are dealt out over all tasks, so that short tasks do not all fall to rank 0.
             turn += -(-counts[task][1] // self.batch_size)
         if self.together:
             from perdure.distributed.fsdp import reshard
 
             reshard(self.method.backbone)
         self.method.train(training)
-        return self._of_all_ranks(counts)
+        return self._sum_over_ranks(counts)
 
-    def _of_all_ranks(
+    def _sum_over_ranks(
         self, counts: dict[int, tuple[dict[str, Tensor], int]]
     ) -> dict[int, tuple[dict[str, Tensor], int]]:
-        """Whole numbers, so that their sum over ranks is exact."""
+        """One all-reduce for all counts; integers, so that their sum is exact in any order."""
         if self.ranks.size == 1 or not counts:
             return counts
         flat = torch.stack([n for correct, _ in counts.values() for n in correct.values()])
@@ -83,7 +86,7 @@ class Evaluator:
         }
 
     def _count_task(self, task: int, seen: range, turn: int) -> tuple[dict[str, Tensor], int]:
-        """This rank's share of a task whose first batch is the turn of rank `turn` (mod ranks)."""
+        """This rank's share of a task whose first batch belongs to rank `turn` (mod ranks)."""
         split = self.benchmark.evaluation(task)
         own = self.benchmark.classes(task)
         ranges = {
@@ -99,6 +102,7 @@ class Evaluator:
             if number % self.ranks.size != self.ranks.rank:
                 if not self.together:
                     continue
+                # FSDP gathers the parameters in a collective call: every rank runs every batch.
                 raw, y = raw[:0], y[:0]
             logits = self.method.predict(self.transform(raw, None))
             for name in correct:
@@ -109,7 +113,7 @@ class Evaluator:
 
 
 def measured(accuracy: dict[str, list[float]], trained: int) -> dict[str, float]:
-    """What one evaluation says of the tasks trained so far, by the names that a monitor uses.
+    """The accuracies of one evaluation that `checkpoint.monitor` can name.
 
     `average_accuracy.<name>` is the mean over them, `accuracy.<name>` that on the last one.
     """

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent, equal to `torch.optim.SGD` bit for bit, in one fused call a step.
+"""Optimizers: `SGD`, equal to `torch.optim.SGD` bit for bit, and the factory of a run's optimizer.
 
 Constructing any optimizer of torch 2.13 imports torch._dynamo and sympy, 1.2 to 1.8 CPU seconds:
 a quarter of a whole seq-mnist run. This one does not, and saves about 100 µs a step besides. It is
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,9 +23,9 @@ class SGD(torch.optim.Optimizer):
     """SGD with momentum, Nesterov momentum and L2 weight decay, as torch defines them.
 
     Args:
-        params: the parameters to move.
+        params: the parameters to update.
         lr: learning rate.
-        momentum: factor of the velocity; 0 keeps none.
+        momentum: factor of the velocity; 0 keeps no velocity.
         weight_decay: factor of the parameter added to its gradient.
         nesterov: whether to look ahead along the velocity; needs momentum.
     """
@@ -56,7 +57,7 @@ class SGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Move every parameter that has a gradient; returns what `closure` does, called first."""
+        """Update every parameter that has a gradient; returns the value of `closure`, run first."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -94,7 +95,7 @@ class SGD(torch.optim.Optimizer):
         return [self.state[p]["momentum_buffer"] for p, _ in pairs]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         for group in self.param_groups:
             for p in group["params"]:
                 if set_to_none or p.grad is None:
@@ -114,10 +115,10 @@ class SGD(torch.optim.Optimizer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
-        """Go on from a `state_dict` of this class or of `torch.optim.SGD`.
+        """Restore a `state_dict` of this class or of `torch.optim.SGD`.
 
         Raises:
-            ValueError: it is of other parameters, or needs what this class does not offer.
+            ValueError: it is of other parameters, or needs an option that this class lacks.
         """
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             if len(saved["params"]) != len(group["params"]):
@@ -136,3 +137,25 @@ class SGD(torch.optim.Optimizer):
 
     def _parameters(self) -> list[Parameter]:
         return [p for group in self.param_groups for p in group["params"]]
+
+
+def _default_sgd(parameters: Iterable[Parameter]) -> SGD:
+    return SGD(parameters, lr=0.1)
+
+
+@dataclass(frozen=True)
+class OptimizerFactory:
+    """Makes the optimizer and its learning-rate scheduler, at the start and where a task resets it.
+
+    Attributes:
+        optimizer: makes the optimizer of the given parameters.
+        scheduler: makes the scheduler of that optimizer; None for a constant learning rate.
+    """
+
+    optimizer: Callable[[Iterable[Parameter]], torch.optim.Optimizer] = _default_sgd
+    scheduler: Callable[[torch.optim.Optimizer], Any] | None = None
+
+    def __call__(self, parameters: Iterable[Parameter]) -> tuple[torch.optim.Optimizer, Any | None]:
+        """A new optimizer of `parameters`, and its scheduler."""
+        optimizer = self.optimizer(parameters)
+        return optimizer, self.scheduler(optimizer) if self.scheduler else None

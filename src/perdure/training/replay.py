@@ -1,4 +1,4 @@
-"""What a step replays, and who remembers what: every rank everything, or each rank its own part."""
+"""Experience replay: draws from the buffer, replicated on every rank or split between the ranks."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from perdure.ranks.shards import bounds, of_rank
 
 
 @dataclass(slots=True)
-class Draw:
-    """What a rank holds of one replay draw.
+class ReplayDraw:
+    """This rank's examples of one replay draw.
 
     Attributes:
         fields: tensors [n, …], at least `raw` and `y`.
-        total: examples that all ranks together hold of it.
-        first: how many of these the ranks before this one hold, where each has a part.
+        total: number of examples of the draw on all ranks together.
+        first: how many of these are on the ranks before this one, where each has a part.
     """
 
     fields: dict[str, Tensor]
@@ -33,36 +33,38 @@ class Draw:
 
 
 class Replicated:
-    """Every rank keeps the whole buffer and decides alike, from the same examples and streams.
+    """Every rank keeps the whole buffer and makes the same decisions.
+
+    All ranks see the same examples and draw from the same streams, so that the copies stay equal
+    without any exchange. Draws and slots are chosen on the host, from NumPy generators: a choice
+    made on the device would have to be read back, and each read waits for the queued kernels.
 
     Args:
-        buffer: what is kept.
-        method: says how many draws a step takes.
+        buffer: the buffer.
+        method: its `replays` is the number of draws a step.
         streams: the run's random streams.
     """
-
-    is_local = False
 
     def __init__(self, buffer: Buffer, method: Method, streams: Streams) -> None:
         self.buffer = buffer
         self.method = method
         self.streams = streams
 
-    def draw(self, raw: Tensor, y: Tensor, at: dict[str, int]) -> list[Draw]:
-        """The step's independent draws; empty ones, like `raw` and `y`, while the buffer is."""
+    def draw(self, raw: Tensor, y: Tensor, at: dict[str, int]) -> list[ReplayDraw]:
+        """The step's independent draws; empty ones like `raw` and `y` while the buffer is empty."""
         if not len(self.buffer):
-            return [Draw({"raw": raw[:0], "y": y[:0]}, 0)] * self.method.replays
+            return [ReplayDraw({"raw": raw[:0], "y": y[:0]}, 0)] * self.method.replays
         draws = []
         for draw in range(self.method.replays):
             generator = self.streams.numpy("replay", **at, part=draw)
             fields = self.buffer.draw(self.buffer.batch_size, generator)
-            draws.append(Draw(fields, len(fields["y"])))
+            draws.append(ReplayDraw(fields, len(fields["y"])))
         return draws
 
     def add(
         self,
         fields: dict[str, Tensor],
-        memory: dict[str, Tensor],
+        stored: dict[str, Tensor],
         labels: np.ndarray,
         at: dict[str, int],
     ) -> None:
@@ -70,20 +72,20 @@ class Replicated:
 
         Args:
             fields: `raw` and `y` of all its examples.
-            memory: what the method gave to be remembered of them.
+            stored: the method's `stored_fields` of them.
             labels: `y` on the host.
-            at: the position, key of the decisions.
+            at: the position, which keys the random decisions.
         """
-        self.buffer.add({**fields, **memory}, labels, self.streams.numpy("remember", **at))
+        self.buffer.add({**fields, **stored}, labels, self.streams.numpy("remember", **at))
 
     def state_dict(self) -> dict[str, Any]:
         return self.buffer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Go on from `state_dict()`.
+        """Restore a `state_dict()`.
 
         Raises:
-            UserError: it is another kind of buffer's.
+            UserError: the state is that of buffers in parts.
         """
         if "parts" in state:
             raise UserError(
@@ -96,19 +98,17 @@ class Replicated:
 class Local(Replicated):
     """Each of N ranks keeps size/N examples of those that it trained on, and draws from them.
 
-    So no rank holds all, and nothing remembered is exchanged. An example has the same chance to
-    be kept as in one buffer, but which ones are kept depends on N: runs at different world sizes
+    So no rank holds all, and stored fields are not exchanged. An example has the same chance to be
+    kept as in one buffer, but which ones are kept depends on N: runs at different world sizes
     agree in their statistics, not in their bits.
 
     Args:
         buffer: this rank's; its `size` is cut down to the rank's part.
-        method: says how many draws a step takes.
+        method: its `replays` is the number of draws a step.
         streams: the run's random streams.
-        ranks: who shares.
+        ranks: keep a part each.
         shards: logical shards of a batch.
     """
-
-    is_local = True
 
     def __init__(
         self, buffer: Buffer, method: Method, streams: Streams, ranks: Ranks, shards: int
@@ -125,20 +125,22 @@ class Local(Replicated):
         self._seen = [0] * ranks.size
         buffer.size = self._sizes[ranks.rank]
 
-    def draw(self, raw: Tensor, y: Tensor, at: dict[str, int]) -> list[Draw]:
+    def draw(self, raw: Tensor, y: Tensor, at: dict[str, int]) -> list[ReplayDraw]:
         """This rank's part of each draw."""
         shares = [stop - start for start, stop in bounds(self.buffer.batch_size, self.ranks.size)]
-        # A buffer is full once it has seen its size, so every rank knows how many the others hold.
-        held = [min(*three) for three in zip(shares, self._seen, self._sizes, strict=True)]
-        rank, total = self.ranks.rank, sum(held)
-        first, mine = sum(held[:rank]), held[rank]
+        # Every mean divides by the global number of examples, so a rank must know how many the
+        # others draw. It counts instead of asking: a buffer holds what it has seen up to its size,
+        # and what each rank sees follows from the split. An exchange would wait for the device.
+        drawn = [min(*three) for three in zip(shares, self._seen, self._sizes, strict=True)]
+        rank, total = self.ranks.rank, sum(drawn)
+        first, n = sum(drawn[:rank]), drawn[rank]
         draws = []
         for draw in range(self.method.replays):
             part = draw + self.method.replays * rank
             generator = self.streams.numpy("replay", **at, part=part)
             empty = {"raw": raw[:0], "y": y[:0]}
-            fields = self.buffer.draw(mine, generator) if mine else self._like_a_draw(empty)
-            draws.append(Draw(fields, total, first))
+            fields = self.buffer.draw(n, generator) if n else self._like_a_draw(empty)
+            draws.append(ReplayDraw(fields, total, first))
         return draws
 
     def _like_a_draw(self, empty: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -147,20 +149,20 @@ class Local(Replicated):
     def add(
         self,
         fields: dict[str, Tensor],
-        memory: dict[str, Tensor],
+        stored: dict[str, Tensor],
         labels: np.ndarray,
         at: dict[str, int],
     ) -> None:
-        """Offer this rank's part of the global batch to its buffer; `memory` is of that part."""
+        """Offer this rank's part of the global batch to its buffer; `stored` is of that part."""
         cuts = bounds(len(labels), self.shards)
         for rank in range(self.ranks.size):
-            mine = of_rank(rank, self.ranks.size, self.shards)
-            start, stop = cuts[mine[0]][0], cuts[mine[-1]][1]
+            own = of_rank(rank, self.ranks.size, self.shards)
+            start, stop = cuts[own[0]][0], cuts[own[-1]][1]
             self._seen[rank] += stop - start
             if rank == self.ranks.rank:
                 part = {key: value[start:stop] for key, value in fields.items()}
                 generator = self.streams.numpy("remember", **at, part=rank)
-                self.buffer.add({**part, **memory}, labels[start:stop], generator)
+                self.buffer.add({**part, **stored}, labels[start:stop], generator)
 
     def state_dict(self) -> dict[str, Any]:
         """All ranks' parts, on rank 0; the others' is empty."""
@@ -170,17 +172,17 @@ class Local(Replicated):
         return {} if parts is None else {"parts": parts}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Go on from `state_dict()` of as many ranks.
+        """Restore a `state_dict()` of as many ranks.
 
         Raises:
-            UserError: there were more or fewer ranks, or every rank kept everything.
+            UserError: it is of another number of ranks, or of a replicated buffer.
         """
         parts = state.get("parts", [])
         if len(parts) != self.ranks.size:
-            held = f"in {len(parts)} parts" if parts else "whole"
+            found = f"in {len(parts)} parts" if parts else "whole"
             raise UserError(
                 f"training.replay_sync=local on {self.ranks.size} processes: the checkpoint's "
-                f"buffer is {held}; start {len(parts) or 'it with replay_sync=replicated on 1'} "
+                f"buffer is {found}; start {len(parts) or 'it with replay_sync=replicated on 1'} "
                 "of them"
             )
         self._seen = [part["seen"] for part in parts]

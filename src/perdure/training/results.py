@@ -1,4 +1,4 @@
-"""What a run has measured so far, as the plain values that results.json holds."""
+"""The content of results.json: accuracy matrix, forgetting, … as plain values, and run facts."""
 
 from __future__ import annotations
 
@@ -13,50 +13,53 @@ _MATRIX = "accuracy_matrix"
 
 
 class Results:
-    """Accuracy counts by scenario name, and the facts of the run around them.
+    """Accuracy counts by scenario name, and the facts of the run.
 
     Args:
         accuracies: names of the accuracies measured: class_il, task_il, domain_il.
         n_tasks: tasks of the benchmark.
-        facts: what is known from the start: model, dataset, seed, …
+        facts: known from the start: model, dataset, seed, …
     """
 
     def __init__(self, accuracies: tuple[str, ...], n_tasks: int, facts: dict[str, Any]) -> None:
         self.metrics = {
             name: ContinualMetrics(n_tasks, sync_on_compute=False) for name in accuracies
         }
-        self.facts = facts
+        self.facts = dict(facts)
         self.status = "running"
         self.evaluations = 0
 
     def add(
         self, counts: dict[int, tuple[dict[str, Tensor], int]], trained: int, boundary: bool
     ) -> dict[str, list[float]]:
-        """Take in one evaluation; returns the accuracies, by name, in the order of the tasks.
+        """Add one evaluation; returns the accuracies, by name, in the order of the tasks.
+
+        Here the host waits for the device, once for all tasks: `int(n)` of the first count waits
+        for the whole evaluation, and the others are there by then.
 
         Args:
             counts: task → (name → number correct, number of examples).
             trained: the task last trained, -1 before any.
-            boundary: whether it was made at that task's end.
+            boundary: whether the evaluation was made at that task's end.
         """
         accuracy: dict[str, list[float]] = {name: [] for name in self.metrics}
         for task, (correct, total) in sorted(counts.items()):
             for name, n in correct.items():
-                right = int(n)
+                n_correct = int(n)
                 self.metrics[name].add_counts(
-                    right,
+                    n_correct,
                     total,
                     task=task,
                     evaluation=self.evaluations,
                     trained=trained,
                     boundary=boundary,
                 )
-                accuracy[name].append(right / total)
+                accuracy[name].append(n_correct / total)
         self.evaluations += 1
         return accuracy
 
     def summary(self, **now: Any) -> dict[str, Any]:
-        """All of results.json; None stands for what is not defined (yet)."""
+        """The content of results.json; None for a metric that is not defined (yet)."""
         values: dict[str, dict[str, float | None]] = {}
         for name, metrics in self.metrics.items():
             computed = metrics.compute() if self.evaluations else dict.fromkeys(metrics, math.nan)

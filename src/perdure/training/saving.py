@@ -14,28 +14,30 @@ class Saving:
 
     Args:
         state: the run.
+        checkpoints: writes the files; None saves nothing.
         joint: whether it has only one stage.
         split: what its evaluations are made on.
         emit: tells the recorders.
     """
 
     def __init__(
-        self, state: TrainState, joint: bool, split: str, emit: Callable[[events.Event], None]
+        self,
+        state: TrainState,
+        checkpoints: Checkpoints | None,
+        joint: bool,
+        split: str,
+        emit: Callable[[events.Event], None],
     ) -> None:
-        self.checkpoints: Checkpoints | None = None
+        self.checkpoints = checkpoints
         self._state = state
         self._joint = joint
         self._split = split
         self._emit = emit
         self._saved_at: int | None = None
 
-    def late(self) -> bool:
-        """Whether a checkpoint is due by the clock."""
-        return self.checkpoints is not None and self.checkpoints.late()
-
-    def due(self, position: Position) -> bool:
-        """Whether one is due at this position."""
-        return self.checkpoints is not None and self.checkpoints.due(position)
+    def step_due(self, position: Position) -> bool:
+        """Whether a checkpoint is due at this position."""
+        return self.checkpoints is not None and self.checkpoints.step_due(position)
 
     def wants_epochs(self) -> bool:
         """Whether every evaluated epoch is worth a file."""
@@ -52,6 +54,8 @@ class Saving:
         if self.checkpoints is None:
             return
         state = self._state
+        # Before the save, since retention could remove the last finite state for a diverged one.
+        # Both reads wait for the device, which copying the state to the host does anyway.
         self.require_finite(float(state.loss.sum))
         if not state.is_finite():
             self.require_finite(float("nan"))

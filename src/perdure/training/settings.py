@@ -1,4 +1,4 @@
-"""The knobs of the loop, as plain values."""
+"""Training settings as plain values: batch size, epochs, precision, gradient clipping, shards."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class Settings:
         stop_after: train only the first so many tasks.
         seed: seed of every random draw of training.
         precision: fp32, or automatic mixed precision in bf16 or fp16.
-        clip_norm: largest norm of the gradient; none leaves it alone.
-        evaluate_every: epochs between evaluations within a task; none evaluates at its end only.
+        clip_norm: largest norm of the gradient; None does not clip.
+        evaluate_every: epochs between evaluations within a task; None evaluates at its end only.
         evaluate_future: also evaluate tasks that are not trained yet, and the untrained network.
         eval_batch_size: examples a forward pass at evaluation.
-        log_every: steps between reads of the loss (each makes the host wait for the device).
+        log_every: steps between reads of the loss, each a host sync.
         reset_optimizer: start each task with a fresh optimizer and scheduler.
         scheduler_per: whether the scheduler counts epochs or steps.
         shards: parts that every batch is split into, whatever the number of processes.
-        exact: add the shards' gradients in their order, so that the world size changes no bit.
-        replay_sync: whether every process keeps the whole buffer or a part of it.
+        exact: sum the shards' gradients in their order, so that the world size changes no bit.
+        replay_sync: whether every process keeps the whole buffer or a part of it (local).
         sync_batchnorm: take batch statistics over the global batch instead of over each shard.
-        parallel: whether every process holds the whole network or a part of it.
+        parallel: whether every process holds the whole network or a part of it (fsdp).
     """
 
     batch_size: int

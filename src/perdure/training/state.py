@@ -64,20 +64,24 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scheduler: Any | None
     scaler: torch.amp.GradScaler | None
-    buffer: Buffer | None
+    replay: Replicated | None
     results: Results
     clock: Clock
     recorders: Sequence[Recorder]
     seed: int
     config: dict[str, Any]
-    device: torch.device
-    replay: Replicated | None = None
     split: bool = False
     """Whether the network is in parts, one a rank; a checkpoint holds it whole."""
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
+        self.device = next(self.method.parameters()).device
         self.loss = LossMeter(self.device)
+
+    @property
+    def buffer(self) -> Buffer | None:
+        """The replay buffer; None for a method without replay."""
+        return None if self.replay is None else self.replay.buffer
 
     def is_finite(self) -> bool:
         """Whether no weight is NaN or infinite; waits for the device."""
@@ -180,11 +184,11 @@ class Written:
 class Checkpoints(Protocol):
     """What the trainer asks of whoever keeps its checkpoints."""
 
-    def due(self, position: Position) -> bool:
+    def step_due(self, position: Position) -> bool:
         """Whether to save at this position; raises what went wrong in the background."""
         ...
 
-    def late(self) -> bool:
+    def time_due(self) -> bool:
         """Whether to save at the next step boundary because of the time that has passed."""
         ...
 

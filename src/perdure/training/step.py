@@ -1,5 +1,8 @@
-"""One optimizer step: replay, forward, backward, update, remember. Nothing here waits for the
-device, and nothing loops over examples in Python."""
+"""The training step: replay, forward, backward, optimizer step, and the offer to the buffer.
+
+Nothing here waits for the device (no `.item()`, no host sync), and nothing loops over examples in
+Python.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +15,28 @@ from torch import Tensor
 from perdure.buffers.base import Buffer
 from perdure.datasets.batch import Batch
 from perdure.datasets.transforms import Scale
-from perdure.distributed.control_flags import Agreement
+from perdure.distributed.control_flags import ControlFlags
 from perdure.distributed.process_group import Ranks
-from perdure.distributed.sharded_step import Outcome, Sharding
+from perdure.distributed.reduction import OrderedReduction, OverlappedReduction, Reduction
+from perdure.distributed.sharded_step import PassResult, ShardedStep
 from perdure.models.base import Method
 from perdure.randomness import Streams
-from perdure.training.preparation import prepare
-from perdure.training.replay import Draw, Local, Replicated
+from perdure.training.replay import Local, ReplayDraw, Replicated
 from perdure.training.settings import Settings
 from perdure.training.state import Position
 
 
 class Step:
-    """Callable on a raw batch; moves the network once.
+    """One optimizer step, called with a raw batch.
 
     Args:
-        method: the loss.
+        method: computes the loss.
         transform: raw bytes to inputs, with augmentation.
-        buffer: what replay draws from; none for a method without replay.
+        buffer: the replay buffer; None for a method without replay.
         streams: the run's random streams.
         settings: precision, clipping, and how a batch is split.
         device: where the tensors are.
-        ranks: who shares the work.
+        control: the run's control flags, and the ranks that share the work; one process by default.
     """
 
     def __init__(
@@ -44,27 +47,27 @@ class Step:
         streams: Streams,
         settings: Settings,
         device: torch.device,
-        ranks: Ranks | None = None,
+        control: ControlFlags | None = None,
     ) -> None:
         self.method = method
         self.transform = transform
         self.streams = streams
         self.settings = settings
         self.device = device
+        self.control = control or ControlFlags(Ranks(), device)
         self.scaler = torch.amp.GradScaler(device.type) if settings.precision == "fp16" else None
-        ranks = ranks or Ranks()
-        self.agreement = Agreement(ranks, device)
+        ranks, local = self.control.ranks, settings.replay_sync == "local"
         self.replay: Replicated | None = None
-        if buffer is not None and settings.replay_sync == "local":
+        if buffer is not None and local:
             self.replay = Local(buffer, method, streams, ranks, settings.shards)
         elif buffer is not None:
             self.replay = Replicated(buffer, method, streams)
-        reduction = prepare(method, ranks, settings)
+        # Before any optimizer knows the parameters: FSDP replaces them.
+        reduction = prepare_network(method, ranks, settings)
         self._parameters = method.trainable()
-        self._sharding: Sharding | None = None
+        self._sharded: ShardedStep | None = None
         if settings.shards > 1:
-            local = settings.replay_sync == "local"
-            self._sharding = Sharding(method, ranks, settings.shards, reduction, local)
+            self._sharded = ShardedStep(method, ranks, settings.shards, reduction, local)
 
     def __call__(
         self,
@@ -80,83 +83,94 @@ class Step:
             raw: uint8 [B, C, H, W], the global batch on every rank.
             y: int64 [B].
             labels: the same labels on the host.
-            optimizer: moves the parameters.
-            position: where training stands; the key of every random draw.
+            optimizer: updates the parameters.
+            position: the training position, which keys every random draw.
 
         Returns:
-            The loss, [] and detached, on the device.
+            The loss, [] and detached, on the device: the caller decides when to wait for it.
         """
         at = {"task": position.task, "epoch": position.epoch, "step": position.step}
         batches = self._batches(raw, y, at)
         optimizer.zero_grad()
-        outcome = self._gradient(batches, at)
-        objective = self._finish_gradient(outcome, optimizer)
+        result = self._compute_gradient(batches, at)
+        objective = self._finish_gradient(result, optimizer)
         if self.scaler is None:
             optimizer.step()
         else:
             self.scaler.step(optimizer)
             self.scaler.update()
         self.method.after_step()
-        if self.replay is not None and self.method.stores == "step":
-            self.replay.add({"raw": raw, "y": y}, outcome.memory, labels, at)
+        # Last, so that a batch is never replayed in its own step. The buffer chooses slots by the
+        # labels on the host: reading `y` back would wait for the whole step.
+        if self.replay is not None and self.method.store_at == "step":
+            self.replay.add({"raw": raw, "y": y}, result.stored, labels, at)
         return objective
 
     def _batches(self, raw: Tensor, y: Tensor, at: dict[str, int]) -> list[Batch]:
         """The current batch and the replay draws, each with its part of the augmentation."""
-        draws = [Draw({"raw": raw, "y": y}, len(y))]
+        draws = [ReplayDraw({"raw": raw, "y": y}, len(y))]
         if self.replay is not None:
             draws += self.replay.draw(raw, y, at)
         n = sum([draw.total for draw in draws])
+        # Drawn once for the global examples of all parts, and copied without waiting: every rank
+        # takes its slice of the same choices, whatever the world size.
         choices = self.transform.draw(n, self.streams.numpy("augmentation", **at))
         if choices is not None:
             choices = choices.to(self.device, non_blocking=True)
         batches, start = [], 0
         for draw in draws:
-            memory = dict(draw.fields)
-            drawn, labels = memory.pop("raw"), memory.pop("y")
+            stored = dict(draw.fields)
+            drawn, labels = stored.pop("raw"), stored.pop("y")
             choice = None
             if choices is not None:
                 first = start + draw.first
                 choice = choices[first : first + len(labels)]
-            batches.append(Batch(drawn, labels, self.transform, choice, memory, draw.total))
+            batches.append(Batch(drawn, labels, self.transform, choice, stored, draw.total))
             start += draw.total
         return batches
 
-    def _gradient(self, batches: list[Batch], at: dict[str, int]) -> Outcome:
-        """Leave the gradient of the loss over the global batch in the parameters."""
-        if self._sharding is None:
-            return self._run(batches, 0, at)
-        outcome, asked = self._sharding(
-            batches, lambda parts, shard: self._run(parts, shard, at), self.agreement.wishes()
+    def _compute_gradient(self, batches: list[Batch], at: dict[str, int]) -> PassResult:
+        """Leave the gradient of the loss over the global batch in `p.grad`."""
+        if self._sharded is None:
+            return self._forward_backward(batches, 0, at)
+        result, flags = self._sharded(
+            batches,
+            lambda parts, shard: self._forward_backward(parts, shard, at),
+            self.control.local(),
         )
-        self.agreement.take(asked)
-        return outcome
+        self.control.merge(flags)
+        return result
 
-    def _run(self, parts: list[Batch], shard: int, at: dict[str, int]) -> Outcome:
+    def _forward_backward(self, parts: list[Batch], shard: int, at: dict[str, int]) -> PassResult:
         """Forward and backward pass over one shard."""
         self.streams.seed_torch("step", **at, part=shard)
         batch, *replay = parts
         with self._autocast():
-            given = self.method.loss(batch, *replay)
+            output = self.method.loss(batch, *replay)
             reference = self.method.reference(*replay)
-        loss, memory = given if isinstance(given, tuple) else (given, {})
+        loss, stored = output if isinstance(output, tuple) else (output, {})
         gradient = None
-        if reference is not None:
+        if reference is not None:  # not by `backward`, which would add it to the loss's gradient
             gradient = list(
                 torch.autograd.grad(
                     reference, self._parameters, allow_unused=True, materialize_grads=True
                 )
             )
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
-        return Outcome(loss.detach(), memory, gradient)
+        return PassResult(loss.detach(), stored, gradient)
 
-    def _finish_gradient(self, outcome: Outcome, optimizer: torch.optim.Optimizer) -> Tensor:
-        """What follows from the loss's gradient and the parameters alone, alike on every rank;
-        returns the whole objective's value."""
+    def _finish_gradient(self, result: PassResult, optimizer: torch.optim.Optimizer) -> Tensor:
+        """Unscale, project, add the penalty and clip; returns the whole objective's value.
+
+        All of this follows from the loss's gradient and the parameters alone, so every rank
+        computes it alike. The order matters: `after_backward` sees the gradient of the loss in
+        true size (A-GEM compares it, SI integrates it), the penalty's is added after that, and the
+        norm that is clipped is that of the sum.
+        """
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)
-        self.method.after_backward(outcome.reference)
-        objective = outcome.loss
+        self.method.after_backward(result.reference)
+        objective = result.loss
         penalty = self.method.penalty()
         if penalty is not None:
             penalty.backward()
@@ -170,3 +184,23 @@ class Step:
             return nullcontext()
         dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float16
         return torch.autocast(self.device.type, dtype=dtype)
+
+
+def prepare_network(method: Method, ranks: Ranks, settings: Settings) -> Reduction:
+    """Change the network as `settings` says; returns the reduction of the shards' gradients.
+
+    What one process does not need is not imported.
+    """
+    if settings.sync_batchnorm and ranks.size > 1:
+        from perdure.distributed.batch_norm import synchronize
+
+        synchronize(method.backbone, ranks)
+    if settings.parallel == "fsdp" and ranks.size > 1:
+        from perdure.distributed.fsdp import FSDPReduction, split
+
+        split(method.backbone, ranks)
+        return FSDPReduction(method.backbone)
+    parameters = method.trainable()
+    return (
+        OrderedReduction(parameters) if settings.exact else OverlappedReduction(parameters, ranks)
+    )

@@ -1,13 +1,10 @@
-"""The loop: tasks, epochs, steps; evaluation and checkpoints between them."""
+"""The training loop: tasks, epochs, steps; evaluation, logging and checkpoints between them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from perdure.buffers.base import Buffer
 from perdure.datasets.arrays import Split
@@ -15,7 +12,7 @@ from perdure.datasets.batch import Batch
 from perdure.datasets.scenarios import Scenario
 from perdure.datasets.streams import TaskStream
 from perdure.datasets.transforms import Scale
-from perdure.distributed.process_group import Ranks
+from perdure.distributed.control_flags import ControlFlags
 from perdure.errors import DivergenceError, PeerLostError, PreemptedError, UserError
 from perdure.models.base import Method, Task
 from perdure.randomness import Streams
@@ -23,15 +20,13 @@ from perdure.tracking import events
 from perdure.training.checks import check
 from perdure.training.clock import Clock
 from perdure.training.evaluation import Evaluator, measured
-from perdure.training.optim import SGD
+from perdure.training.optim import OptimizerFactory
+from perdure.training.recording import Launch, Recording
 from perdure.training.results import Results
 from perdure.training.saving import Saving
 from perdure.training.settings import Settings
-from perdure.training.state import Checkpoints, Position, TrainState
+from perdure.training.state import Position, TrainState
 from perdure.training.step import Step
-
-OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
-SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
 
 _TICK_SECONDS = 0.2
 
@@ -43,19 +38,11 @@ class Trainer:
         method: the method, on its device.
         benchmark: the tasks, on the same device.
         settings: how to train.
+        optimizers: makes the optimizer and its scheduler.
+        buffer: the replay buffer; needed when `method.replays` is above 0.
         transform: raw bytes to inputs.
-        optimizer: makes the optimizer for the given parameters.
-        scheduler: makes a learning-rate scheduler for the optimizer.
-        buffer: what replay draws from; needed when `method.replays` is above 0.
-        recorders: listen to the run's events.
-        checkpoints: keep the run's state.
-        facts: what results.json says of the run besides what is measured.
-        config: the composed configuration, for the recorders and the checkpoints.
-        folder: where the run's files go, for the recorders.
-        clock: counts seconds; a new one starts now.
-        notices: sentences that recorders show once at the start.
-        stop: asked at every step boundary; a reason to save and leave, or none.
-        ranks: who shares the work; alone by default.
+        recording: recorders, checkpoints and the facts of the run; nothing by default.
+        launch: the ranks and the signals of this process; a process alone by default.
     """
 
     def __init__(
@@ -63,62 +50,52 @@ class Trainer:
         method: Method,
         benchmark: Scenario,
         settings: Settings,
-        transform: Scale | None = None,
-        optimizer: OptimizerFactory | None = None,
-        scheduler: SchedulerFactory | None = None,
+        optimizers: OptimizerFactory | None = None,
         buffer: Buffer | None = None,
-        recorders: Sequence[events.Recorder] = (),
-        checkpoints: Checkpoints | None = None,
-        facts: dict[str, Any] | None = None,
-        config: dict[str, Any] | None = None,
-        folder: Path | None = None,
-        clock: Clock | None = None,
-        notices: Sequence[str] = (),
-        stop: Callable[[], str | None] = lambda: None,
-        ranks: Ranks | None = None,
+        transform: Scale | None = None,
+        recording: Recording | None = None,
+        launch: Launch | None = None,
     ) -> None:
-        ranks = ranks or Ranks()
+        recording, launch = recording or Recording(), launch or Launch()
+        ranks, split = launch.ranks, settings.parallel == "fsdp" and launch.ranks.size > 1
         check(method, benchmark, settings, buffer, ranks.size)
         device = next(method.parameters()).device
-        buffer = buffer if method.replays else None
-        transform = transform or Scale()
         self.benchmark = benchmark
         self.settings = settings
-        self.recorders = recorders
-        self.folder = folder or Path()
-        self.notices = tuple(notices)
+        self.recording = recording
         self.n_tasks = 1 if settings.joint else settings.stop_after or benchmark.n_tasks
         self._streams = Streams(settings.seed)
-        self._transform = transform
-        self._step = Step(method, transform, buffer, self._streams, settings, device, ranks)
-        self._evaluator = Evaluator(
+        self._transform = transform or Scale()
+        self._optimizers = optimizers or OptimizerFactory()
+        time_due = recording.checkpoints.time_due if recording.checkpoints else lambda: False
+        self._control = ControlFlags(ranks, device, launch.stop, time_due)
+        self._step = Step(
             method,
-            benchmark,
-            transform,
-            settings.eval_batch_size,
-            ranks,
-            together=settings.parallel == "fsdp",
+            self._transform,
+            buffer if method.replays else None,
+            self._streams,
+            settings,
+            device,
+            self._control,
         )
-        self._make_optimizer = optimizer or (lambda params: SGD(params, lr=0.1))
-        self._make_scheduler = scheduler
+        self._evaluator = Evaluator(
+            method, benchmark, self._transform, settings.eval_batch_size, ranks, split
+        )
         self.state = TrainState(
             method,
-            *self._fresh_optimizer(method),
+            *self._optimizers(method.trainable()),
             self._step.scaler,
-            buffer,
-            Results(benchmark.accuracies, benchmark.n_tasks, facts or {}),
-            clock or Clock(),
-            recorders,
-            settings.seed,
-            config or {},
-            device,
             self._step.replay,
-            split=settings.parallel == "fsdp" and ranks.size > 1,
+            Results(benchmark.accuracies, benchmark.n_tasks, recording.facts),
+            Clock(launch.started),
+            recording.recorders,
+            seed=settings.seed,
+            config=recording.config,
+            split=split,
         )
-        self.saving = Saving(self.state, settings.joint, benchmark.split, self._emit)
-        self.saving.checkpoints = checkpoints
-        self.agreement = self._step.agreement
-        self.agreement.stop, self.agreement.late = stop, self.saving.late
+        self.saving = Saving(
+            self.state, recording.checkpoints, settings.joint, benchmark.split, recording.emit
+        )
         self._rate = (time.monotonic(), 0)
         self._next_tick = 0.0
 
@@ -129,25 +106,28 @@ class Trainer:
 
     @property
     def position(self) -> Position:
-        """Where training stands."""
+        """The training position: task, epoch, step."""
         return self.state.position
 
     def state_dict(self) -> dict[str, Any]:
-        """All that must survive: `TrainState.state_dict`."""
+        """All that a resumed run needs: `TrainState.state_dict`."""
         return self.state.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on exactly where `state_dict()` was taken."""
+        """Restore exactly the point where `state_dict()` was taken."""
         self.state.load_state_dict(state)
 
-    def fit(self) -> dict[str, Any]:
-        """Train all tasks from where the position stands; returns what results.json holds.
+    def fit(self, notices: Sequence[str] = ()) -> dict[str, Any]:
+        """Train all tasks from the current position on; returns what results.json holds.
+
+        Args:
+            notices: sentences that recorders show once at the start.
 
         Raises:
-            DivergenceError: the loss or a weight is not a finite number any more.
+            DivergenceError: the loss or a weight is no longer finite.
             PreemptedError: `stop` gave a reason; the state is saved.
         """
-        self._start()
+        self._emit_start(notices)
         results = self.state.results
         try:
             if self.settings.evaluate_future and self.position.global_step == 0:
@@ -158,16 +138,17 @@ class Trainer:
             self.saving.tell_written(wait=True)
         except BaseException as error:
             stopped = isinstance(error, PreemptedError | KeyboardInterrupt | PeerLostError)
-            told = isinstance(error, PreemptedError | DivergenceError | UserError)
+            worded = isinstance(error, PreemptedError | DivergenceError | UserError)
             results.status = "interrupted" if stopped else "failed"
-            reason = str(error) if told else f"{type(error).__name__}: {error}".rstrip(": ")
-            self._emit(events.RunEnd(self.state.summary(), reason))
+            reason = str(error) if worded else f"{type(error).__name__}: {error}".rstrip(": ")
+            self.recording.emit(events.RunEnd(self.state.summary(), reason))
             raise
         results.status = "finished"
         summary = self.state.summary()
-        self._emit(events.RunEnd(summary))
-        if self.saving.checkpoints is not None:
-            self.saving.checkpoints.finish()
+        self.recording.emit(events.RunEnd(summary))
+        # After the recorders: the files that a resume needs go only once the results are written.
+        if self.recording.checkpoints is not None:
+            self.recording.checkpoints.finish()
         return summary
 
     # --- one task -----------------------------------------------------------------------------
@@ -201,13 +182,21 @@ class Trainer:
         if self.position.task_begins:
             if task > 0 and self.settings.reset_optimizer:
                 state = self.state
-                state.optimizer, state.scheduler = self._fresh_optimizer(self.method)
+                state.optimizer, state.scheduler = self._optimizers(self.method.trainable())
             self.method.before_task()
         label = "all tasks" if joint else self.benchmark.label(task)
-        self._emit(events.TaskStart(task, label, stream.n, stream.steps, stream.steps_per_epoch))
+        self.recording.emit(
+            events.TaskStart(task, label, stream.n, stream.steps, stream.steps_per_epoch)
+        )
         self._rate = (time.monotonic(), self.position.global_step)
 
     def _train_epoch(self, stream: TaskStream, epoch: int) -> None:
+        """The steps of an epoch from the current position on.
+
+        The host only queues work: the loss is added up on the device, and read every `log_every`
+        steps. Position and scheduler move before anything is saved, so that a checkpoint names
+        the next step, and resuming repeats none.
+        """
         state, position = self.state, self.position
         last = stream.steps_of(epoch)
         for raw, y, labels in stream.batches(epoch, position.step):
@@ -236,18 +225,23 @@ class Trainer:
                 self.saving.save(position.task, position.epoch, measured=values)
 
     def _end_task(self, split: Split, stream: TaskStream, seconds: float) -> None:
+        """The order of a task's end: `after_task`, storing, evaluation, checkpoint.
+
+        The position moves to the next task before the checkpoint is written, so that it resumes
+        there, with this task's evaluation in it and the exemplars in the buffer.
+        """
         position, task, state = self.position, self.position.task, self.state
         self.method.after_task(self._all_of(split))
         self.method.train()
-        if state.replay is not None and self.method.stores == "task":
+        if state.replay is not None and self.method.store_at == "task":
             fields = {"raw": split.x, "y": split.y}
             state.replay.add(fields, {}, split.y.cpu().numpy(), {"task": task})
         values = self._evaluate(trained=self._last_task(), boundary=True)
         position.task, position.epoch, position.step = task + 1, 0, 0
-        self._emit(events.TaskEnd(task, position.global_step, seconds, state.summary()))
+        self.recording.emit(events.TaskEnd(task, position.global_step, seconds, state.summary()))
         self.saving.save(task, stream.epochs, ended=task, measured=values)
         if position.task < self.n_tasks:
-            self._leave(self.agreement.read(position.global_step)[0])
+            self._exit_if(self._control.read(position.global_step)[0])
 
     def _all_of(self, split: Split) -> Callable[[int], Iterable[Batch]]:
         """The task's examples without augmentation, in a fixed order, for `after_task`."""
@@ -261,22 +255,22 @@ class Trainer:
     # --- between steps ------------------------------------------------------------------------
 
     def _between_steps(self) -> None:
-        reason, late = self.agreement.read(self.position.global_step)
-        if self.saving.due(self.position) or late:
+        reason, time_due = self._control.read(self.position.global_step)
+        if self.saving.step_due(self.position) or time_due:
             self.saving.save(self.position.task, self.position.epoch)
-        self._leave(reason)
+        self._exit_if(reason)
 
-    def _leave(self, reason: str | None) -> None:
+    def _exit_if(self, reason: str | None) -> None:
         if reason is None:
             return
         self.saving.save_here()
         self.saving.tell_written(wait=True)
-        # torchrun ends all ranks soon after the first one leaves: the checkpoint must be there.
-        self.agreement.ranks.wait()
+        # torchrun ends all ranks soon after the first one exits: the checkpoint must be written.
+        self._control.ranks.barrier()
         raise PreemptedError(reason)
 
     def _evaluate(self, trained: int, boundary: bool) -> dict[str, float]:
-        """Accuracy on the tasks seen so far (or on all), told to the recorders."""
+        """Measure accuracy on the tasks seen so far (or on all), and send it to the recorders."""
         started, position = time.perf_counter(), self.position
         everything = self.settings.evaluate_future or self.settings.joint
         n = self.benchmark.n_tasks if everything else trained + 1
@@ -284,7 +278,7 @@ class Trainer:
         with self.state.clock.phase("evaluation"):
             counts = self._evaluator.count(range(n), seen)
             accuracy = self.state.results.add(counts, trained, boundary)
-        self._emit(
+        self.recording.emit(
             events.Evaluation(
                 position.task,
                 position.epoch,
@@ -298,12 +292,12 @@ class Trainer:
         return measured(accuracy, trained)
 
     def _log(self) -> None:
-        """Read the mean loss since the last time; the one place where a step waits."""
+        """Read the mean loss since the last time: the one place where the host waits for a step."""
         position, loss = self.position, self.state.loss.read()
         self.saving.require_finite(loss)
         (before, step), now = self._rate, time.monotonic()
         self._rate = (now, position.global_step)
-        self._emit(
+        self.recording.emit(
             events.StepLog(
                 position.task,
                 position.epoch,
@@ -319,31 +313,23 @@ class Trainer:
         position = self.position
         self._next_tick = time.monotonic() + _TICK_SECONDS
         done = position.epoch * stream.steps_per_epoch + position.step
-        self._emit(events.Tick(position.task, position.epoch, done, position.global_step))
+        self.recording.emit(events.Tick(position.task, position.epoch, done, position.global_step))
 
-    # --- small parts --------------------------------------------------------------------------
+    # --- helpers ------------------------------------------------------------------------------
 
-    def _start(self) -> None:
-        self._emit(
+    def _emit_start(self, notices: Sequence[str]) -> None:
+        self.recording.emit(
             events.RunStart(
-                self.folder,
+                self.recording.folder,
                 self.state.config,
                 self.state.summary(),
                 self.n_tasks,
                 sum(p.numel() for p in self.method.trainable()),
                 str(self.state.device),
                 self.position.global_step,
-                self.notices,
+                tuple(notices),
             )
         )
 
     def _last_task(self) -> int:
         return self.benchmark.n_tasks - 1 if self.settings.joint else self.position.task
-
-    def _fresh_optimizer(self, method: Method) -> tuple[torch.optim.Optimizer, Any | None]:
-        optimizer = self._make_optimizer(method.trainable())
-        return optimizer, self._make_scheduler(optimizer) if self._make_scheduler else None
-
-    def _emit(self, event: events.Event) -> None:
-        for recorder in self.recorders:
-            recorder.receive(event)

@@ -233,7 +233,7 @@ def test_an_error_in_the_background_surfaces_at_the_next_step(
     assert kept._writer._thread is not None
     kept._writer._thread.join()
     with pytest.raises(UserError, match="cannot write a checkpoint"):
-        kept.due(Position(0, 0, 1, 2))
+        kept.step_due(Position(0, 0, 1, 2))
 
 
 def test_a_folder_that_is_a_file_is_a_user_error(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_our_own_damaged_file_is_fetched_again(
     assert damaged.exists()
     server.requests.clear()
     assert same(tiny_fashion.load(tmp_path), expected(clothes))
-    assert [asked for asked, _ in server.requests] == ["/t10k-images-idx3-ubyte.gz"]
+    assert [requested for requested, _ in server.requests] == ["/t10k-images-idx3-ubyte.gz"]
 
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")

@@ -88,14 +88,14 @@ class CheckpointManager:
         self._ledger = ledger.entries(self.folder)
         self._settled = False
 
-    def due(self, position: Position) -> bool:
+    def step_due(self, position: Position) -> bool:
         """Whether to save at this position; raises what went wrong in the background."""
         self._writer.check()
-        return self.cadence.due(position)
+        return self.cadence.step_due(position)
 
-    def late(self) -> bool:
+    def time_due(self) -> bool:
         """Whether to save at the next step boundary because of the time that has passed."""
-        return self.writes and self.cadence.late()
+        return self.writes and self.cadence.time_due()
 
     def wants_epochs(self) -> bool:
         """Whether every evaluated epoch is worth a file."""

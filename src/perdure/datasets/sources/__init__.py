@@ -1,4 +1,4 @@
-"""Where arrays come from; a source of your own is any class that has what `Source` has."""
+"""Data sources: MNIST, Fashion-MNIST, CIFAR-10, CIFAR-100; your own is any class like `Source`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unpacking chosen files of a tar archive into a folder that appears whole or not at all."""
+"""Extract files of a tar archive into a folder, atomically: it appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ def extract(archive: Path, inside: str, names: Iterable[str], folder: Path, alon
     `alone`: whether the caller holds the lock of `folder`.
     Raises DamagedError where a file is missing or torn.
     """
-    wanted = {f"{inside}/{name}": name for name in names}
+    missing = {f"{inside}/{name}": name for name in names}
     part = partial(folder, alone)
     with writing(folder.parent, ROOT):
         shutil.rmtree(part, ignore_errors=True)  # of a process that was killed here
         part.mkdir(parents=True)
     try:
-        _unpack(archive, wanted, part)
-        if wanted:
-            raise DamagedError(archive, f"it holds no {', '.join(wanted)}")
+        _unpack(archive, missing, part)
+        if missing:
+            raise DamagedError(archive, f"it holds no {', '.join(missing)}")
         _replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _unpack(archive: Path, wanted: dict[str, str], part: Path) -> None:
-    """Removes from `wanted` what was found."""
+def _unpack(archive: Path, missing: dict[str, str], part: Path) -> None:
+    """Removes from `missing` what was found."""
     try:
         with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
-                if member.isreg() and member.name in wanted:
+                if member.isreg() and member.name in missing:
                     content = tar.extractfile(member)
                     if content is not None:
-                        _write(part / wanted.pop(member.name), content.read())
+                        _write(part / missing.pop(member.name), content.read())
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise DamagedError(archive, f"it does not unpack: {error}") from error
 

@@ -1,4 +1,4 @@
-"""The contract of a source, and what sources that live under `data.root` have in common."""
+"""The contract of a data source, and the base of those that are downloaded into `data.root`."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from perdure.datasets.files import ROOT, DamagedError
 from perdure.errors import UserError
 from perdure.io.files import locked
 
-_OURS = "perdure"  # the one folder under data.root whose files may be replaced
+_OWN = "perdure"  # the one folder under data.root whose files may be replaced
 
 
 class Source(Protocol):
-    """Labelled images by name; `shape` is (C, H, W) of one image."""
+    """Labeled images by name; `shape` is (C, H, W) of one image."""
 
     name: str
     shape: tuple[int, int, int]
     n_classes: int
 
     def fetch(self, root: Path) -> Path | None:
-        """Makes sure that the data are on disk and sound; the folder, None where none is needed."""
+        """Download what is missing or damaged; the data's folder, None where none is needed."""
 
     def load(self, root: Path) -> Arrays:
-        """The data, fetched first where they are missing. Raises UserError where that fails."""
+        """The data, downloaded first where they are missing. Raises UserError where that fails."""
 
 
 class FetchedSource(ABC):
-    """A data set found under `root` in a usual layout, or else fetched into `root/perdure/`.
+    """A data set found under `root` in a usual layout, or else downloaded to `root/perdure/`.
 
-    Files found elsewhere are used as they are and never written; only ours are replaced if damaged.
+    Files elsewhere are used as they are and never written; only our own are replaced if damaged.
     """
 
     name: str
@@ -53,7 +53,7 @@ class FetchedSource(ABC):
 
     @abstractmethod
     def _elsewhere(self, root: Path) -> Sequence[Path]:
-        """Folders that others may have filled, in the order of preference."""
+        """Folders that other programs may have filled, in the order of preference."""
 
     @abstractmethod
     def _is_complete(self, folder: Path) -> bool:
@@ -71,17 +71,17 @@ class FetchedSource(ABC):
         for folder in self._elsewhere(root):
             if self._is_complete(folder):
                 return folder, self._read(folder)
-        own = root / _OURS / self.folder
-        arrays, _ = self._sound(own)
+        own = root / _OWN / self.folder
+        arrays, _ = self._intact(own)
         if arrays is None:
             with locked(own, ROOT) as alone:
-                arrays, damage = self._sound(own)  # another process may have fetched it meanwhile
+                arrays, damage = self._intact(own)  # another process may have fetched it meanwhile
                 if arrays is None:
                     self._download_or_advise(root, own, alone, damage)
                     arrays = self._read(own)
         return own, arrays
 
-    def _sound(self, own: Path) -> tuple[Arrays | None, str]:
+    def _intact(self, own: Path) -> tuple[Arrays | None, str]:
         """What our copy holds; None, and what is wrong with it where it is there but damaged."""
         if not self._is_complete(own):
             return None, ""

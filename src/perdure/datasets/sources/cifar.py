@@ -40,7 +40,7 @@ class Archive(NamedTuple):
 
 
 class _CIFAR(FetchedSource):
-    """What both have in common. `mirrors`: folders on the web that hold the authors' archive."""
+    """The common base. `mirrors`: folders on the web that hold the authors' archive."""
 
     shape = (3, 32, 32)
     classes: ClassVar[tuple[str, ...]]
@@ -96,7 +96,7 @@ class _CIFAR(FetchedSource):
 
 
 class CIFAR10(_CIFAR):
-    """50,000 + 10,000 colour photographs of ten kinds of things."""
+    """50,000 + 10,000 color photographs of ten kinds of things."""
 
     name = "cifar10"
     n_classes = 10
@@ -153,7 +153,7 @@ class CIFAR10(_CIFAR):
 
 
 class CIFAR100(_CIFAR):
-    """50,000 + 10,000 colour photographs with fine labels, in the order of the authors' list."""
+    """50,000 + 10,000 color photographs with fine labels, in the order of the authors' list."""
 
     name = "cifar100"
     n_classes = 100

@@ -24,7 +24,7 @@ class Checksums(NamedTuple):
 
 
 class FashionMNIST(FetchedSource):
-    """60,000 + 10,000 grey pictures of clothes. `mirrors`: web folders that hold the four files."""
+    """60,000 + 10,000 gray pictures of clothes. `mirrors`: web folders that hold the four files."""
 
     name = "fashion-mnist"
     shape = (1, 28, 28)

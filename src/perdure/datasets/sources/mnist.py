@@ -19,7 +19,7 @@ SPLITS = ("train", "t10k")
 
 
 class MNIST:
-    """60,000 + 10,000 grey digits; nothing is fetched, and no folder is needed."""
+    """60,000 + 10,000 gray digits; nothing is downloaded, and no folder is needed."""
 
     name = "mnist"
     shape = (1, 28, 28)

@@ -1,4 +1,4 @@
-"""Reading the Python-2 pickles of CIFAR without letting a pickle run anything."""
+"""Safe unpickling of CIFAR's Python-2 pickles: arrays and plain values, no code is run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from perdure.datasets.files import DamagedError
 
-# All that an ndarray in a pickle asks for, under the names that numpy had when CIFAR was packed.
+# All that an ndarray in a pickle needs, under the names that numpy had when CIFAR was packed.
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
     ("numpy", "ndarray"): np.ndarray,

@@ -1,4 +1,4 @@
-"""Replay as it is usually written in PyTorch: what `benchmark.py` measures the package against.
+"""Reference loop: replay as it is usually written in PyTorch, the baseline of `benchmark.py`.
 
 Nothing in the package uses this. It is meant to be ordinary, not slow on purpose: a DataLoader (no
 workers: for images this small they cost more than they bring) over a Dataset that makes two tensors
@@ -29,7 +29,7 @@ except ImportError:
 
 
 def to_tensor(image: Any) -> Tensor:
-    """A grey image → float32 [1, H, W] in [0, 1], by the tensor operations of torchvision's."""
+    """A gray image → float32 [1, H, W] in [0, 1], by the tensor operations of torchvision's."""
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8))
     height, width = pixels.shape
     return pixels.view(height, width, 1).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
@@ -40,8 +40,8 @@ def augment(x: Tensor) -> Tensor:
     return x
 
 
-class GreyImages(Dataset[Any]):
-    """Grey images, uint8 [N, H, W], with labels, int64 [N]; an item is (view, label)."""
+class GrayImages(Dataset[Any]):
+    """Gray images, uint8 [N, H, W], with labels, int64 [N]; an item is (view, label)."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         self.x = x
@@ -54,7 +54,7 @@ class GreyImages(Dataset[Any]):
         return to_tensor(open_image(self.x[index].numpy())), int(self.y[index])
 
 
-class TrainingImages(GreyImages):
+class TrainingImages(GrayImages):
     """An item is (view to train on, label, view without augmentation)."""
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
@@ -64,7 +64,7 @@ class TrainingImages(GreyImages):
 
 
 class ReservoirBuffer:
-    """`size` examples, each seen one kept with the same chance."""
+    """Reservoir sampling, example by example: each one seen is kept with the same chance."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -101,8 +101,8 @@ def mlp() -> nn.Sequential:
     return net
 
 
-class Textbook:
-    """ER, or DER++ where `dark` is given, on one task of grey images.
+class ReferenceLoop:
+    """ER, or DER++ where `dark` is given, on one task of gray images.
 
     Args:
         train: uint8 [N, H, W] and int64 [N].
@@ -125,7 +125,7 @@ class Textbook:
         dark: tuple[float, float] | None = None,
     ) -> None:
         self.loader = DataLoader(TrainingImages(*train), batch_size, shuffle=True)
-        self.test_loader = DataLoader(GreyImages(*test), batch_size)
+        self.test_loader = DataLoader(GrayImages(*test), batch_size)
         self.batch_size = batch_size
         self.classes = classes
         self.dark = dark
@@ -136,7 +136,7 @@ class Textbook:
         self._optimizer = torch.optim.SGD(self.net.parameters(), lr=lr)
 
     def train(self, steps: int) -> None:
-        """So many steps, over as many epochs as that takes."""
+        """Train for `steps` steps, over as many epochs as that takes."""
         self.net.train()
         for _ in range(steps):
             x, y, plain = next(self._batches)
@@ -144,22 +144,22 @@ class Textbook:
             loss, logits = self._er(x, y) if self.dark is None else self._derpp(x, y, *self.dark)
             loss.backward()
             self._optimizer.step()
-            memory = {"x": plain, "y": y} if logits is None else {"x": plain, "y": y, "z": logits}
-            self.buffer.add(**memory)
+            fields = {"x": plain, "y": y} if logits is None else {"x": plain, "y": y, "z": logits}
+            self.buffer.add(**fields)
             self.losses.append(loss.item())
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float]:
         """Accuracy on the test data among all classes so far, and among the task's own."""
         self.net.eval()
-        own, right, right_own, total = self.classes, 0, 0, 0
+        own, correct, correct_own, total = self.classes, 0, 0, 0
         for x, y in self.test_loader:
             logits = self.net(x)[:, : own.stop]
-            right += int((logits.argmax(1) == y).sum().item())
+            correct += int((logits.argmax(1) == y).sum().item())
             logits[:, : own.start] = -torch.inf
-            right_own += int((logits.argmax(1) == y).sum().item())
+            correct_own += int((logits.argmax(1) == y).sum().item())
             total += len(y)
-        return right / total, right_own / total
+        return correct / total, correct_own / total
 
     def _forever(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         while True:
