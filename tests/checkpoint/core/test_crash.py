@@ -231,7 +231,7 @@ def test_sigkill_before_any_operation_loses_nothing(tmp_path: Path) -> None:
         recording = record(tmp_path / "run", rolling)
     judge, found = Judge(recording, tmp_path / "scratch"), Counter[str]()
     (tmp_path / "storm").mkdir()
-    code = "import sys, pathlib, checkpoint.test_crash as t; t.storm(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib, checkpoint.core.test_crash as t; t.storm(pathlib.Path(sys.argv[1]))"
     # A process of its own forks: it has never started a thread.
     subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "storm")],

@@ -126,9 +126,9 @@ def test_a_disk_that_is_full_and_one_that_is_read_only(tmp_path: Path) -> None:
     alone = ["unshare", "--user", "--map-root-user", "--mount"]
     if not shutil.which("unshare") or subprocess.run([*alone, "true"], check=False).returncode:
         pytest.skip("this machine lets nobody mount: no unprivileged user namespaces")
-    code = "import sys, pathlib, checkpoint.test_disk_faults as t; t.on_a_small_disk(pathlib.Path"
+    code = "import sys, pathlib, checkpoint.core.test_disk_faults as t; t.on_a_small_disk"
     result = subprocess.run(
-        [*alone, sys.executable, "-c", f"{code}(sys.argv[1]))", str(tmp_path)],
+        [*alone, sys.executable, "-c", f"{code}(pathlib.Path(sys.argv[1]))", str(tmp_path)],
         cwd=ROOT / "tests",
         env=environment(),
         capture_output=True,

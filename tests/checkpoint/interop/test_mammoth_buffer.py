@@ -25,7 +25,8 @@ SIZE = 30
 @pytest.fixture
 def rows(tiny: Arrays) -> dict[str, Tensor]:
     """What `Buffer.serialize` gives: images as ToTensor made them, room for `SIZE`, all filled."""
-    images, labels = tiny.train.x[:SIZE], tiny.train.y[:SIZE]
+    # Copies: a test that zeroes rows must not zero the session's digits.
+    images, labels = tiny.train.x[:SIZE].clone(), tiny.train.y[:SIZE].clone()
     logits = torch.randn(SIZE, 10, generator=torch.Generator().manual_seed(0))
     return {"examples": images.float().div(255), "labels": labels, "logits": logits}
 

@@ -105,7 +105,7 @@ def test_a_malformed_pin_is_refused(where: str, pin: str, cache: Path) -> None:
         ("memory://er.pt", "memory:// is not known"),
         ("simplecache::s3://bucket/er.pt", "must be a local path"),
         ("s3://bucket/er.pt::file:///etc/passwd", "without ::"),
-        ("wandb://team/project/name", "must be wandb://entity/project/name:alias"),
+        ("wandb://team/project/name", "wandb:// is not known"),
         ("https://host/er.pt#md5=0", "must be sha256=<64 hex digits>"),
         ("https:///er.pt", "no valid host"),
         ("https://ho st/er.pt", "no valid host"),
