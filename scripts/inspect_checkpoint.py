@@ -18,14 +18,15 @@ from typing import Any
 
 from torch import Tensor
 
-from perdure.checkpoint.core.format import DamagedError, sidecar
+from perdure.checkpoint.core import sidecars
+from perdure.checkpoint.core.format import DamagedError
 from perdure.checkpoint.interop.foreign import Opened, open_file
 from perdure.errors import UserError, printable
 from perdure.tracking.formatting import Grid, byte_size, percent, scenario_name, subject
 
 KINDS = {
     "perdure": "the full state of a run",
-    "light": "weights under model_state_dict",
+    "weights-only": "weights under model_state_dict",
     "mammoth": "a Mammoth checkpoint",
     "catalyst": "a Catalyst checkpoint",
     "plain": "a network's weights",
@@ -68,7 +69,7 @@ def look(path: Path) -> dict[str, Any]:
     try:
         opened = open_file(path)
     except UserError as error:
-        lost = not path.exists() and sidecar(path).exists()
+        lost = not path.exists() and sidecars.path_of(path).exists()
         damaged = lost or isinstance(error, DamagedError)
         facts = {"file": str(path), "intact": False if damaged else None, "problem": str(error)}
         return {**facts, "status": 1 if damaged else 2}
@@ -103,7 +104,8 @@ def _files(path: Path) -> Iterator[Path]:
     folder = inner if inner.is_dir() else path
     names = {p.name for p in folder.iterdir() if p.suffix in SUFFIXES}
     # A sidecar without its file is a loss that must be seen.
-    names |= {name for p in folder.glob("*.json") if (name := p.stem).endswith(SUFFIXES)}
+    committed = sidecars.checkpoints_in(folder)
+    names |= {path.name for path in committed if path.suffix in SUFFIXES}
     if not names:
         raise UserError(f"{path}: holds no checkpoint (a .pt or .pth file)")
     found = [folder / name for name in names]

@@ -19,6 +19,7 @@ from checkpoint.crashsim import Disk, Operation, Recorder, Tree
 
 from perdure.checkpoint.core import format as files
 from perdure.errors import UserError
+from perdure.io import atomic
 
 SEED = 20261122
 KEEP = 2
@@ -187,8 +188,8 @@ class Judge:
     def _goes_on(self, folder: Path, again: frozenset[str]) -> bool:
         try:
             with patch.object(os, "fsync"):  # nothing is lost here, and it takes most of the time
-                files.make_folder(folder)
-                files.sweep(folder)
+                atomic.make_folder(folder)
+                atomic.remove_temporaries(folder)
                 for name in again:
                     files.commit(folder / name, self.recording.began[name][1], {})
         except OSError:

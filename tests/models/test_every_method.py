@@ -20,7 +20,7 @@ from perdure.run.api import compose
 from perdure.run.assemble import make_method, settings
 from perdure.tracking import events
 from perdure.training.optim import SGD
-from perdure.training.state import Occasion, Position, Written
+from perdure.training.state import Position, SaveContext, SavedCheckpoint
 from perdure.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -51,22 +51,22 @@ class Keep:
         self.steps = steps
         self.files: dict[str, bytes] = {}
 
-    def due(self, position: Position) -> bool:
+    def step_due(self, position: Position) -> bool:
         return position.global_step in self.steps
 
-    def late(self) -> bool:
+    def time_due(self) -> bool:
         return False
 
     def wants_epochs(self) -> bool:
         return False
 
-    def save(self, state: dict[str, Any], occasion: Occasion) -> None:
-        file, ended = io.BytesIO(), occasion.ended
+    def save(self, state: dict[str, Any], context: SaveContext) -> None:
+        file, ended = io.BytesIO(), context.ended
         torch.save(state, file)
-        name = f"step {occasion.position.global_step}" if ended is None else f"task {ended}"
+        name = f"step {context.position.global_step}" if ended is None else f"task {ended}"
         self.files[name] = file.getvalue()
 
-    def written(self) -> list[Written]:
+    def take_saved(self) -> list[SavedCheckpoint]:
         return []
 
     def wait(self) -> None: ...

@@ -17,8 +17,10 @@ from others import MammothMLP, mammoth_checkpoint
 from perdure.backbones.mlp import MLP
 from perdure.buffers.reservoir import Reservoir
 from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core import sidecars
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental
+from perdure.io import atomic
 from perdure.models.er import ER
 from perdure.training.settings import Settings
 from perdure.training.trainer import Trainer
@@ -72,7 +74,7 @@ def test_a_full_file(path: Path, state: Run, capsys: pytest.CaptureFixture[str])
     assert (status, err) == (0, "")
     lines = dict(line.split(maxsplit=1) for line in out.splitlines() if line and line[0] != " ")
     assert lines["file"].startswith("er_1.pt: the full state of a run, ")
-    digest = json.loads(files.sidecar(path).read_text())["sha256"]
+    digest = json.loads(sidecars.path_of(path).read_text())["sha256"]
     assert lines["intact"] == f"yes, SHA-256 {digest} as in its sidecar"
     assert lines["run"] == "er on seq-mnist, buffer 50, seed 7, started 20261122-101112"
     assert lines["overrides"] == "seed=7"
@@ -196,7 +198,7 @@ def test_a_folder(path: Path, state: Run, capsys: pytest.CaptureFixture[str]) ->
     folder = path.parent
     weights = {"model_state_dict": MLP((1, 28, 28), 10).state_dict()}
     files.write(folder / "task1.1.pth", weights, {"position": state["position"]})
-    files.point(folder / "best.pth", folder / "task1.1.pth")
+    atomic.update_link(folder / "best.pth", folder / "task1.1.pth")
     os.utime(path)
     for wanted in (folder, folder.parent):
         status, out, err = told(capsys, wanted)

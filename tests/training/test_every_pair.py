@@ -16,7 +16,7 @@ from perdure.config.published import CONF
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental
 from perdure.run.assemble import make_method, settings
-from perdure.training.state import Occasion, Position, Written
+from perdure.training.state import Position, SaveContext, SavedCheckpoint
 from perdure.training.trainer import Trainer
 
 SMALL = (
@@ -34,20 +34,20 @@ class InMemory:
         self.at = at
         self.state: dict[str, Any] = {}
 
-    def due(self, position: Position) -> bool:
+    def step_due(self, position: Position) -> bool:
         return position.global_step == self.at
 
-    def late(self) -> bool:
+    def time_due(self) -> bool:
         return False
 
     def wants_epochs(self) -> bool:
         return False
 
-    def save(self, state: dict[str, Any], occasion: Occasion) -> None:
-        if occasion.position.global_step == self.at:
+    def save(self, state: dict[str, Any], context: SaveContext) -> None:
+        if context.position.global_step == self.at:
             self.state = plain(state)
 
-    def written(self) -> list[Written]:
+    def take_saved(self) -> list[SavedCheckpoint]:
         return []
 
     def wait(self) -> None: ...

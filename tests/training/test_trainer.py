@@ -17,7 +17,7 @@ from perdure.models.er_ace import ERACE
 from perdure.models.sgd import FineTuning
 from perdure.tracking import events
 from perdure.training.optim import SGD
-from perdure.training.state import Occasion, Written
+from perdure.training.state import SaveContext, SavedCheckpoint
 
 
 def test_a_run_learns_and_measures(make_trainer: MakeTrainer) -> None:
@@ -172,19 +172,19 @@ class Kept:
         self.states: list[dict[str, Any]] = []
         self.finished = False
 
-    def due(self, position: Any) -> bool:
+    def step_due(self, position: Any) -> bool:
         return position.global_step % 20 == 0
 
-    def late(self) -> bool:
+    def time_due(self) -> bool:
         return False
 
     def wants_epochs(self) -> bool:
         return False
 
-    def save(self, state: dict[str, Any], occasion: Occasion) -> None:
+    def save(self, state: dict[str, Any], context: SaveContext) -> None:
         self.states.append(state)
 
-    def written(self) -> list[Written]:
+    def take_saved(self) -> list[SavedCheckpoint]:
         return []
 
     def wait(self) -> None:

@@ -29,6 +29,7 @@ from perdure.config.overrides import Arguments
 from perdure.config.published import notices
 from perdure.config.schema import validate
 from perdure.errors import DivergenceError, Leaving, PeerLostError, PreemptedError, UserError
+from perdure.io.atomic import remove_temporaries, write_json
 from perdure.io.files import require_own
 from perdure.io.redaction import ADDRESSES
 from perdure.ranks import environment, rendezvous
@@ -151,7 +152,6 @@ def job(config: DictConfig) -> float | None:
 def _train(config: DictConfig, folder: Path, flag: StopFlag) -> dict[str, Any]:
     # What is imported stays; looking through it for garbage costs an eighth of the imports.
     gc.disable()
-    from perdure.checkpoint.core.format import sweep
     from perdure.checkpoint.core.ledger import folder_of
     from perdure.run.assemble import run
 
@@ -161,7 +161,8 @@ def _train(config: DictConfig, folder: Path, flag: StopFlag) -> dict[str, Any]:
     source = _source
     limits = limits_of(config.checkpoint.max_minutes, config.checkpoint.max_gigabytes)
     if environment.is_main():
-        sweep(folder_of(folder))
+        remove_temporaries(folder)
+        remove_temporaries(folder_of(folder))
         if environment.life():
             source = good(folder, limits) or source
         elif config.checkpoint.resume is not None:
@@ -193,9 +194,7 @@ def note_status(folder: Path, status: str, exit_status: int) -> None:
     """Write status.json: what a wrapper should know, since torchrun hides the exit status."""
     if not folder.is_dir():
         return
-    temporary = folder / ".status.json.tmp"
-    temporary.write_text(json.dumps({"status": status, "exit_status": exit_status}) + "\n")
-    os.replace(temporary, folder / "status.json")
+    write_json(folder / "status.json", {"status": status, "exit_status": exit_status})
 
 
 def leave(folder: Path, sentence: str, exit_status: int) -> NoReturn:

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 from perdure.datasets.files import ROOT
 from perdure.errors import UserError
 from perdure.io.download import Download, FetchError, Limits, Transfer
-from perdure.io.files import locked, matches, partial
+from perdure.io.files import matches
 from perdure.io.http import SCHEMES, Web
+from perdure.io.locking import locked, partial
 
 __all__ = ["FetchError", "fetch", "time_limit"]
 

@@ -21,7 +21,8 @@ from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from perdure.errors import UserError
-from perdure.io.files import publish, writing
+from perdure.io.atomic import publish, write_json
+from perdure.io.files import writing
 
 Version = Mapping[str, str]
 """What a server tells of its file; equal `exact` entries promise equal bytes."""
@@ -253,7 +254,7 @@ class Download:
 
     def discard(self) -> None:
         with writing(self.part.parent, self.setting):
-            self._beside.unlink(missing_ok=True)
+            self._version_file.unlink(missing_ok=True)
             self.part.unlink(missing_ok=True)
 
     def _from_mirror(self, url: str) -> bool:
@@ -304,7 +305,7 @@ class Download:
                 self.discard()
             file = self.part.open("ab")
             if size == 0 and "exact" in answer.version:
-                self._beside.write_text(json.dumps({**answer.version, "url": _key(url)}))
+                write_json(self._version_file, {**answer.version, "url": _key(url)}, durable=False)
         with file, _Progress(self.name, _host(url), answer.total) as progress:
             for block in answer.blocks:
                 size += len(block)
@@ -326,13 +327,13 @@ class Download:
     def _known(self, url: str) -> Version:
         """The version that the part belongs to, where it came from this address."""
         try:
-            known = json.loads(self._beside.read_text())
+            known = json.loads(self._version_file.read_text())
             return known if known.pop("url") == _key(url) else {}
         except (OSError, ValueError, KeyError, AttributeError):
             return {}
 
     @property
-    def _beside(self) -> Path:
+    def _version_file(self) -> Path:
         return self.part.with_name(f"{self.part.name}.version")
 
     def _size(self) -> int:

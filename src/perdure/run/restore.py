@@ -14,8 +14,10 @@ from omegaconf import DictConfig
 
 import perdure
 from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core import sidecars
 from perdure.checkpoint.core.ledger import folder_of
 from perdure.errors import UserError
+from perdure.io import atomic
 from perdure.io.files import is_own
 from perdure.run.resume import Source, limits_of, local
 from perdure.training.trainer import Trainer
@@ -71,8 +73,8 @@ def _settle_in(source: Source, folder: Path) -> None:
     if source.fork:
         return
     home = folder_of(folder)
-    files.make_folder(home)
-    if not files.sidecar(home / source.path.name).exists():
+    atomic.make_folder(home)
+    if not sidecars.path_of(home / source.path.name).exists():
         about = files.verify(source.path)
         files.link(source.path, home / source.path.name, about)
     if source.run_id and source.artifact and records.load(folder) is None:
@@ -102,7 +104,7 @@ def start_from(trainer: Trainer, config: DictConfig, load: str) -> list[str]:
     if opened.kind == "perdure":
         raise UserError(
             f"checkpoint.load={load}: is a full checkpoint, which continues one run; a "
-            "sweep can start from a light file (best.pth)"
+            "sweep can start from a weights-only checkpoint (best.pth)"
         )
     report = weights.fill(
         trainer.method.backbone,

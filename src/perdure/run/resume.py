@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from perdure.checkpoint.core import sidecars
 from perdure.config.overrides import Arguments, parse, quoted
 from perdure.config.stored import NOT_STORED, StoredConfig, classes_to_allow, is_free, listed
 from perdure.errors import UserError
@@ -143,7 +144,7 @@ def _from_file(reference: str, limits: Limits) -> Source | Path:
     from perdure.checkpoint.interop.foreign import open_file
 
     path = local(reference, limits)
-    if files.sidecar(path).is_file():
+    if sidecars.path_of(path).is_file():
         state = files.read(path, limits.n_bytes)
         if "position" in state:
             last = newest(path.parent)
@@ -245,7 +246,7 @@ def expand(words: Sequence[str]) -> tuple[list[str], Source | None]:
     if command.is_sweep:
         raise UserError(
             f"checkpoint.load={reference} with -m: a full checkpoint continues one run; a sweep "
-            "can start from a light file (best.pth)"
+            "can start from a weights-only checkpoint (best.pth)"
         )
     if command.value("checkpoint.resume") is not None:
         raise UserError(

@@ -25,7 +25,7 @@ from perdure.training.clock import Clock
 from perdure.training.evaluation import Evaluator, measured
 from perdure.training.optim import SGD
 from perdure.training.results import Results
-from perdure.training.saving import Saving
+from perdure.training.saving import CheckpointHook
 from perdure.training.settings import Settings
 from perdure.training.state import Checkpoints, Position, TrainState
 from perdure.training.step import Step
@@ -115,10 +115,10 @@ class Trainer:
             self._step.replay,
             split=settings.parallel == "fsdp" and ranks.size > 1,
         )
-        self.saving = Saving(self.state, settings.joint, benchmark.split, self._emit)
+        self.saving = CheckpointHook(self.state, settings.joint, benchmark.split, self._emit)
         self.saving.checkpoints = checkpoints
         self.agreement = self._step.agreement
-        self.agreement.stop, self.agreement.late = stop, self.saving.late
+        self.agreement.stop, self.agreement.late = stop, self.saving.time_due
         self._rate = (time.monotonic(), 0)
         self._next_tick = 0.0
 
@@ -155,7 +155,7 @@ class Trainer:
             while self.position.task < self.n_tasks:
                 with self.state.clock.phase("training"):
                     self._train_task()
-            self.saving.tell_written(wait=True)
+            self.saving.report_saved(wait=True)
         except BaseException as error:
             stopped = isinstance(error, PreemptedError | KeyboardInterrupt | PeerLostError)
             told = isinstance(error, PreemptedError | DivergenceError | UserError)
@@ -262,7 +262,7 @@ class Trainer:
 
     def _between_steps(self) -> None:
         reason, late = self.agreement.read(self.position.global_step)
-        if self.saving.due(self.position) or late:
+        if self.saving.step_due(self.position) or late:
             self.saving.save(self.position.task, self.position.epoch)
         self._leave(reason)
 
@@ -270,7 +270,7 @@ class Trainer:
         if reason is None:
             return
         self.saving.save_here()
-        self.saving.tell_written(wait=True)
+        self.saving.report_saved(wait=True)
         # torchrun ends all ranks soon after the first one leaves: the checkpoint must be there.
         self.agreement.ranks.wait()
         raise PreemptedError(reason)

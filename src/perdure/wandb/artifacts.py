@@ -21,12 +21,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from perdure.checkpoint.core import format as files
 from perdure.checkpoint.core import sidecars
 from perdure.checkpoint.remote.references import Scheme, Wanted, require_pin
 from perdure.errors import UserError
+from perdure.io.atomic import publish
 from perdure.io.download import DEFAULT_LIMITS, Limits, OverLimitError, Transfer
-from perdure.io.files import digest, locked, matches, publish, writing
+from perdure.io.files import digest, matches, writing
+from perdure.io.locking import locked
 from perdure.wandb.record import is_artifact, is_id
 from perdure.wandb.session import NO_KEY, explain, key_configured, prepare_environment
 
@@ -303,7 +304,7 @@ class _Download:
             shutil.rmtree(part, ignore_errors=True)
 
     def _take_ours(self, target: Path, part: Path) -> None:
-        sidecar, known = files.sidecar(target), self.metadata["sha256"]
+        sidecar, known = sidecars.path_of(target), self.metadata["sha256"]
         self._get(self.artifact, sidecar.name, sidecar, _sidecar_of(known), sidecars.LIMIT)
         self._get(self.artifact, target.name, target, _hashed(known))
         results = self._results()
@@ -394,7 +395,7 @@ def _hashed(known: str) -> Flaw:
 def _sidecar_of(known: str) -> Flaw:
     def flaw(path: Path) -> str | None:
         with suppress(OSError, ValueError):
-            if sidecars.read(path)["sha256"] == known:
+            if sidecars.read_file(path)["sha256"] == known:
                 return None
         return "it is not that of the checkpoint"
 

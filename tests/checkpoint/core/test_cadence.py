@@ -13,7 +13,7 @@ def steps_due(cadence: Cadence, n: int, per_epoch: int = 10) -> list[int]:
     due = []
     for step in range(1, n + 1):
         position = Position(0, step // per_epoch, step % per_epoch, step)
-        if cadence.due(position):
+        if cadence.step_due(position):
             due.append(step)
             cadence.saved()
     return due
@@ -38,11 +38,11 @@ def test_minutes_count_from_the_last_save(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("perdure.checkpoint.core.cadence.time.monotonic", lambda: now)
     cadence = Cadence("2 minutes")
     now = 219.0
-    assert not cadence.late()
+    assert not cadence.time_due()
     now = 220.0
-    assert cadence.late()
+    assert cadence.time_due()
     cadence.saved()
-    assert not cadence.late()
+    assert not cadence.time_due()
 
 
 @pytest.mark.parametrize("every", ["tasks", "0 steps", "-1 steps", "1.5 steps", "5 hours", ""])

@@ -27,11 +27,13 @@ from checkpoint.crashsim import Recorder
 from process import ROOT, environment
 
 from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core import sidecars
 from perdure.checkpoint.core.cadence import Cadence
 from perdure.checkpoint.core.ledger import entries
 from perdure.checkpoint.core.manager import CheckpointManager, Policy
 from perdure.errors import UserError
-from perdure.training.state import Occasion, Position
+from perdure.io import atomic
+from perdure.training.state import Position, SaveContext
 
 EARLIER = torch.arange(100)
 LARGE = {"weights": torch.arange(50_000)}  # 400 kB: torch.save hides the error of such a write
@@ -117,7 +119,7 @@ def on_a_small_disk(folder: Path) -> None:
     mount("-o", "remount,ro")
     told.append(attempt({"x": 1}))
     assert_only_the_earlier(folder)
-    files.make_folder(folder)
+    atomic.make_folder(folder)
     print(json.dumps(told))
 
 
@@ -215,9 +217,9 @@ def test_a_disk_that_goes_away_at_any_operation_leaves_what_was_there(tmp_path: 
         if not broken.failed:
             break
         assert told == errno.EIO
-        files.sweep(folder)
+        atomic.remove_temporaries(folder)
         assert torch.equal(files.read(folder / "earlier.pt")["x"], EARLIER)
-        if not files.sidecar(folder / "new.pt").exists():  # else only its last fsync failed
+        if not sidecars.path_of(folder / "new.pt").exists():  # else only its last fsync failed
             committing(folder)
         assert torch.equal(files.read(folder / "new.pt")["weights"], LARGE["weights"])
     assert at > 10
@@ -254,7 +256,7 @@ def test_a_symbolic_link_at_the_temporary_name_is_not_followed(tmp_path: Path) -
     known = patch.object(secrets, "token_hex", lambda n: "0")
     with known, pytest.raises(FileExistsError):
         files.write(folder / "new.pt", {"x": 1}, {})
-    files.sweep(folder)
+    atomic.remove_temporaries(folder)
     assert list(folder.iterdir()) == []
     assert victim.read_text() == "precious"
 
@@ -273,16 +275,16 @@ def test_what_a_killed_writer_left_stands_in_no_ones_way(tmp_path: Path) -> None
     (tmp_path / f".tmp-{'0' * 16}").write_bytes(b"another")
     (tmp_path / "new.pt").write_bytes(b"renamed, never committed")
     files.write(tmp_path / "new.pt", {"x": 1}, {})
-    files.sweep(tmp_path)
+    atomic.remove_temporaries(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new.pt", "new.pt.json"]
-    files.sweep(tmp_path / "nowhere")
+    atomic.remove_temporaries(tmp_path / "nowhere")
 
 
 def test_a_run_whose_disk_is_full_says_so_and_can_go_on(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path, "er", Policy(), Cadence())
 
     def save(n: int) -> None:
-        manager.save({**LARGE, "n": n}, Occasion(Position(0, 0, n, n), "task0", 0))
+        manager.save({**LARGE, "n": n}, SaveContext(Position(0, 0, n, n), "task0", 0))
 
     save(1)
     with files_up_to(50_000), pytest.raises(UserError, match=r"checkpoint.*File too large"):

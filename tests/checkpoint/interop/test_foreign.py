@@ -24,6 +24,7 @@ from perdure.backbones.mlp import MLP
 from perdure.checkpoint.core import format as files
 from perdure.checkpoint.interop.foreign import open_file, shorten
 from perdure.errors import UserError
+from perdure.io import atomic
 from perdure.models.lwf import LwF
 
 WRAPPERS = ("module", "_orig_mod", "net", "backbone", "model", "_fsdp_wrapped_module", "wrappee")
@@ -58,10 +59,12 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize(
     ("make", "kind"),
     [
-        pytest.param(lambda m: {"model_state_dict": m.state_dict()}, "light", id="light"),
+        pytest.param(
+            lambda m: {"model_state_dict": m.state_dict()}, "weights-only", id="weights-only"
+        ),
         pytest.param(
             lambda m: {"epoch": 3, "model_state_dict": m.state_dict(), "loss": 0.1},
-            "light",
+            "weights-only",
             id="the-tutorials-way",
         ),
         pytest.param(mammoth_checkpoint, "mammoth", id="mammoth"),
@@ -125,7 +128,7 @@ def test_a_full_file_of_a_run_is_verified(tmp_path: Path) -> None:
 
 def test_a_link_is_verified_by_the_sidecar_of_its_file(tmp_path: Path) -> None:
     files.write(tmp_path / "task0.1.pth", {"model_state_dict": small().state_dict()}, {})
-    files.point(tmp_path / "best.pth", tmp_path / "task0.1.pth")
+    atomic.update_link(tmp_path / "best.pth", tmp_path / "task0.1.pth")
     opened = open_file(tmp_path / "best.pth")
     assert opened.about
     assert opened.path.name == "task0.1.pth"

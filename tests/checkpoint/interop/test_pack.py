@@ -247,7 +247,7 @@ def test_an_interrupted_save_leaves_the_older_file(
     path = tmp_path / "last.pth"
     save_checkpoint({"model_state_dict": {"w": torch.ones(1)}}, path)
     with monkeypatch.context() as disk:
-        disk.setattr("perdure.checkpoint.core.format.os.replace", full)
+        disk.setattr("perdure.io.atomic.os.replace", full)
         with pytest.raises(OSError, match="No space"):
             save_checkpoint({"model_state_dict": {"w": torch.zeros(1)}}, path)
     assert load_checkpoint(str(path))["model_state_dict"]["w"] == 1

@@ -16,6 +16,7 @@ from checkpoint.fetching import DATA, OTHER, PINNED, get, refused
 from fsspec.implementations.memory import MemoryFileSystem
 
 from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core import sidecars
 from perdure.checkpoint.remote.references import resolve
 from perdure.errors import UserError
 from perdure.io.download import Limits
@@ -98,7 +99,7 @@ def test_a_changed_file_is_fetched(store: Store, cache: Path) -> None:
 def test_a_checkpoint_of_ours_can_be_read(store: Store, cache: Path, tmp_path: Path) -> None:
     path = tmp_path / "er.pt"
     files.write(path, {"w": torch.ones(3)}, {"position": {}})
-    store.pipe({REF: path.read_bytes(), f"{REF}.json": files.sidecar(path).read_bytes()})
+    store.pipe({REF: path.read_bytes(), f"{REF}.json": sidecars.path_of(path).read_bytes()})
     for _ in range(2):
         assert torch.equal(files.read(resolve(REF, cache))["w"], torch.ones(3))
     assert store.opened == [REF, f"{REF}.json"]

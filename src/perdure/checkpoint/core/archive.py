@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from perdure.errors import UserError
-from perdure.io.files import open_plain
+from perdure.io.files import digest_of, open_plain
 
 LIMIT = 8 * 2**30
 """Bytes that a file may have, and the tensors in it; `checkpoint.max_gigabytes` sets another."""
@@ -110,7 +110,8 @@ def _check(path: Path, file: BinaryIO, limit: int, sha256: str | None) -> None:
         _check_archive(path, file, size, sha256)
     except UserError:
         file.seek(0)
-        if sha256 is not None and _sha256(file) != sha256:  # which says more than how it looks now
+        # A hash that does not fit says more than how the file looks now.
+        if sha256 is not None and digest_of(file) != sha256:
             raise _damaged(path) from None
         raise
 
@@ -137,13 +138,6 @@ def _check_archive(path: Path, file: BinaryIO, size: int, sha256: str | None) ->
 
 def _damaged(path: Path) -> DamagedError:
     return DamagedError(f"{path}: damaged (its SHA-256 is not the one in its sidecar)")
-
-
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    for block in iter(lambda: file.read(_BLOCK), b""):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo], comment: bool) -> None:

@@ -38,13 +38,13 @@ class Cadence:
             )
         self._saved = time.monotonic()
 
-    def due(self, position: Position) -> bool:
+    def step_due(self, position: Position) -> bool:
         """Whether to save at `position`; every rank of a run says the same."""
         if self.epoch and position.step == 0:
             return True
         return self.steps is not None and position.global_step % self.steps == 0
 
-    def late(self) -> bool:
+    def time_due(self) -> bool:
         """Whether to save now, wherever training stands; no two clocks say the same."""
         return self.seconds is not None and time.monotonic() - self._saved >= self.seconds
 

@@ -19,7 +19,8 @@ class Entry:
 
     Attributes:
         path: the file.
-        kind: `task` (kept after a task), `epoch` (of the top-K set), `step` (rolling), `light`.
+        kind: `task` (kept after a task), `epoch` (of the top-K set), `step` (rolling),
+            `weights-only`.
         order: (global step, task, epoch, step): a later state has a higher one.
         stage: `task0`, …, `joint`.
         epoch: epochs of the stage done.
@@ -42,20 +43,20 @@ class Entry:
     @property
     def full(self) -> bool:
         """Whether a run can go on from it."""
-        return self.kind != "light"
+        return self.kind != sidecars.WEIGHTS_ONLY
 
 
 def entries(folder: Path) -> list[Entry]:
     """The committed checkpoints in `folder`, oldest first; what is not one is passed over."""
     found = []
-    for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
-        data = path.with_name(path.name.removesuffix(".json"))
-        if path.is_symlink() or not data.is_file():
+    for path in sidecars.checkpoints_in(folder) if folder.is_dir() else ():
+        sidecar = sidecars.path_of(path)
+        if sidecar.is_symlink() or not path.is_file():
             continue
         try:
-            found.append(_entry(data, sidecars.read(path)))
+            found.append(_entry(path, sidecars.read(path)))
         except (ValueError, KeyError, OSError):
-            names = printable(str(path)), printable(data.name)
+            names = printable(str(sidecar)), printable(path.name)
             log.warning("%s is not a sidecar that can be read; %s is passed over", *names)
     return sorted(found, key=lambda e: e.order)
 

@@ -13,13 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from perdure.checkpoint.core import archive
+from perdure.checkpoint.core import archive, sidecars
 from perdure.checkpoint.core import format as files
 from perdure.checkpoint.core.archive import LIMIT
 from perdure.checkpoint.core.migrate import migrated
 from perdure.errors import UserError
 
-Kind = Literal["perdure", "light", "mammoth", "catalyst", "plain"]
+Kind = Literal["perdure", "weights-only", "mammoth", "catalyst", "plain"]
 
 _WRAPPERS = (
     "module",  # DataParallel, DistributedDataParallel
@@ -43,8 +43,9 @@ class Opened:
 
     Attributes:
         path: the file itself, where a link was opened.
-        kind: `perdure` (a full file of ours), `light` (`model_state_dict`, and no training loop
-            known to us), `mammoth`, `catalyst` (20.12 to 22.04), `plain` (a network's weights).
+        kind: `perdure` (a full checkpoint of ours), `weights-only` (`model_state_dict`, and no
+            training loop known to us), `mammoth`, `catalyst` (20.12 to 22.04), `plain` (a network's
+            weights).
         content: all of it, as it stands.
         about: what its sidecar says, whose SHA-256 it has; empty for a file without one, which was
             checked by the CRC-32 sums within it alone.
@@ -79,7 +80,7 @@ def open_file(path: Path, limit: int = LIMIT) -> Opened:
         raise UserError(f"{path}: {'no plain file' if path.exists() else 'there is no such file'}")
     # A link such as best.pth has no sidecar of its own.
     path = Path(os.path.realpath(path))
-    about = files.committed(path) if os.path.lexists(files.sidecar(path)) else {}
+    about = files.committed(path) if os.path.lexists(sidecars.path_of(path)) else {}
     content = archive.load(path, limit, about.get("sha256"))
     kind, state = _recognise(path, content)
     if kind == "perdure":
@@ -145,8 +146,8 @@ def _recognise(path: Path, content: Mapping[str, Any]) -> tuple[Kind, dict[str, 
         if isinstance(key, str) and (match := _MODEL_STATE.fullmatch(key))
     }
     if any(states.values()):
-        kind: Kind = "catalyst" if _CATALYST & content.keys() or "" not in states else "light"
-        return kind, _together(states)
+        is_catalyst = _CATALYST & content.keys() or "" not in states
+        return ("catalyst" if is_catalyst else "weights-only"), _together(states)
     nested = (_tensors(content.get(key)) for key in ("state_dict", "model", "net"))
     state = next(filter(None, (*nested, _tensors(content))), None)
     if state is None:

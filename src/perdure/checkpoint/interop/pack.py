@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 from perdure.backbones.base import Backbone
-from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core import sidecars
 from perdure.checkpoint.core.encode import plain
 from perdure.checkpoint.interop.foreign import open_file, shorten
 from perdure.checkpoint.interop.weights import fill
 from perdure.errors import UserError
+from perdure.io import atomic
 
 
 def pack_checkpoint(
@@ -90,11 +91,11 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: Path | str) -> None:
         OSError: the disk's own error; an older file is still there.
     """
     path = Path(path)
-    if files.sidecar(path).exists():
+    if sidecars.path_of(path).exists():
         raise UserError(f"{path} is a checkpoint that a run counts on; choose another name")
     content = plain(checkpoint, "checkpoint")
-    files.make_folder(path.parent)
-    files.replace(path, lambda file: torch.save(content, file))
+    atomic.make_folder(path.parent)
+    atomic.write_stream(path, lambda file: torch.save(content, file))
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:

@@ -8,7 +8,6 @@ without it is not known to be all there.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -18,10 +17,11 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from perdure.checkpoint.core import sidecars
-from perdure.checkpoint.core.format import sidecar
 from perdure.errors import UserError
+from perdure.io.atomic import write_json
 from perdure.io.download import Download, FetchError, Flaw, LimitError, Source, Transfer, Version
-from perdure.io.files import digest, locked, matches, partial, publish, read_json, writing
+from perdure.io.files import digest, matches, read_json, writing
+from perdure.io.locking import locked, partial
 
 logger = logging.getLogger("perdure")
 
@@ -51,10 +51,9 @@ class Remote:
         return re.sub(r"[^A-Za-z0-9._-]", "_", name)[-80:] or "checkpoint"
 
     @property
-    def beside(self) -> str:
+    def sidecar_url(self) -> str:
         """Where its sidecar would be."""
-        parts = urlsplit(self.url)
-        return parts._replace(path=f"{parts.path}.json").geturl()
+        return sidecars.url_of(self.url)
 
 
 def fetch(remote: Remote, cache: Path) -> Path:
@@ -95,7 +94,7 @@ class _Fetch:
         pin = self.remote.pin
         if pin is None or not self.record.exists() or not matches(self.path, sha256=pin):
             return False
-        return self._kept_sidecar_fits(pin) or not sidecar(self.path).exists()
+        return self._kept_sidecar_fits(pin) or not sidecars.path_of(self.path).exists()
 
     def _update(self, alone: bool) -> None:
         remote = self.remote
@@ -104,8 +103,9 @@ class _Fetch:
         main = self._download(self.path, alone, remote.name, limits.n_bytes, self._flaw)
         main.checksummed, main.held = remote.pin is not None, held
         main.limit_of = f"that {limits.size} allows"
+        name = f"the sidecar of {remote.name}"
         self.beside = self._download(
-            sidecar(self.path), alone, f"{remote.name}.json", sidecars.LIMIT, lambda *_: None
+            sidecars.path_of(self.path), alone, name, sidecars.LIMIT, lambda *_: None
         )
         try:
             self._bring(main, held)
@@ -170,7 +170,7 @@ class _Fetch:
     def _ask_for_sidecar(self) -> None:
         self.sidecar, self.certain = None, True
         try:
-            self.beside.from_any([self.remote.beside])
+            self.beside.from_any([self.remote.sidecar_url])
             self.sidecar = _ours(self.beside.part)
         except LimitError:
             raise
@@ -183,20 +183,18 @@ class _Fetch:
 
     def _keep_sidecar_and_record(self, version: Version) -> None:
         if self.sidecar is not None and self.sidecar["sha256"] == self.sha256:
-            self.beside.publish(sidecar(self.path))
+            self.beside.publish(sidecars.path_of(self.path))
         else:
             with writing(self.path.parent, _SETTING):
-                sidecar(self.path).unlink(missing_ok=True)
+                sidecars.path_of(self.path).unlink(missing_ok=True)
             if self.sidecar is not None:
                 logger.warning("the sidecar of %s is of another file", self.remote.shown)
         if self.certain or not self.remote.pin:
-            part = partial(self.record, alone=False)
-            with writing(part.parent, _SETTING):
-                part.write_text(json.dumps({**version, "sha256": self.sha256}))
-            publish(part, self.record, _SETTING)
+            with writing(self.record.parent, _SETTING):
+                write_json(self.record, {**version, "sha256": self.sha256})
 
     def _kept_sidecar_fits(self, sha256: str) -> bool:
-        about = _ours(sidecar(self.path))
+        about = _ours(sidecars.path_of(self.path))
         return about is not None and about["sha256"] == sha256
 
     def _held(self) -> Version:
@@ -217,6 +215,6 @@ class _Fetch:
 def _ours(path: Path) -> Mapping[str, Any] | None:
     """A sidecar of this project; whatever else a server has under that name is not."""
     try:
-        return sidecars.read(path)
+        return sidecars.read_file(path)
     except (OSError, ValueError):
         return None

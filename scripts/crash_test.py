@@ -1,6 +1,6 @@
 """Kill runs at random instants, run the same command again, and compare the ends bit by bit.
 
-python scripts/kill_storm.py [--kills 50] [--methods er derpp …] [--seed 0] [--jobs 2]
+python scripts/crash_test.py [--kills 50] [--methods er derpp …] [--seed 0] [--jobs 2]
 
 For each method an undisturbed run is made, and one that is killed (SIGKILL) again and again, partly
 while it starts, partly while it trains and writes, and each time started anew with
@@ -23,8 +23,10 @@ from typing import Any
 
 import torch
 
-from perdure.checkpoint.core.format import read, sidecar
+from perdure.checkpoint.core import sidecars
+from perdure.checkpoint.core.format import read
 from perdure.checkpoint.core.ledger import entries
+from perdure.io.atomic import is_temporary
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 METHODS = ("er", "derpp", "ewc-online", "si", "agem", "lwf")
@@ -81,9 +83,9 @@ def kill_once(method: str, folder: Path, chance: random.Random) -> dict[str, Any
     process.wait()
     checkpoints = folder / "checkpoints"
     files = list(checkpoints.iterdir()) if checkpoints.is_dir() else []
-    torn = [p for p in files if p.name.startswith(".tmp-")] + [
+    torn = [p for p in files if is_temporary(p)] + [
         p for p in files if p.suffix in (".pt", ".pth") and not p.is_symlink()
-        and not sidecar(p).is_file()
+        and not sidecars.path_of(p).is_file()
     ]  # fmt: skip
     newest = [e for e in entries(checkpoints) if e.full][-1:]
     return {
