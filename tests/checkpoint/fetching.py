@@ -11,7 +11,7 @@ from webserver import Server
 
 from perdure.checkpoint.remote.references import resolve
 from perdure.errors import UserError
-from perdure.io.download import Limits
+from perdure.io.transfer import Limits
 
 DATA = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(310_000)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from perdure.io.download import Limits, RefusedError, Transfer
 from perdure.io.http import Web, check, clean, origin
+from perdure.io.transfer import Limits, RefusedError, Transfer
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def start_from(trainer: Trainer, config: DictConfig, load: str) -> list[str]:
         told += weights.mammoth_buffer(
             opened,
             trainer.state.buffer,
-            remembered=trainer.method.remembers,
+            fields=trainer.method.remembers,
             shape=trainer.benchmark.shape,
             device=trainer.state.device,
         )

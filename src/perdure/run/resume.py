@@ -21,7 +21,7 @@ from perdure.checkpoint.core import sidecars
 from perdure.config.overrides import Arguments, parse, quoted
 from perdure.config.stored import NOT_STORED, StoredConfig, classes_to_allow, is_free, listed
 from perdure.errors import UserError
-from perdure.io.download import DEFAULT_LIMITS, Limits
+from perdure.io.transfer import DEFAULT_LIMITS, Limits
 
 log = logging.getLogger("perdure")
 

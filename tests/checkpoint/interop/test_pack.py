@@ -180,9 +180,9 @@ def test_only_what_both_have_is_loaded() -> None:
 
 def test_nothing_in_common_is_an_error() -> None:
     parts = Parts(0)
-    with pytest.raises(UserError, match="holds epoch, and asked for is model, optimizer: they"):
+    with pytest.raises(UserError, match="holds epoch, the call names model, optimizer: they"):
         unpack_checkpoint({"epoch": 3}, parts.model, optimizer=parts.optimizer)
-    with pytest.raises(UserError, match="holds nothing, and asked for is nothing"):
+    with pytest.raises(UserError, match="holds nothing, the call names nothing"):
         unpack_checkpoint({})
 
 

@@ -19,7 +19,7 @@ from perdure.checkpoint.core import format as files
 from perdure.checkpoint.core import sidecars
 from perdure.checkpoint.remote.references import resolve
 from perdure.errors import UserError
-from perdure.io.download import Limits
+from perdure.io.transfer import Limits
 
 REF = "s3://bucket/runs/er.pt"
 RESET = ConnectionResetError("reset by\npeer")
@@ -213,7 +213,7 @@ def test_a_store_that_hangs_is_left(
 
 def test_a_size_that_is_not_told_counts_only_if_pinned(store: Store, cache: Path) -> None:
     store.lies["size"] = None
-    assert "does not tell where the file ends" in refused(REF, cache)
+    assert "does not mark where the file ends" in refused(REF, cache)
     get(REF + PINNED, cache)
 
 

@@ -15,7 +15,7 @@ from webserver import Answer, Server
 
 from perdure.checkpoint.remote.references import resolve
 from perdure.config.schema import CheckpointConfig
-from perdure.io.download import Limits
+from perdure.io.transfer import Limits
 
 SECONDS = 3.0
 PLENTY = 60.0

@@ -10,7 +10,7 @@ from checkpoint.fetching import DATA, PINNED, SHA256, asked, get, refused
 from webserver import Answer, Handler, SecureServer, Server, serving
 
 from perdure.checkpoint.remote.references import resolve
-from perdure.io.download import Limits
+from perdure.io.transfer import Limits
 
 
 def test_a_server_that_keeps_failing_is_given_up(server: Server, url: str, cache: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_body_without_an_end_of_its_own_counts_only_if_pinned(
     server: Server, url: str, cache: Path
 ) -> None:
     server.usual = lambda handler, data: handler.body(data, length=-1)
-    assert "does not tell where the file ends" in refused(url, cache)
+    assert "does not mark where the file ends" in refused(url, cache)
     get(url + PINNED, cache)
 
 

@@ -125,7 +125,7 @@ class CheckpointManager:
         self._writer.wait()
         # The tensors of the last save are filled again: fresh memory would take several times
         # longer, and training stands still meanwhile.
-        content = plain({**state, **self.extra, "format": files.FORMAT}, kept=self._staged)
+        content = plain({**state, **self.extra, "format": files.FORMAT}, reuse=self._staged)
         # A copy: training moves the position on while the file is written.
         at = Position(**context.position.as_dict())
         plan = self._plan(context, at)
