@@ -40,6 +40,6 @@ def refused(
     return str(caught.value)
 
 
-def asked(server: Server, path: str = "/er.pt") -> list[str | None]:
+def requests_for(server: Server, path: str = "/er.pt") -> list[str | None]:
     """The Range of each request for a file."""
-    return [wanted for asked, wanted in server.requests if asked == path]
+    return [span for requested, span in server.requests if requested == path]

@@ -108,13 +108,13 @@ def test_checked_addresses_are_tried_in_turn(server: Server, names: Names) -> No
         get(f"http://several.example:{server.server_port}/x")
 
 
-def test_the_server_is_told_the_name(server: Server, names: Names) -> None:
+def test_the_server_receives_the_name(server: Server, names: Names) -> None:
     names.means("named.example", ["127.0.0.1"])
     get(f"http://Named.example:{server.server_port}/x")
     assert server.headers[0]["Host"] == f"Named.example:{server.server_port}"
 
 
-def test_an_unknown_name_is_told(names: Names) -> None:
+def test_an_unknown_name_is_an_error(names: Names) -> None:
     with pytest.raises(InterruptedTransferError, match=r"(?i)name|address"):
         get("http://nowhere.invalid/x")
 

@@ -72,7 +72,7 @@ def rolling(run: Path) -> None:
 
 
 def managed(run: Path) -> None:
-    """The package's own manager, going on from the newest intact file if there is one."""
+    """The package's own manager, resuming from the newest intact file if there is one."""
     folder = folder_of(run)
     atomic.remove_temporaries(folder)
     source = good(run)
@@ -213,16 +213,16 @@ def storm(folder: Path) -> None:
         if child == 0:
             run = folder / str(number)
             run.mkdir()
-            told = os.open(folder / f"{number}.acknowledged", os.O_WRONLY | os.O_CREAT)
+            log = os.open(folder / f"{number}.acknowledged", os.O_WRONLY | os.O_CREAT)
 
             def kill(operation: int, number: int = number) -> None:
                 if operation == number:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-            def tell(name: str, told: int = told) -> None:
-                os.write(told, f"{name}\n".encode())
+            def acknowledge(name: str, log: int = log) -> None:
+                os.write(log, f"{name}\n".encode())
 
-            recording = Recording(Recorder(run, kill), tell)
+            recording = Recording(Recorder(run, kill), acknowledge)
             with numbered(), recording.on():
                 rolling(run)
             os._exit(0)
@@ -250,8 +250,8 @@ def test_sigkill_before_any_operation_loses_nothing(tmp_path: Path) -> None:
     for done in range(len(recording.log) + 1):
         left = tree_of(tmp_path / "storm" / str(done))
         assert left == Disk(recording.log[:done]).tree(), "the kernel and the simulation differ"
-        told = (tmp_path / "storm" / f"{done}.acknowledged").read_text().split()
-        assert told == [name for name, at in recording.acknowledged.items() if at <= done]
+        reported = (tmp_path / "storm" / f"{done}.acknowledged").read_text().split()
+        assert reported == [name for name, at in recording.acknowledged.items() if at <= done]
         found.update(judge.faults(done, left))
     print(f"\n{len(recording.log)} kills, {dict(found)} violations")
     assert not found

@@ -20,7 +20,7 @@ from perdure.checkpoint.core.format import FORMAT, plain, read, remove, write
 from perdure.errors import UserError
 
 
-class Colour(Enum):
+class Color(Enum):
     red = "red"
 
 
@@ -49,7 +49,7 @@ def test_plain_values_stay_as_they_are(state: Any) -> None:
     [
         pytest.param(deque([1, 2]), [1, 2], id="deque"),
         pytest.param({3, 1, 2}, [1, 2, 3], id="set"),
-        pytest.param(Colour.red, "red", id="enum"),
+        pytest.param(Color.red, "red", id="enum"),
         pytest.param(Path("a/b"), "a/b", id="path"),
         pytest.param(np.float64(0.5), 0.5, id="numpy-scalar"),
         pytest.param(OrderedDict(a=1), {"a": 1}, id="ordered-dict"),

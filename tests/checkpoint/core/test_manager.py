@@ -85,7 +85,7 @@ def test_without_weights_only_checkpoints(tmp_path: Path) -> None:
     assert (tmp_path / "best_full.pth").exists()
 
 
-def test_a_joint_run_says_joint(tmp_path: Path) -> None:
+def test_the_file_of_a_joint_run_is_called_joint(tmp_path: Path) -> None:
     manager(tmp_path, Policy(save=True, top_k=0)).save(
         state(), SaveContext(Position(1, 0, 0, 10), "joint", 1, 0, {MONITOR: 0.5})
     )
@@ -155,7 +155,7 @@ def test_best_compares_within_the_task(tmp_path: Path) -> None:
     assert (tmp_path / "task0.1_full.pth").exists()
 
 
-def test_what_was_selected_on_is_said(tmp_path: Path) -> None:
+def test_the_sidecar_names_the_split_that_was_selected_on(tmp_path: Path) -> None:
     import json
 
     manager(tmp_path).save(state(), epoch_end(1, 0.5))

@@ -41,8 +41,8 @@ def changed_sidecar(path: Path, **changes: Any) -> dict[str, Any]:
     return {**json.loads(sidecars.path_of(path).read_text()), **changes}
 
 
-def told(path: Path) -> str:
-    """What all who read sidecars say to this one; none of them takes it for one."""
+def error_of(path: Path) -> str:
+    """The error of every reader of sidecars for this one; none of them accepts it."""
     sentences = []
     for read in (files.read, files.verify, open_file):
         with pytest.raises(UserError) as caught:
@@ -88,11 +88,11 @@ def replaced(make: Callable[[Path], object]) -> Callable[[Path], None]:
         pytest.param(replaced(lambda p: p.symlink_to("nowhere")), id="leads-nowhere"),
     ],
 )
-def test_what_is_no_sidecar_is_told_and_nobody_waits(
+def test_what_is_no_sidecar_is_refused_without_waiting(
     path: Path, change: Callable[[Path], object]
 ) -> None:
     change(sidecars.path_of(path))
-    assert told(path)
+    assert error_of(path)
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,9 @@ def test_what_is_no_sidecar_is_told_and_nobody_waits(
         pytest.param("NaN", id="nan"),
     ],
 )
-def test_what_is_no_object_is_told(path: Path, text: str) -> None:
+def test_what_is_no_object_is_refused(path: Path, text: str) -> None:
     sidecars.path_of(path).write_text(text)
-    assert "damaged" in told(path)
+    assert "damaged" in error_of(path)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_what_is_no_object_is_told(path: Path, text: str) -> None:
 )
 def test_each_field_has_its_type(path: Path, key: str, value: Any) -> None:
     sidecars.path_of(path).write_text(json.dumps(changed_sidecar(path, **{key: value})))
-    assert "damaged" in told(path)
+    assert "damaged" in error_of(path)
 
 
 @pytest.mark.parametrize(
@@ -173,14 +173,14 @@ def test_each_field_has_its_type(path: Path, key: str, value: Any) -> None:
         pytest.param(lambda text: text.replace('"task0"', r'"\ud800"'), id="half-a-character"),
     ],
 )
-def test_what_only_some_readers_of_json_take_is_told(
+def test_what_only_some_json_readers_accept_is_refused(
     path: Path, change: Callable[[str], str]
 ) -> None:
     text = sidecars.path_of(path).read_text()
     changed = change(text)
     assert changed != text
     sidecars.path_of(path).write_text(changed)
-    assert "damaged" in told(path)
+    assert "damaged" in error_of(path)
 
 
 @pytest.mark.parametrize("key", ["format", "bytes", "sha256"])
@@ -188,7 +188,7 @@ def test_a_sidecar_without_its_proof_is_none(path: Path, key: str) -> None:
     metadata = changed_sidecar(path)
     del metadata[key]
     sidecars.path_of(path).write_text(json.dumps(metadata))
-    assert "no sidecar" in told(path)
+    assert "no sidecar" in error_of(path)
 
 
 def test_what_is_not_known_is_dropped(path: Path) -> None:

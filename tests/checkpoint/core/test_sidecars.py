@@ -11,7 +11,7 @@ from zipfile import ZIP_DEFLATED
 
 import pytest
 import torch
-from checkpoint.fetching import DATA, PINNED, SHA256, asked, get, refused
+from checkpoint.fetching import DATA, PINNED, SHA256, get, refused, requests_for
 from checkpoint.hostile import prove, rezip, save
 from webserver import Server
 
@@ -41,7 +41,7 @@ def test_a_checkpoint_of_ours_can_be_read(
         path = resolve(url + ours * pinned, cache)
         assert torch.equal(files.read(path)["model"]["w"], torch.arange(50_000.0))
     assert {f.name.removeprefix(path.name) for f in cache.iterdir()} == {"", ".json", ".version"}
-    assert len(asked(server, "/er.pt.json")) == 1
+    assert len(requests_for(server, "/er.pt.json")) == 1
 
 
 def test_the_sidecar_is_beside_the_path_not_the_query(
@@ -105,7 +105,7 @@ def test_what_is_no_sidecar_of_ours_is_not_kept(
 
 @pytest.mark.parametrize("pinned", [False, True], ids=["unpinned", "pinned"])
 @pytest.mark.parametrize("harm", ["not-fetched", "damaged", "gone"])
-def test_a_sidecar_that_lacks_is_asked_for_again(
+def test_a_missing_sidecar_is_requested_again(
     server: Server,
     url: str,
     cache: Path,

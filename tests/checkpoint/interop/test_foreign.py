@@ -53,7 +53,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-# --- recognising ------------------------------------------------------------------------------
+# --- recognizing ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

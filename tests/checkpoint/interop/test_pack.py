@@ -76,7 +76,7 @@ def runner(parts: Parts) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("make", [pack, stage, runner], ids=["ours", "catalyst-20", "catalyst-22"])
-def test_training_goes_on_as_if_never_stopped(
+def test_training_continues_as_if_never_stopped(
     make: Callable[[Parts], dict[str, Any]], tmp_path: Path
 ) -> None:
     one, two = Parts(0), Parts(1)
