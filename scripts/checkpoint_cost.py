@@ -26,7 +26,7 @@ from perdure.checkpoint.core.cadence import Cadence
 from perdure.checkpoint.core.manager import CheckpointManager, Policy
 from perdure.models.derpp import DERpp
 from perdure.training.optim import SGD
-from perdure.training.state import Occasion, Position
+from perdure.training.state import Position, SaveContext
 
 
 def make_state() -> dict[str, Any]:
@@ -80,8 +80,8 @@ def main() -> None:
             once = timed(lambda: save_at_once(state, plain))  # noqa: B023
             megabytes = plain.stat().st_size / 2**20
             plain.unlink()
-            occasion = Occasion(Position(0, 0, n + 1, n + 1), "task0", 0)
-            stall = timed(lambda: keeper.save(state, occasion))  # noqa: B023
+            context = SaveContext(Position(0, 0, n + 1, n + 1), "task0", 0)
+            stall = timed(lambda: keeper.save(state, context))  # noqa: B023
             keeper.wait()
             if n:  # the first staging allocates what the later ones fill again
                 spent["torch.save + fsync"].append(once)

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from kill_storm import compare
+from crash_test import compare
 
 
 def main() -> int:

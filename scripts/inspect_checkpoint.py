@@ -18,14 +18,15 @@ from typing import Any
 
 from torch import Tensor
 
-from perdure.checkpoint.core.format import DamagedError, sidecar
+from perdure.checkpoint.core import sidecars
+from perdure.checkpoint.core.format import DamagedError
 from perdure.checkpoint.interop.foreign import Opened, open_file
 from perdure.errors import UserError, printable
 from perdure.tracking.formatting import Grid, byte_size, percent, scenario_name, subject
 
 KINDS = {
     "perdure": "the full state of a run",
-    "light": "weights under model_state_dict",
+    "weights-only": "weights under model_state_dict",
     "mammoth": "a Mammoth checkpoint",
     "catalyst": "a Catalyst checkpoint",
     "plain": "a network's weights",
@@ -36,39 +37,39 @@ NUMBER_BYTES = 8
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Say what the file or folder holds; returns the exit status."""
+    """Print what the file or folder holds; returns the exit status."""
     parser = argparse.ArgumentParser(description="What is in a checkpoint, and is it intact?")
     parser.add_argument("path", type=Path, metavar="FILE|FOLDER")
     parser.add_argument("--json", action="store_true", help="for programs")
-    wanted = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        found = [look(path) for path in _files(wanted.path)]
+        found = [look(path) for path in _files(options.path)]
     except UserError as error:
-        _say(str(error))
+        _print_error(str(error))
         return 2
-    if wanted.json:
-        told: Any = found if wanted.path.is_dir() else found[0]
-        print(json.dumps(_for_json(told), indent=1))
-    elif wanted.path.is_dir():
+    if options.json:
+        content: Any = found if options.path.is_dir() else found[0]
+        print(json.dumps(_for_json(content), indent=1))
+    elif options.path.is_dir():
         print("\n".join(map(printable, _table(found))))
     elif "problem" not in found[0]:
         print("\n".join(map(printable, _text(found[0]))))
     for problem in (file["problem"] for file in found if "problem" in file):
-        _say(problem)
+        _print_error(problem)
     statuses: list[int] = [file["status"] for file in found]
     return max(statuses, key=(0, 2, 1).index)
 
 
-def _say(sentence: str) -> None:
+def _print_error(sentence: str) -> None:
     print(f"perdure: {printable(sentence)}", file=sys.stderr)
 
 
 def look(path: Path) -> dict[str, Any]:
-    """All that is known of the file at `path`, with the exit status it deserves."""
+    """Facts about the file at `path`, and the exit status for it."""
     try:
         opened = open_file(path)
     except UserError as error:
-        lost = not path.exists() and sidecar(path).exists()
+        lost = not path.exists() and sidecars.path_of(path).exists()
         damaged = lost or isinstance(error, DamagedError)
         facts = {"file": str(path), "intact": False if damaged else None, "problem": str(error)}
         return {**facts, "status": 1 if damaged else 2}
@@ -77,9 +78,9 @@ def look(path: Path) -> dict[str, Any]:
         "kind": opened.kind,
         "bytes": opened.path.stat().st_size,
         "intact": True,
-        "checked": "sha256" if opened.about else "crc32",
-        "sha256": opened.about.get("sha256"),
-        "position": _dictionary(opened.content.get("position", opened.about.get("position"))),
+        "checked": "sha256" if opened.metadata else "crc32",
+        "sha256": opened.metadata.get("sha256"),
+        "position": _dictionary(opened.content.get("position", opened.metadata.get("position"))),
         "n_tasks": _summary(opened).get("n_tasks"),
         "subject": _subject(opened),
         "network": {name: list(tensor.shape) for name, tensor in opened.weights.items()},
@@ -103,7 +104,8 @@ def _files(path: Path) -> Iterator[Path]:
     folder = inner if inner.is_dir() else path
     names = {p.name for p in folder.iterdir() if p.suffix in SUFFIXES}
     # A sidecar without its file is a loss that must be seen.
-    names |= {name for p in folder.glob("*.json") if (name := p.stem).endswith(SUFFIXES)}
+    committed = sidecars.checkpoints_in(folder)
+    names |= {path.name for path in committed if path.suffix in SUFFIXES}
     if not names:
         raise UserError(f"{path}: holds no checkpoint (a .pt or .pth file)")
     found = [folder / name for name in names]
@@ -132,8 +134,9 @@ def _summary(opened: Opened) -> dict[str, Any]:
 def _subject(opened: Opened) -> str:
     """What was run, in one phrase."""
     if opened.kind == "perdure":
-        known = _summary(opened)
-        return f"{subject(known)}, seed {known.get('seed')}, started {known.get('timestamp')}"
+        summary = _summary(opened)
+        seed, started = summary.get("seed"), summary.get("timestamp")
+        return f"{subject(summary)}, seed {seed}, started {started}"
     facts = (f"{key}={opened.args[key]}" for key in MAMMOTH_FACTS if key in opened.args)
     return ", ".join(facts)
 
@@ -173,12 +176,12 @@ def _n_bytes(value: Any) -> int:
     return 0 if value is None else NUMBER_BYTES
 
 
-# --- how it is told ---------------------------------------------------------------------------
+# --- printing ----------------------------------------------------------------------------------
 
 
 def _text(file: dict[str, Any]) -> list[str]:
     parts = (f"{name} {byte_size(size)}" for name, size in file["parts"].items() if size)
-    told = {
+    facts = {
         "file": f"{Path(file['file']).name}: {KINDS[file['kind']]}, {byte_size(file['bytes'])}",
         "intact": _intact(file),
         "run": file["subject"],
@@ -189,7 +192,7 @@ def _text(file: dict[str, Any]) -> list[str]:
         "parts": "" if file["kind"] == "plain" else ", ".join(parts),
         "versions": ", ".join(f"{name} {version}" for name, version in file["versions"].items()),
     }
-    lines = [f"{label:<10} {words}" for label, words in told.items() if words]
+    lines = [f"{label:<10} {words}" for label, words in facts.items() if words]
     for scenario, rows in file["accuracy_matrix"].items():
         lines += ["", *_accuracies(scenario, rows)]
     return lines

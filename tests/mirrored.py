@@ -12,6 +12,7 @@ import torch
 from wandb_server import StandIn
 
 from perdure.checkpoint.core import format as files
+from perdure.io import atomic
 from perdure.wandb import record as records
 from perdure.wandb import rows
 from perdure.wandb.mirror import Mirror
@@ -134,7 +135,7 @@ class RunFolder:
         about = {"kind": kind, "stage": f"task{task}", "epoch": 1, "position": position}
         files.write(path, state, {**about, "value": 0.5})
         if best:
-            files.point(path.with_name("best_full.pth"), path)
+            atomic.update_link(path.with_name("best_full.pth"), path)
         return path
 
 

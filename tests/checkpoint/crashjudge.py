@@ -1,4 +1,4 @@
-"""Records what a run did and was told, and judges what a crash left of it."""
+"""Records a run's disk operations and acknowledged commits, and judges what a crash left of it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from checkpoint.crashsim import Disk, Operation, Recorder, Tree
 
 from perdure.checkpoint.core import format as files
 from perdure.errors import UserError
+from perdure.io import atomic
 
 SEED = 20261122
 KEEP = 2
@@ -39,17 +40,17 @@ SYNCS = (
 
 @dataclass
 class Recording:
-    """What a run did to the disk, and what it was told.
+    """What a run did to the disk, and which commits were acknowledged.
 
     Attributes:
         began: by file, the operation at which its commit began, and the state it is to hold.
-        acknowledged: by file, the number of operations when its commit was told to be done.
+        acknowledged: by file, the number of operations when its commit was acknowledged.
         released: by file, the operation at which its removal began.
-        told: gets the name of each acknowledged file.
+        acknowledge: gets the name of each acknowledged file.
     """
 
     recorder: Recorder
-    told: Callable[[str], object] = lambda name: None
+    acknowledge: Callable[[str], object] = lambda name: None
     began: dict[str, tuple[int, Any]] = field(default_factory=dict)
     acknowledged: dict[str, int] = field(default_factory=dict)
     released: dict[str, int] = field(default_factory=dict)
@@ -95,7 +96,7 @@ class Recording:
         self.next_sync = first
         act(path, *arguments)
         self.acknowledged[path.name] = len(self.log)
-        self.told(path.name)
+        self.acknowledge(path.name)
 
 
 def numbered() -> Any:
@@ -171,7 +172,7 @@ class Judge:
         return self._verdicts[key]
 
     def _recovers(self, tree: Tree, again: frozenset[str]) -> bool:
-        """Whether a run that goes on can write the files `again`, and leaves nothing behind."""
+        """Whether a resumed run can write the files `again`, and leaves nothing behind."""
         matter = tuple(f"checkpoints/{name}{end}" for name in again for end in ("", ".json"))
         left = {
             name: content
@@ -181,14 +182,14 @@ class Judge:
         key = again, frozenset(left)
         if key not in self._recoveries:
             lay(left, self.scratch / "recover")
-            self._recoveries[key] = self._goes_on(self.scratch / "recover" / "checkpoints", again)
+            self._recoveries[key] = self._commits(self.scratch / "recover" / "checkpoints", again)
         return self._recoveries[key]
 
-    def _goes_on(self, folder: Path, again: frozenset[str]) -> bool:
+    def _commits(self, folder: Path, again: frozenset[str]) -> bool:
         try:
             with patch.object(os, "fsync"):  # nothing is lost here, and it takes most of the time
-                files.make_folder(folder)
-                files.sweep(folder)
+                atomic.make_folder(folder)
+                atomic.remove_temporaries(folder)
                 for name in again:
                     files.commit(folder / name, self.recording.began[name][1], {})
         except OSError:

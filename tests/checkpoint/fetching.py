@@ -11,7 +11,7 @@ from webserver import Server
 
 from perdure.checkpoint.remote.references import resolve
 from perdure.errors import UserError
-from perdure.io.download import Limits
+from perdure.io.transfer import Limits
 
 DATA = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(310_000)
@@ -40,6 +40,6 @@ def refused(
     return str(caught.value)
 
 
-def asked(server: Server, path: str = "/er.pt") -> list[str | None]:
+def requests_for(server: Server, path: str = "/er.pt") -> list[str | None]:
     """The Range of each request for a file."""
-    return [wanted for asked, wanted in server.requests if asked == path]
+    return [span for requested, span in server.requests if requested == path]

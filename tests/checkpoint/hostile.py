@@ -16,6 +16,7 @@ from torch import Tensor
 
 from perdure.backbones.mlp import MLP
 from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core import sidecars
 from perdure.checkpoint.interop.foreign import open_file
 from perdure.errors import UserError
 
@@ -39,7 +40,7 @@ def prove(path: Path) -> None:
     """Put beside the file what says that its bytes are the right ones, as anybody can."""
     data = path.read_bytes()
     about = {"format": 1, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    files.sidecar(path).write_text(json.dumps(about))
+    sidecars.path_of(path).write_text(json.dumps(about))
 
 
 def refuse(path: Path, words: str) -> None:
@@ -53,7 +54,7 @@ def refuse(path: Path, words: str) -> None:
         with pytest.raises(UserError, match=words) as caught:
             read(path)
         assert "\n" not in str(caught.value)
-    files.sidecar(path).unlink()
+    sidecars.path_of(path).unlink()
 
 
 class Call:

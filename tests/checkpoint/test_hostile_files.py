@@ -21,6 +21,7 @@ from checkpoint.hostile import Call, prove, refuse, rezip, same, save, state
 from others import MammothMLP, mammoth_checkpoint
 
 from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core import sidecars
 from perdure.checkpoint.core.archive import TooLargeError
 from perdure.checkpoint.interop.foreign import open_file
 from perdure.errors import UserError
@@ -230,7 +231,7 @@ def test_a_pipe_with_a_sidecar_keeps_nobody_waiting(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     os.mkfifo(path)
     about = {"format": 1, "bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
-    files.sidecar(path).write_text(json.dumps(about))
+    sidecars.path_of(path).write_text(json.dumps(about))
     told: list[str] = []
 
     def read() -> None:

@@ -225,7 +225,7 @@ def test_a_class_that_nobody_here_named_is_refused(part: str, shape: str) -> Non
 @pytest.mark.parametrize(
     ("part", "target"),
     [
-        ("model", "perdure.run.folder.write_json"),  # a function that writes a file
+        ("model", "perdure.io.atomic.write_json"),  # a function that writes a file
         ("model", "perdure.models.base.Batch.__init__"),
         ("model", "perdure.cli.main.Launch"),
         ("model", "perdure.backbones.mlp.MLP"),  # of another group

@@ -18,7 +18,7 @@ import pytest
 import torch
 from process import command, environment, train_in
 
-from perdure.checkpoint.core.format import sidecar
+from perdure.checkpoint.core import sidecars
 from perdure.io.files import digest
 
 SECRET = "hunter2-of-the-environment"
@@ -52,9 +52,9 @@ def poisoned(good: Path, there: Path, change: Callable[[dict[str, Any]], None]) 
         if not other.name.startswith("er_") or "_1.pt" not in other.name:
             other.unlink()
     torch.save(state, path)
-    about = json.loads(sidecar(path).read_text())
+    about = json.loads(sidecars.path_of(path).read_text())
     about |= {"sha256": digest(path), "bytes": path.stat().st_size, "twins": []}
-    sidecar(path).write_text(json.dumps(about))
+    sidecars.path_of(path).write_text(json.dumps(about))
     return path
 
 
@@ -212,7 +212,7 @@ def test_a_path_for_a_source_is_not_used(good: Path, place: Path, how: str) -> N
 
     path = poisoned(good, place / "run", change)
     if how == "disk":
-        sidecar(path).unlink()
+        sidecars.path_of(path).unlink()
     done = load(place, path, "data.root=data")
     assert done.returncode == 2
     assert "dataset.source.mirrors=" in done.stderr

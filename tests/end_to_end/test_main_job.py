@@ -15,7 +15,8 @@ import pytest
 import torch
 from process import ROOT, command, environment, run_folder, train_in
 
-from perdure.checkpoint.core.format import read, sidecar
+from perdure.checkpoint.core import sidecars
+from perdure.checkpoint.core.format import read
 
 MAIN = ("model=er", "dataset=seq-mnist", "checkpoint.save=true")
 SHORT = ("dataset.iterations=60", "training.log_every=20")
@@ -110,7 +111,7 @@ def test_one_full_checkpoint_a_task(main_job: tuple[Path, str]) -> None:
     assert state["args"]["model"]["name"] == "er"
     assert state["buffer"]["seen"] == 36017
     assert state["buffer"]["fields"]["raw"].dtype == torch.uint8
-    assert sidecar(checkpoints / names[2]).is_file()
+    assert sidecars.path_of(checkpoints / names[2]).is_file()
     assert torch.load(checkpoints / names[0], weights_only=True)["format"] == 1
 
 
@@ -164,7 +165,7 @@ def test_a_killed_run_keeps_what_it_had(tmp_path: Path) -> None:
     assert len(results["accuracy_matrix"]["class_il"]) >= 2
     assert len([row for row in rows_of(folder) if row["kind"] == "task"]) >= 2
     newest = max(
-        (p for p in (folder / "checkpoints").glob("*_full.pth") if sidecar(p).is_file()),
+        (p for p in (folder / "checkpoints").glob("*_full.pth") if sidecars.path_of(p).is_file()),
         key=lambda p: int(p.name.split("-")[1].split("_")[0]),
     )
     assert read(newest)["position"]["global_step"] >= 2450

@@ -282,10 +282,10 @@ def test_a_sweep_runs_only_what_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_kill_storm(tmp_path: Path) -> None:
+def test_runs_killed_at_random_end_alike(tmp_path: Path) -> None:
     """Six methods, SIGKILL at 54 random instants; every end is that of the undisturbed run."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "kill_storm.py"), "--kills", "54", "--json"],
+        [sys.executable, str(ROOT / "scripts" / "crash_test.py"), "--kills", "54", "--json"],
         env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,

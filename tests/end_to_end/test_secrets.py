@@ -19,7 +19,7 @@ TINY = ("model=er", "dataset.iterations=5", "dataset.stop_after=1", "tracking.co
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
-    """(A light file, a full one)."""
+    """(A weights-only checkpoint, a full one)."""
     folder = tmp_path_factory.mktemp("good")
     perdure.train(*TINY, "checkpoint.save=true", folder=folder)
     there = folder / "checkpoints"

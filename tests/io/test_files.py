@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from perdure.io.files import locked, matches
+from perdure.io.files import matches
+from perdure.io.locking import locked
 
 
 def test_never_two_hold_the_lock_though_its_file_goes_each_time(tmp_path: Path) -> None:

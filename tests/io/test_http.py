@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from perdure.io.download import Limits, RefusedError, Transfer
 from perdure.io.http import Web, check, clean, origin
+from perdure.io.transfer import Limits, RefusedError, Transfer
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from perdure.io.http import Web, check, clean, origin
     ids=str,
 )
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_clouds_metadata_service_is_not_asked(scheme: str, host: str) -> None:
+def test_a_cloud_metadata_service_is_not_contacted(scheme: str, host: str) -> None:
     with pytest.raises(RefusedError, match="metadata service"):
         check(f"{scheme}://{host}/latest/meta-data/")
 
@@ -60,7 +60,7 @@ def test_nor_through_a_name_that_leads_there(monkeypatch: pytest.MonkeyPatch) ->
     ["http://127.0.0.1:8080/x", "https://[::1]/x", "http://10.0.0.1", "http://169.253.0.1/"],
     ids=str,
 )
-def test_other_addresses_are_asked_private_ones_too(url: str) -> None:
+def test_other_addresses_are_contacted_private_ones_too(url: str) -> None:
     check(url)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from webserver import SecureServer, Server, serving
 
-from perdure.io.download import Answer, BrokenOffError, Limits, RefusedError, Transfer
 from perdure.io.http import Web
+from perdure.io.transfer import InterruptedTransferError, Limits, RefusedError, Response, Transfer
 
 DATA = b"weights"
 METADATA = "169.254.169.254"
@@ -66,7 +66,7 @@ def secure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SecureSe
 
 def get(url: str) -> bytes:
     with Web(20.0)(url, 0, {}, {}, Transfer(Limits())) as answer:
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, Response)
         return b"".join(answer.blocks)
 
 
@@ -104,18 +104,18 @@ def test_checked_addresses_are_tried_in_turn(server: Server, names: Names) -> No
     names.means("several.example", ["127.0.0.2", "127.0.0.1"])  # nobody listens at the first
     assert get(f"http://several.example:{server.server_port}/x") == DATA
     names.means("several.example", ["127.0.0.2", "127.0.0.3"])
-    with pytest.raises(BrokenOffError, match="refused"):
+    with pytest.raises(InterruptedTransferError, match="refused"):
         get(f"http://several.example:{server.server_port}/x")
 
 
-def test_the_server_is_told_the_name(server: Server, names: Names) -> None:
+def test_the_server_receives_the_name(server: Server, names: Names) -> None:
     names.means("named.example", ["127.0.0.1"])
     get(f"http://Named.example:{server.server_port}/x")
     assert server.headers[0]["Host"] == f"Named.example:{server.server_port}"
 
 
-def test_an_unknown_name_is_told(names: Names) -> None:
-    with pytest.raises(BrokenOffError, match=r"(?i)name|address"):
+def test_an_unknown_name_is_an_error(names: Names) -> None:
+    with pytest.raises(InterruptedTransferError, match=r"(?i)name|address"):
         get("http://nowhere.invalid/x")
 
 
@@ -126,9 +126,9 @@ def test_the_certificate_must_be_for_the_name(secure: SecureServer, names: Names
     for name in ("good.example", "wrong.example"):
         names.means(name, ["127.0.0.1"], [METADATA])
     assert get(secure.url("/x", "good.example")) == DATA
-    with pytest.raises(BrokenOffError, match=r"not valid for 'wrong\.example'"):
+    with pytest.raises(InterruptedTransferError, match=r"not valid for 'wrong\.example'"):
         get(secure.url("/x", "wrong.example"))
-    with pytest.raises(BrokenOffError, match=r"not valid for '127\.0\.0\.1'"):
+    with pytest.raises(InterruptedTransferError, match=r"not valid for '127\.0\.0\.1'"):
         get(secure.url("/x"))
     assert secure.asked_for == ["good.example", "wrong.example", None]
     assert [asked["Host"] for asked in secure.headers] == [f"good.example:{secure.server_port}"]
@@ -155,6 +155,6 @@ def test_a_proxy_is_a_tunnel_for_tls(
     names.means("wrong.example", ["192.0.2.1"])
     server.behind = secure
     assert get("https://good.example/x") == DATA
-    with pytest.raises(BrokenOffError, match=r"not valid for 'wrong\.example'"):
+    with pytest.raises(InterruptedTransferError, match=r"not valid for 'wrong\.example'"):
         get("https://wrong.example/x")
     assert [path for path, _ in server.requests] == ["good.example:443", "wrong.example:443"]

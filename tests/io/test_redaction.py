@@ -206,7 +206,7 @@ def test_what_hydra_will_refuse_is_redacted_too(argument: str) -> None:
     assert "?s3cret" not in shown
 
 
-def test_two_secrets_of_one_address_are_told_apart_in_the_order_typed() -> None:
+def test_two_secrets_of_one_address_are_distinguished_in_the_order_typed() -> None:
     table = Addresses()
     typed = [f"a.b{i}='https://h/a?t=secret-{i}'" for i in (0, 1, 1, 2)]
     shown = table.command(typed)
@@ -226,7 +226,7 @@ def test_the_next_command_starts_anew() -> None:
 
 
 @pytest.mark.parametrize("shown", ["https://h/a?t=***", "s3://***@b/a", "x::https://h/#***"])
-def test_a_secret_that_this_process_has_not_seen_is_asked_for(shown: str) -> None:
+def test_a_secret_that_this_process_has_not_seen_must_be_typed_again(shown: str) -> None:
     with pytest.raises(UserError, match=r"^checkpoint\.load=.*must be the whole address, typed"):
         Addresses().restore(shown, "checkpoint.load")
     with pytest.raises(UserError, match=r"^dataset\.source\.url="):

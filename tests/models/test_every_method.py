@@ -21,7 +21,7 @@ from perdure.run.assemble import make_method, settings
 from perdure.tracking import events
 from perdure.training.optim import SGD, OptimizerFactory
 from perdure.training.recording import Recording
-from perdure.training.state import Occasion, Position, Written
+from perdure.training.state import Position, SaveContext, SavedCheckpoint
 from perdure.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -61,13 +61,13 @@ class Keep:
     def wants_epochs(self) -> bool:
         return False
 
-    def save(self, state: dict[str, Any], occasion: Occasion) -> None:
-        file, ended = io.BytesIO(), occasion.ended
+    def save(self, state: dict[str, Any], context: SaveContext) -> None:
+        file, ended = io.BytesIO(), context.ended
         torch.save(state, file)
-        name = f"step {occasion.position.global_step}" if ended is None else f"task {ended}"
+        name = f"step {context.position.global_step}" if ended is None else f"task {ended}"
         self.files[name] = file.getvalue()
 
-    def written(self) -> list[Written]:
+    def take_saved(self) -> list[SavedCheckpoint]:
         return []
 
     def wait(self) -> None: ...

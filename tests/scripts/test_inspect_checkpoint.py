@@ -17,8 +17,10 @@ from others import MammothMLP, mammoth_checkpoint
 from perdure.backbones.mlp import MLP
 from perdure.buffers.reservoir import Reservoir
 from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core import sidecars
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental
+from perdure.io import atomic
 from perdure.models.er import ER
 from perdure.training.recording import Recording
 from perdure.training.settings import Settings
@@ -61,18 +63,18 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+def run_script(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
     status = inspect_checkpoint.main([str(a) for a in arguments])
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 
 
 def test_a_full_file(path: Path, state: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = told(capsys, path)
+    status, out, err = run_script(capsys, path)
     assert (status, err) == (0, "")
     lines = dict(line.split(maxsplit=1) for line in out.splitlines() if line and line[0] != " ")
     assert lines["file"].startswith("er_1.pt: the full state of a run, ")
-    digest = json.loads(files.sidecar(path).read_text())["sha256"]
+    digest = json.loads(sidecars.path_of(path).read_text())["sha256"]
     assert lines["intact"] == f"yes, SHA-256 {digest} as in its sidecar"
     assert lines["run"] == "er on seq-mnist, buffer 50, seed 7, started 20261122-101112"
     assert lines["overrides"] == "seed=7"
@@ -89,7 +91,7 @@ def test_a_full_file(path: Path, state: Run, capsys: pytest.CaptureFixture[str])
 
 
 def test_the_same_for_programs(path: Path, state: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = told(capsys, path, "--json")
+    status, out, _ = run_script(capsys, path, "--json")
     known = json.loads(out)
     assert status == known["status"] == 0
     assert known["intact"] is True
@@ -102,7 +104,10 @@ def test_the_same_for_programs(path: Path, state: Run, capsys: pytest.CaptureFix
 def test_a_finished_run(state: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = {**state, "position": {"task": 5, "epoch": 0, "step": 0, "global_step": 1234}}
     files.write(tmp_path / "a.pt", done, {})
-    assert "stands     all 5 tasks trained, 1,234 steps done" in told(capsys, tmp_path / "a.pt")[1]
+    assert (
+        "stands     all 5 tasks trained, 1,234 steps done"
+        in run_script(capsys, tmp_path / "a.pt")[1]
+    )
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]], ids=["text", "json"])
@@ -110,7 +115,7 @@ def test_damage_is_status_1(
     path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     flip(path)
-    status, out, err = told(capsys, path, *arguments)
+    status, out, err = run_script(capsys, path, *arguments)
     assert status == 1
     assert err.startswith(f"perdure: {path}: damaged (its SHA-256")
     assert (json.loads(out)["intact"] is False) if arguments else out == ""
@@ -120,8 +125,8 @@ def test_a_file_whose_sidecar_alone_is_left_is_lost(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path.unlink()
-    assert told(capsys, path)[0] == 1
-    assert told(capsys, path.parent)[0] == 1
+    assert run_script(capsys, path)[0] == 1
+    assert run_script(capsys, path.parent)[0] == 1
 
 
 def test_what_cannot_be_read_is_status_2(
@@ -132,18 +137,18 @@ def test_what_cannot_be_read_is_status_2(
             return os.mkdir, (str(tmp_path / "ran"),)
 
     torch.save({"model": Hostile()}, tmp_path / "a.pt")
-    status, out, err = told(capsys, tmp_path / "a.pt")
+    status, out, err = run_script(capsys, tmp_path / "a.pt")
     assert (status, out, len(err.splitlines())) == (2, "", 1)
     assert "nothing in it was run: it asks for posix.mkdir" in err
     assert not (tmp_path / "ran").exists()
-    status, _, err = told(capsys, tmp_path / "none.pt")
+    status, _, err = run_script(capsys, tmp_path / "none.pt")
     assert (status, err) == (2, f"perdure: {tmp_path / 'none.pt'}: there is no such file\n")
 
 
 def test_a_mammoth_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = {"examples": torch.rand(5, 1, 28, 28), "labels": torch.arange(5)}
     torch.save(mammoth_checkpoint(MammothMLP(), rows), tmp_path / "a.pt")
-    status, out, _ = told(capsys, tmp_path / "a.pt")
+    status, out, _ = run_script(capsys, tmp_path / "a.pt")
     assert status == 0
     assert "a.pt: a Mammoth checkpoint, " in out
     assert "intact     yes by the file's own checksums (CRC-32); it has no sidecar" in out
@@ -177,7 +182,7 @@ def test_a_full_file_with_odd_parts_is_no_traceback(
 ) -> None:
     model = {"w": torch.ones(1)}
     torch.save({"model": model, "format": 1, "position": {}, **content}, tmp_path / "a.pt")
-    status, out, _ = told(capsys, tmp_path / "a.pt", *arguments)
+    status, out, _ = run_script(capsys, tmp_path / "a.pt", *arguments)
     assert status == 0
     assert "perdure" in out or "full state of a run" in out
 
@@ -187,19 +192,19 @@ def test_a_files_words_never_steer_the_terminal(
 ) -> None:
     content = {"model": {"w": torch.ones(1)}, "format": 1, "position": {}}
     torch.save({**content, "versions": {"torch": "\x1b[2J\n"}}, tmp_path / "a.pt")
-    assert "torch  [2J " in told(capsys, tmp_path / "a.pt")[1]
+    assert "torch  [2J " in run_script(capsys, tmp_path / "a.pt")[1]
     torch.save({"\x1b[2J": 3}, tmp_path / "b.pt")
-    assert "holds  [2J, where" in told(capsys, tmp_path / "b.pt")[2]
+    assert "holds  [2J, where" in run_script(capsys, tmp_path / "b.pt")[2]
 
 
 def test_a_folder(path: Path, state: Run, capsys: pytest.CaptureFixture[str]) -> None:
     folder = path.parent
     weights = {"model_state_dict": MLP((1, 28, 28), 10).state_dict()}
     files.write(folder / "task1.1.pth", weights, {"position": state["position"]})
-    files.point(folder / "best.pth", folder / "task1.1.pth")
+    atomic.update_link(folder / "best.pth", folder / "task1.1.pth")
     os.utime(path)
     for wanted in (folder, folder.parent):
-        status, out, err = told(capsys, wanted)
+        status, out, err = run_script(capsys, wanted)
         rows = [line.split()[0] for line in out.splitlines()]
         assert (status, err) == (0, "")
         assert rows == ["file", "task1.1.pth", "er_1.pt", "best.pth"]
@@ -207,17 +212,17 @@ def test_a_folder(path: Path, state: Run, capsys: pytest.CaptureFixture[str]) ->
         assert "best.pth -> task1.1.pth" in out
     flip(path)
     torch.save([1], folder / "odd.pt")
-    status, out, err = told(capsys, folder)
+    status, out, err = run_script(capsys, folder)
     assert status == 1
     rows = {line.split()[0]: line.split()[2:] for line in out.splitlines()}
     assert rows["er_1.pt"] == ["no", "see", "below"]
     assert rows["odd.pt"] == ["?", "see", "below"]
     assert len(err.splitlines()) == 2
-    assert len(json.loads(told(capsys, folder, "--json")[1])) == 4
+    assert len(json.loads(run_script(capsys, folder, "--json")[1])) == 4
 
 
 def test_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, _, err = told(capsys, tmp_path)
+    status, _, err = run_script(capsys, tmp_path)
     assert (status, err) == (2, f"perdure: {tmp_path}: holds no checkpoint (a .pt or .pth file)\n")
 
 

@@ -18,7 +18,7 @@ from perdure.datasets.scenarios import ClassIncremental
 from perdure.run.assemble import make_method, settings
 from perdure.training.optim import OptimizerFactory
 from perdure.training.recording import Recording
-from perdure.training.state import Occasion, Position, Written
+from perdure.training.state import Position, SaveContext, SavedCheckpoint
 from perdure.training.trainer import Trainer
 
 SMALL = (
@@ -45,11 +45,11 @@ class InMemory:
     def wants_epochs(self) -> bool:
         return False
 
-    def save(self, state: dict[str, Any], occasion: Occasion) -> None:
-        if occasion.position.global_step == self.at:
+    def save(self, state: dict[str, Any], context: SaveContext) -> None:
+        if context.position.global_step == self.at:
             self.state = plain(state)
 
-    def written(self) -> list[Written]:
+    def take_saved(self) -> list[SavedCheckpoint]:
         return []
 
     def wait(self) -> None: ...

@@ -23,8 +23,8 @@ from perdure.tracking import events
 from perdure.training.evaluation import Evaluator
 from perdure.training.optim import SGD
 from perdure.training.recording import Launch, Recording
-from perdure.training.saving import Saving
-from perdure.training.state import Occasion, Written
+from perdure.training.saving import CheckpointHook
+from perdure.training.state import SaveContext, SavedCheckpoint
 from perdure.training.step import Step
 from perdure.training.trainer import Trainer
 
@@ -190,10 +190,10 @@ class Kept:
     def wants_epochs(self) -> bool:
         return False
 
-    def save(self, state: dict[str, Any], occasion: Occasion) -> None:
+    def save(self, state: dict[str, Any], context: SaveContext) -> None:
         self.states.append(state)
 
-    def written(self) -> list[Written]:
+    def take_saved(self) -> list[SavedCheckpoint]:
         return []
 
     def wait(self) -> None:
@@ -238,7 +238,7 @@ def test_a_method_for_other_scenarios_is_refused(make_trainer: MakeTrainer, few:
 
 
 @pytest.mark.parametrize(
-    "kind", [Trainer, Step, Evaluator, Saving, ShardedStep, ControlFlags, Recording, Launch]
+    "kind", [Trainer, Step, Evaluator, CheckpointHook, ShardedStep, ControlFlags, Recording, Launch]
 )
 def test_a_part_takes_at_most_eight_parameters(kind: type) -> None:
     assert 1 <= len(inspect.signature(kind).parameters) <= 8

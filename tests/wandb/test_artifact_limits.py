@@ -25,7 +25,7 @@ from mirrored import PROJECT, RunFolder, hurried
 from wandb_server import Fault, StandIn
 
 from perdure.checkpoint.core import format as files
-from perdure.io.download import Limits
+from perdure.io.transfer import Limits
 from perdure.wandb import artifacts
 
 __all__ = ["hurried", "impatient", "run"]
@@ -82,7 +82,7 @@ def test_a_download_that_hangs_does_not_keep_the_process(
     monkeypatch.setattr(hurried, "arrived", holding(hurried, gate, DOWNLOADS.index(SECOND)))
     program = (
         "import sys; from pathlib import Path; from perdure.checkpoint import artifacts; "
-        "from perdure.io.download import Limits; "
+        "from perdure.io.transfer import Limits; "
         "artifacts.fetch(sys.argv[1], Path(sys.argv[2]), limits=Limits(15.0))"
     )
     before = downloads(hurried)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mirrored import PIXEL, PROJECT, RunFolder, hurried, lines, open_mirror
 from wandb_server import StandIn
 
-from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core import sidecars
 from perdure.errors import UserError
 from perdure.wandb import record as records
 from perdure.wandb.record import Record
@@ -96,7 +96,7 @@ def test_a_checkpoint_that_is_a_link_is_not_kept(
     hurried: StandIn, folder: RunFolder, which: str
 ) -> None:
     path = folder.path / "checkpoints" / "0.pt"
-    moved = {"checkpoint": path, "sidecar": files.sidecar(path), "folder": path.parent}[which]
+    moved = {"checkpoint": path, "sidecar": sidecars.path_of(path), "folder": path.parent}[which]
     outside = secret(folder).with_name("elsewhere")
     os.replace(moved, outside)
     moved.symlink_to(outside)
@@ -298,8 +298,9 @@ def test_no_bytes_make_the_record_raise(
     records.load(folder)
 
 
-def test_a_link_in_the_place_of_a_temporary_file_is_not_written_to(folder: RunFolder) -> None:
-    (folder.path / f".{records.NAME}.tmp").symlink_to(secret(folder))
+def test_a_link_in_the_place_of_the_record_is_not_written_to(folder: RunFolder) -> None:
+    (folder.path / records.NAME).unlink(missing_ok=True)
+    (folder.path / records.NAME).symlink_to(secret(folder))
     Record("r1", "cl").save(folder.path)
     assert secret(folder).read_text() == SECRET
     assert records.load(folder.path) == Record("r1", "cl")

@@ -10,7 +10,6 @@ from checkpoint.test_artifacts import get, impatient, named, publish, refused
 from mirrored import PROJECT, RunFolder, hurried
 from wandb_server import ENTITY, StandIn
 
-from perdure.checkpoint.core import format as files
 from perdure.checkpoint.core import sidecars
 from perdure.io.files import digest
 from perdure.wandb import artifacts
@@ -88,7 +87,7 @@ def test_results_come_from_the_results_of_the_same_project_alone(
 def claiming(tmp_path: Path, name: str, **more: Any) -> None:
     """Somebody's artifact that says it is a checkpoint of the run r1."""
     path = RunFolder(tmp_path / "run").checkpoint(10, "task")
-    contents = {p.name: p.read_bytes() for p in (path, files.sidecar(path))}
+    contents = {p.name: p.read_bytes() for p in (path, sidecars.path_of(path))}
     said = {"file": path.name, "run": "r1", "sha256": digest(path), **more}
     publish(name, contents, tmp_path / "it", metadata=said)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mirrored import STEPS, RunFolder
 
 from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core import sidecars
 from perdure.io.files import digest
 from perdure.wandb import upload_queue as module
 from perdure.wandb.upload_queue import Outbox, Parcel
@@ -84,7 +85,7 @@ def test_a_task_whose_state_is_that_of_the_best_epoch_is_best(
 ) -> None:
     epoch = run.checkpoint(STEPS, "epoch", best=True)
     task = epoch.with_name("0.pt")
-    about = json.loads(files.sidecar(epoch).read_text())
+    about = json.loads(sidecars.path_of(epoch).read_text())
     files.link(epoch, task, {**about, "kind": "task"})
     outbox.add_checkpoint(task)
     assert aliases(outbox) == [["latest", "task-0", "best"]]
@@ -92,8 +93,8 @@ def test_a_task_whose_state_is_that_of_the_best_epoch_is_best(
 
 def test_joint_training_has_a_name_of_its_own(run: RunFolder, outbox: Outbox) -> None:
     path = run.checkpoint(STEPS, "task")
-    about = json.loads(files.sidecar(path).read_text())
-    files.sidecar(path).write_text(json.dumps({**about, "stage": "joint"}))
+    about = json.loads(sidecars.path_of(path).read_text())
+    sidecars.path_of(path).write_text(json.dumps({**about, "stage": "joint"}))
     outbox.add_checkpoint(path)
     assert aliases(outbox) == [["latest", "joint"]]
 

@@ -9,7 +9,7 @@ from mirrored import PROJECT, RunFolder, open_mirror
 from wandb_server import ENTITY, StandIn
 
 from perdure.errors import UserError
-from perdure.io.download import DEFAULT_LIMITS, Limits
+from perdure.io.transfer import DEFAULT_LIMITS, Limits
 from perdure.wandb import artifacts
 from perdure.wandb.artifacts import Fetched
 

@@ -27,6 +27,7 @@ from perdure.config.overrides import Arguments
 from perdure.config.published import CONF, notices
 from perdure.config.schema import validate
 from perdure.errors import ExitRun, PeerLostError, PerdureError, PreemptedError, UserError
+from perdure.io.atomic import remove_temporaries
 from perdure.io.files import require_own
 from perdure.io.redaction import ADDRESSES
 from perdure.ranks import environment, rendezvous
@@ -179,7 +180,6 @@ class Program:
     def _train(self, config: DictConfig, folder: RunFolder, flag: StopFlag) -> dict[str, Any]:
         # What is imported stays; looking through it for garbage costs an eighth of the imports.
         gc.disable()
-        from perdure.checkpoint.core.format import sweep
         from perdure.run.assemble import run
 
         gc.freeze()
@@ -188,7 +188,8 @@ class Program:
         start = self._plan.start
         limits = limits_of(config.checkpoint.max_minutes, config.checkpoint.max_gigabytes)
         if environment.is_main():
-            sweep(folder.checkpoints)
+            remove_temporaries(folder.path)
+            remove_temporaries(folder.checkpoints)
             if environment.restart_count() or config.checkpoint.resume is not None:
                 start = folder.latest_intact(limits) or start
         return run(

@@ -120,7 +120,7 @@ class CheckpointConfig:
     monitor: str = "average_accuracy"
     mode: Direction = Direction.max
     keep: int | None = None
-    light: bool = True
+    weights_only: bool = True
     load: str | None = None
     allow: list[str] = field(default_factory=list)
     resume: Resume | None = None

@@ -11,9 +11,11 @@ from urllib.parse import urlsplit
 
 from perdure.datasets.files import ROOT
 from perdure.errors import UserError
-from perdure.io.download import Download, FetchError, Limits, Transfer
-from perdure.io.files import locked, matches, partial
+from perdure.io.download import Download, FetchError
+from perdure.io.files import matches
 from perdure.io.http import SCHEMES, Web
+from perdure.io.locking import locked, partial
+from perdure.io.transfer import Limits, Transfer
 
 __all__ = ["FetchError", "fetch", "time_limit"]
 
@@ -83,7 +85,7 @@ def fetch(
             setting=ROOT,
         )
         try:
-            download.from_any(urls)
+            download.fetch(urls)
             download.publish(path)
         finally:
             if not alone:  # no later call would find this part again

@@ -1,7 +1,8 @@
-"""One file from anywhere into a `.part` beside its place: resumed, limited, tried again.
+"""Download of one file: resume of a partial file, retry and backoff, mirrors, timeout, size limit.
 
-A transfer has a timeout and a maximum size as a whole: retries, backoff, redirects and mirrors
-count together, so that a server that sends a byte now and then holds nobody for ever.
+The file is built up in a `.part` beside its place. A transfer has a timeout and a maximum size as a
+whole: retries, backoff, redirects and mirrors count together, so that a server that sends a byte
+now and then cannot keep a program waiting for ever.
 """
 
 from __future__ import annotations
@@ -10,138 +11,44 @@ import hashlib
 import json
 import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from perdure.errors import UserError
-from perdure.io.files import publish, writing
+from perdure.io.atomic import publish, write_json
+from perdure.io.files import writing
+from perdure.io.transfer import (
+    FileVersion,
+    InterruptedTransferError,
+    OverLimitError,
+    RefusedError,
+    Response,
+    Source,
+    Transfer,
+)
 
-Version = Mapping[str, str]
-"""What a server tells of its file; equal `exact` entries promise equal bytes."""
+Validator = Callable[[Path, bool], str | None]
+"""(finished part, whether the server marked the end of the file) → why it is invalid, or None."""
 
-Flaw = Callable[[Path, bool], str | None]
-"""What is wrong with a finished part, or None; told also whether the file's end is known."""
-
-_PROGRESS = 1 << 20  # bytes gained by a failed round that make it worth starting to count anew
-_GLANCE = 1.0  # seconds between two looks at what has arrived in a thread
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a transfer may cost as a whole.
-
-    Attributes:
-        seconds: from its start to its end, whatever it waits for.
-        n_bytes: the most that is taken, by all attempts together.
-        group: of the configuration, whose `max_minutes` and `max_gigabytes` these are.
-    """
-
-    seconds: float = 60 * 60.0
-    n_bytes: int = 20 * 10**9
-    group: str = "checkpoint"
-
-    @property
-    def time(self) -> str:
-        """The limit of time as the user sets it."""
-        return f"{self.group}.max_minutes={self.seconds / 60:g}"
-
-    @property
-    def size(self) -> str:
-        """The limit of size as the user sets it."""
-        return f"{self.group}.max_gigabytes={self.n_bytes / 1e9:g}"
-
-
-DEFAULT_LIMITS = Limits()
-"""Those of a checkpoint, where the configuration says nothing else."""
-
-
-class OverLimitError(Exception):
-    """A transfer has reached its limit; the message says which, and how far it got."""
-
-
-class Transfer:
-    """A transfer under way: when it began, and how many bytes it has taken."""
-
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self.n_bytes = 0
-        self._began = time.monotonic()
-
-    def left(self, untaken: int = 0) -> float:
-        """Seconds that remain; `untaken`: bytes that have arrived but are not counted yet.
-
-        Raises:
-            OverLimitError: none do, or there are too many bytes.
-        """
-        limits, n_bytes = self.limits, self.n_bytes + untaken
-        if n_bytes > limits.n_bytes:
-            raise OverLimitError(
-                f"it sends more than the {limits.n_bytes} bytes that {limits.size} allows"
-            )
-        passed = time.monotonic() - self._began
-        if passed >= limits.seconds:
-            raise OverLimitError(
-                f"it takes longer than {limits.time} allows, {n_bytes} bytes arrived in "
-                f"{passed:.1f} seconds (a larger value waits longer)"
-            )
-        return limits.seconds - passed
-
-    def take(self, n_bytes: int) -> None:
-        """Counts bytes that have arrived. Raises OverLimitError."""
-        self.n_bytes += n_bytes
-        self.left()
-
-    def pause(self, seconds: float) -> None:
-        """Waits so long, or until the time is over. Raises OverLimitError."""
-        time.sleep(min(seconds, self.left()))
-        self.left()
-
-    def timeout(self, silence: float) -> float:
-        """Seconds to wait for the next byte, where a server may be silent for `silence` seconds.
-
-        Raises OverLimitError.
-        """
-        return min(silence, self.left())
-
-    def bounded(self, work: Callable[[], _T], arrived: Callable[[], int] = int) -> _T:
-        """What `work` gives, for work that takes no timeout, or cannot be trusted with one.
-
-        At the limit it is left alone in its thread, which does not keep the process from ending.
-        `arrived`: bytes that it has got so far and that are not counted yet.
-        Raises OverLimitError, and what `work` raises.
-        """
-        outcome = Future[_T]()
-
-        def run() -> None:
-            try:
-                outcome.set_result(work())
-            except BaseException as error:
-                outcome.set_exception(error)
-
-        left = self.left()
-        threading.Thread(target=run, daemon=True).start()
-        while not wait([outcome], min(left, _GLANCE)).done:
-            left = self.left(arrived())
-        return outcome.result()
+_PROGRESS = (
+    1 << 20
+)  # bytes gained by a failed round after which the pauses start from the first again
 
 
 class FetchError(UserError):
-    """No mirror gave the file; the message says what each of them answered.
+    """No mirror gave the file; the message holds the error of each.
 
-    `why`: the answers alone; `final`: whether asking again later can be no use.
+    Attributes:
+        reason: the errors alone.
+        final: whether a later retry cannot help.
     """
 
-    def __init__(self, message: str, why: str = "", final: bool = False) -> None:
+    def __init__(self, message: str, reason: str = "", final: bool = False) -> None:
         super().__init__(message)
-        self.why = why
+        self.reason = reason
         self.final = final
 
 
@@ -149,71 +56,50 @@ class LimitError(FetchError):
     """The transfer as a whole has reached its limit, so nothing else is worth trying."""
 
 
-class RefusedError(Exception):
-    """A source that will not give the file however often it is asked."""
-
-
-class BrokenOffError(Exception):
-    """A transfer that ended early and may be taken up again."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a source sends: the file from byte `start` on.
-
-    `total`: size of the whole file where it is told. `delimited`: whether the end of the blocks is
-    known to be the end of the file, rather than of the connection.
-    """
-
-    blocks: Iterable[bytes]
-    start: int
-    total: int | None
-    delimited: bool
-    version: Version
-
-
-class Source(Protocol):
-    """Where files come from."""
-
-    def __call__(
-        self, url: str, have: int, part: Version, held: Version, transfer: Transfer, /
-    ) -> AbstractContextManager[Answer | None]:
-        """The file from byte `have` on if it is still the version `part`, else from the start.
-
-        None where the file is still the version `held`. Whatever the source waits for, it waits no
-        longer than `transfer` allows. Raises RefusedError, BrokenOffError, OverLimitError and
-        OSError.
-        """
-
-
 @dataclass
 class Download:
-    """A file on its way into `part`; beside it lies the version that it is a part of.
+    """One file that is downloaded to `part`; `<part>.version` holds the version it belongs to.
 
-    `limit`: the most bytes that the file may have, `limit_of`: whose limit that is, for errors.
-    `checksummed`: whether `flaw` would notice a part of two versions.
+    Attributes:
+        name: of the file, for messages.
+        part: the partial file, which a later call resumes.
+        source: where it comes from.
+        validate: why the finished file is invalid, or None.
+        transfer: which all attempts count to.
+        limit: the most bytes that the file may have.
+        pauses: seconds before each further round over the mirrors.
+        limit_of: the origin of `limit`, for errors.
+        checksummed: whether `validate` would notice a file made of two versions.
+        cached: the version of a complete copy, which makes a transfer needless.
+        setting: the key of the configuration that names the folder, for errors.
+        version: of the file that was received.
     """
 
     name: str
     part: Path
     source: Source
-    flaw: Flaw
+    validate: Validator
     transfer: Transfer
     limit: int
-    pauses: Sequence[float]  # seconds before each further round
+    pauses: Sequence[float]
     limit_of: str = "that are accepted"
     checksummed: bool = True
-    held: Version = field(default_factory=dict)  # of a copy that makes a transfer needless
+    cached: FileVersion = field(default_factory=dict)
     setting: str | None = None
-    version: Version = field(default_factory=dict, init=False)
+    version: FileVersion = field(default_factory=dict, init=False)
     _delimited: bool = field(default=False, init=False)
 
-    def from_any(self, urls: Sequence[str]) -> bool:
-        """Rounds over the mirrors until one gives the file; a mirror that refuses is left out.
+    def fetch(self, urls: Sequence[str]) -> bool:
+        """Try the mirrors in rounds until one gives the file; one that refuses is left out.
 
-        Returns False where the file is the version held. Raises FetchError.
+        Returns:
+            Whether the file was received; False where the cached version is still current.
+
+        Raises:
+            FetchError: no mirror gave it.
+            LimitError: the transfer as a whole is over its limit.
         """
-        mirrors, answers = list(dict.fromkeys(urls)), dict[str, str]()
+        mirrors, errors = list(dict.fromkeys(urls)), dict[str, str]()
         furthest, pauses = self._size(), iter(self.pauses)
         try:
             while True:
@@ -222,10 +108,10 @@ class Download:
                         return self._from_mirror(url)
                     except RefusedError as refusal:
                         mirrors.remove(url)
-                        answers[url] = str(refusal)
-                    except (OSError, BrokenOffError) as error:
-                        self.transfer.left()  # a server that was cut short is not to blame
-                        answers[url] = str(error) or type(error).__name__
+                        errors[url] = str(refusal)
+                    except (OSError, InterruptedTransferError) as error:
+                        self.transfer.remaining()  # a server that was cut short is not to blame
+                        errors[url] = str(error) or type(error).__name__
                 if self._size() >= furthest + _PROGRESS:
                     furthest, pauses = self._size(), iter(self.pauses)
                 pause = next(pauses, None)
@@ -233,27 +119,28 @@ class Download:
                     break
                 self.transfer.pause(pause)
         except OverLimitError as error:
-            raise self._failed(LimitError, str(error), answers) from error
-        raise self._failed(FetchError, "", answers, final=not mirrors)
+            raise self._failed(LimitError, str(error), errors) from error
+        raise self._failed(FetchError, "", errors, final=not mirrors)
 
     def _failed(
-        self, kind: type[FetchError], limit: str, answers: Mapping[str, str], final: bool = False
+        self, kind: type[FetchError], limit: str, errors: Mapping[str, str], final: bool = False
     ) -> FetchError:
         if self._size() == 0:
             self.discard()
-        said = [f"{_host(url)}: {answer}" for url, answer in answers.items()]
-        why = "; ".join([limit, *said] if limit else said)
-        message = f"{self.name} could not be fetched ({why or 'no mirror is known'})"
-        return kind(message, why, final)
+        of_hosts = [f"{_host(url)}: {error}" for url, error in errors.items()]
+        reason = "; ".join([limit, *of_hosts] if limit else of_hosts)
+        message = f"{self.name} could not be fetched ({reason or 'no mirror is known'})"
+        return kind(message, reason, final)
 
     def publish(self, path: Path) -> None:
-        """Gives the finished part its name."""
+        """Give the finished file its name, atomically. Raises UserError."""
         publish(self.part, path, self.setting)
         self.discard()
 
     def discard(self) -> None:
+        """Remove the partial file and its version. Raises UserError."""
         with writing(self.part.parent, self.setting):
-            self._beside.unlink(missing_ok=True)
+            self._version_file.unlink(missing_ok=True)
             self.part.unlink(missing_ok=True)
 
     def _from_mirror(self, url: str) -> bool:
@@ -262,77 +149,83 @@ class Download:
             if start is None:
                 self.discard()
                 return False
-            flaw = self.flaw(self.part, self._delimited)
-            if flaw is None:
+            invalid = self.validate(self.part, self._delimited)
+            if invalid is None:
                 return True
             self.discard()
             if start == 0:
-                raise RefusedError(flaw)
-            # The part may have come from another mirror or be a torn write: once more, whole.
+                raise RefusedError(invalid)
+            # The part may have come from another mirror or be a torn write: once more, from byte 0.
 
     def _transfer(self, url: str) -> int | None:
-        """Gets what is missing of the part; the byte it went on from, None for the version held."""
-        known = self._known(url)
-        have = self._size() if self.checksummed or "exact" in known else 0
-        self.transfer.left()
-        with self.source(url, have, known, self.held, self.transfer) as answer:
-            if answer is None:
+        """Receive the rest of the part; returns where it resumed, None for the cached version."""
+        known = self._partial_version(url)
+        offset = self._size() if self.checksummed or "exact" in known else 0
+        self.transfer.remaining()
+        with self.source(url, offset, known, self.cached, self.transfer) as response:
+            if response is None:
                 return None
-            self._check(answer, have, known)
-            self.version = {**(known if answer.start else {}), **answer.version}
-            self._delimited = answer.delimited
-            self._receive(answer, url)
-        return answer.start
+            self._check(response, offset, known)
+            self.version = {**(known if response.start else {}), **response.version}
+            self._delimited = response.delimited
+            self._receive(response, url)
+        return response.start
 
-    def _check(self, answer: Answer, have: int, known: Version) -> None:
-        if answer.start not in (0, have):
+    def _check(self, response: Response, offset: int, known: FileVersion) -> None:
+        if response.start not in (0, offset):
             self.discard()
-            raise BrokenOffError("it resumed the transfer at another place than asked")
-        if answer.start and any(known.get(key, now) != now for key, now in answer.version.items()):
+            raise InterruptedTransferError("it resumed the transfer at another byte than requested")
+        if response.start and any(
+            known.get(key, now) != now for key, now in response.version.items()
+        ):
             self.discard()
-            raise BrokenOffError("its file changed during the transfer")
-        if answer.total is not None and answer.total > self.limit:
+            raise InterruptedTransferError("its file changed during the transfer")
+        if response.total is not None and response.total > self.limit:
             self.discard()
             raise RefusedError(
-                f"it offers {answer.total} bytes, more than the {self.limit} {self.limit_of}"
+                f"it offers {response.total} bytes, more than the {self.limit} {self.limit_of}"
             )
 
-    def _receive(self, answer: Answer, url: str) -> None:
-        size = answer.start
+    def _receive(self, response: Response, url: str) -> None:
+        size = response.start
         with writing(self.part.parent, self.setting):
             if size == 0:
                 self.discard()
             file = self.part.open("ab")
-            if size == 0 and "exact" in answer.version:
-                self._beside.write_text(json.dumps({**answer.version, "url": _key(url)}))
-        with file, _Progress(self.name, _host(url), answer.total) as progress:
-            for block in answer.blocks:
+            if size == 0 and "exact" in response.version:
+                write_json(
+                    self._version_file, {**response.version, "url": _key(url)}, durable=False
+                )
+        with file, _Progress(self.name, _host(url), response.total) as progress:
+            for block in response.blocks:
                 size += len(block)
                 if size > self.limit:
                     self.discard()
                     raise RefusedError(f"it sends more than the {self.limit} bytes {self.limit_of}")
                 with writing(self.part.parent, self.setting):
                     file.write(block)
-                self.transfer.take(len(block))
+                self.transfer.count(len(block))
                 progress.show(size)
             with writing(self.part.parent, self.setting):
                 file.flush()
                 os.fsync(file.fileno())
-        if answer.total is not None and size != answer.total:
-            if size > answer.total:
+        if response.total is not None and size != response.total:
+            if size > response.total:
                 self.discard()
-            raise BrokenOffError(f"the transfer ended after {size} of {answer.total} bytes")
+            raise InterruptedTransferError(
+                f"the transfer ended after {size} of {response.total} bytes"
+            )
 
-    def _known(self, url: str) -> Version:
+    def _partial_version(self, url: str) -> FileVersion:
         """The version that the part belongs to, where it came from this address."""
         try:
-            known = json.loads(self._beside.read_text())
+            known = json.loads(self._version_file.read_text())
             return known if known.pop("url") == _key(url) else {}
         except (OSError, ValueError, KeyError, AttributeError):
             return {}
 
     @property
-    def _beside(self) -> Path:
+    def _version_file(self) -> Path:
         return self.part.with_name(f"{self.part.name}.version")
 
     def _size(self) -> int:

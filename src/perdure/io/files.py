@@ -1,4 +1,7 @@
-"""Files on disk: checked as they are read, written whole or not at all, by one writer."""
+"""Reading files from anywhere: checksums (MD5, SHA-256), ordinary files, JSON, links that lead out.
+
+Atomic writes are in `atomic`, locks in `locking`.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,10 @@ import json
 import math
 import os
 import stat
-import sys
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from perdure.errors import UserError
 
@@ -29,10 +30,15 @@ def hasher(algorithm: str, data: bytes | memoryview = b"") -> hashlib._Hash:
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
     """A file's checksum in hex; read in blocks, so its size does not matter. Raises OSError."""
-    state = hasher(algorithm)
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            state.update(block)
+        return digest_of(file, algorithm)
+
+
+def digest_of(file: BinaryIO, algorithm: str = "sha256") -> str:
+    """The checksum, in hex, of what `file` holds from where it stands. Raises OSError."""
+    state = hasher(algorithm)
+    while block := file.read(_BLOCK):
+        state.update(block)
     return state.hexdigest()
 
 
@@ -151,65 +157,3 @@ def require_own(folder: Path) -> None:
                     f"{path}: a link out of the run's folder, to {path.resolve()}: nothing is "
                     "written through it; put a copy in its place, or choose another folder"
                 )
-
-
-@contextmanager
-def locked(path: Path, setting: str | None = None) -> Iterator[bool]:
-    """Holds `<name>.lock` beside `path` while one process writes it; the others wait.
-
-    Yields False on a file system without locks: then write under a name of one's own only
-    (`partial`).
-    """
-    name = path.with_name(f"{path.name}.lock")
-    while True:
-        with writing(path.parent, setting):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = name.open("a")
-        with lock:
-            alone = _acquire(lock, path)
-            # Whoever held the lock removed its file: a lock on a removed file excludes nobody.
-            if alone and not _same_file(lock, name):
-                continue
-            try:
-                yield alone
-            finally:
-                with suppress(OSError):
-                    name.unlink()
-            return
-
-
-def partial(path: Path, alone: bool) -> Path:
-    """Where `path` is built up: `<name>.part`, found again later; without a lock, a unique name."""
-    return path.with_name(f"{path.name}.part" if alone else f"{path.name}.{uuid.uuid4().hex}.part")
-
-
-def publish(part: Path, path: Path, setting: str | None = None) -> None:
-    """Gives a finished file or folder its name, atomically, and makes the name last."""
-    with writing(path.parent, setting):
-        os.replace(part, path)
-    with suppress(OSError):  # some file systems cannot sync a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _acquire(lock: IO[str], path: Path) -> bool:
-    try:
-        import fcntl
-
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process to fetch {path.name}", file=sys.stderr, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-    except (ImportError, OSError):
-        return False
-    return True
-
-
-def _same_file(lock: IO[str], name: Path) -> bool:
-    with suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(lock.fileno()), name.stat())
-    return False

@@ -1,7 +1,8 @@
-"""Files over HTTP: where a request and its redirects may lead, and what of a file is asked for.
+"""HTTP downloads: GET with range and If-None-Match, redirects, tokens, and which hosts are allowed.
 
 A name is looked up once (getaddrinfo); what is checked is what is connected to, so no DNS server
-can give one address to the check and another to the connection (DNS rebinding).
+can give one address to the check and another to the connection (DNS rebinding). Addresses of cloud
+metadata services are refused (server-side request forgery).
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from urllib.error import URLError
 from urllib.parse import quote, urljoin, urlsplit
 from urllib.request import AbstractHTTPHandler, OpenerDirector, ProxyHandler, Request
 
-from perdure.io.download import (
-    Answer,
-    BrokenOffError,
+from perdure.io.transfer import (
+    FileVersion,
+    InterruptedTransferError,
     OverLimitError,
     RefusedError,
+    Response,
     Transfer,
-    Version,
 )
 
 SCHEMES = ("http", "https")
@@ -47,11 +48,11 @@ _METADATA = (ipaddress.ip_address("100.100.100.200"), ipaddress.ip_address("fd00
 
 @dataclass(frozen=True)
 class Place:
-    """Where a host is.
+    """The addresses of a host.
 
     Attributes:
-        addresses: what its name means, as `socket.getaddrinfo` tells.
-        failure: why there are none. A proxy may know them all the same.
+        addresses: as `socket.getaddrinfo` returns them.
+        failure: why there are none; a proxy may find them all the same.
     """
 
     addresses: tuple[Any, ...]
@@ -60,10 +61,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Web:
-    """A `download.Source`.
+    """A `transfer.Source` over HTTP and HTTPS.
 
-    `timeout`: seconds a server may be silent. `tokens`: origin -> bearer token; each is shown to
-    its origin alone, wherever that redirects to.
+    Attributes:
+        timeout: seconds that a server may be silent.
+        tokens: origin → bearer token; each is sent to its origin alone, whatever that redirects to.
     """
 
     timeout: float
@@ -71,18 +73,24 @@ class Web:
 
     @contextmanager
     def __call__(
-        self, url: str, have: int, part: Version, held: Version, transfer: Transfer, /
-    ) -> Iterator[Answer | None]:
-        with self._get(url, _conditions(have, part, held), transfer) as response:
+        self,
+        url: str,
+        offset: int,
+        part: FileVersion,
+        cached: FileVersion,
+        transfer: Transfer,
+        /,
+    ) -> Iterator[Response | None]:
+        with self._get(url, _conditions(offset, part, cached), transfer) as response:
             status = response.status
-            if status == 304 and held:
+            if status == 304 and cached:
                 yield None
-            elif status in (200, 206) or (status == 416 and have):
-                yield _answer(response, have)
+            elif status in (200, 206) or (status == 416 and offset):
+                yield _response(response, offset)
             else:
-                said = f"HTTP {status} {http.client.responses.get(status, '')}".strip()
-                passing = status >= 500 or status in _TRANSIENT
-                raise BrokenOffError(said) if passing else RefusedError(said)
+                reason = f"HTTP {status} {http.client.responses.get(status, '')}".strip()
+                transient = status >= 500 or status in _TRANSIENT
+                raise InterruptedTransferError(reason) if transient else RefusedError(reason)
 
     def _get(self, url: str, headers: Mapping[str, str], transfer: Transfer) -> HTTPResponse:
         place = transfer.bounded(partial(check, url))
@@ -96,9 +104,9 @@ class Web:
             try:
                 response = opener.open(request, timeout=self.timeout)
             except URLError as error:
-                raise BrokenOffError(str(error.reason)) from error
+                raise InterruptedTransferError(str(error.reason)) from error
             except http.client.HTTPException as error:
-                raise BrokenOffError(str(error) or type(error).__name__) from error
+                raise InterruptedTransferError(str(error) or type(error).__name__) from error
             target = response.headers.get("Location")
             if response.status not in _REDIRECTS or not target:
                 return response  # type: ignore[no-any-return]
@@ -153,7 +161,7 @@ class _Reader(io.RawIOBase):
         self._timeout = timeout
 
     def makefile(self, _: str) -> io.BufferedReader:
-        """What HTTPResponse wants of a socket."""
+        """What HTTPResponse needs of a socket."""
         return io.BufferedReader(self)
 
     def readable(self) -> bool:
@@ -180,7 +188,7 @@ def origin(url: str) -> str:
 
 
 def check(url: str) -> Place:
-    """Where the address leads. Raises RefusedError for one that must not be asked."""
+    """Look up the host of an address. Raises RefusedError for one that is not allowed."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
@@ -247,37 +255,37 @@ def _next(url: str, target: str) -> tuple[str, Place]:
     return there, place
 
 
-def _conditions(have: int, part: Version, held: Version) -> dict[str, str]:
+def _conditions(offset: int, part: FileVersion, cached: FileVersion) -> dict[str, str]:
     headers = {"User-Agent": "perdure", "Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
         if "exact" in part:
             headers["If-Range"] = part["exact"]
-    if "etag" in held:
-        headers["If-None-Match"] = held["etag"]
-    elif "modified" in held:
-        headers["If-Modified-Since"] = held["modified"]
+    if "etag" in cached:
+        headers["If-None-Match"] = cached["etag"]
+    elif "modified" in cached:
+        headers["If-Modified-Since"] = cached["modified"]
     return headers
 
 
-def _answer(response: HTTPResponse, have: int) -> Answer:
-    """What a 200, 206 or 416 holds; 416 where nothing lies beyond what we have."""
+def _response(response: HTTPResponse, offset: int) -> Response:
+    """What a 200, 206 or 416 holds; 416 where nothing lies beyond `offset`."""
     blocks, start = _blocks(response), 0
     length = response.headers.get("Content-Length", "")
     if response.status != 200:
-        told = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        length = told["total"] if told else ""
-        start = have if told and told["start"] == str(have) else -1
+        content_range = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        length = content_range["total"] if content_range else ""
+        start = offset if content_range and content_range["start"] == str(offset) else -1
         if response.status == 416:
-            blocks, start = iter(()), have
+            blocks, start = iter(()), offset
     total = int(length) if _NUMBER.fullmatch(length) else None
     delimited = total is not None or (start == 0 and bool(response.chunked))
-    return Answer(blocks, start, total, delimited, _version(response.headers, total))
+    return Response(blocks, start, total, delimited, _version(response.headers, total))
 
 
-def _version(headers: http.client.HTTPMessage, total: int | None) -> Version:
+def _version(headers: http.client.HTTPMessage, total: int | None) -> FileVersion:
     etag, modified = headers.get("ETag", ""), headers.get("Last-Modified", "")
-    told = {
+    version = {
         "etag": etag,
         "modified": modified,
         # RFC 9110, 13.1.5: only a strong tag, or a date where there is no tag at all
@@ -285,7 +293,7 @@ def _version(headers: http.client.HTTPMessage, total: int | None) -> Version:
         "total": "" if total is None else str(total),
     }
     return {
-        key: text for key, text in told.items() if text and text.isascii() and text.isprintable()
+        key: text for key, text in version.items() if text and text.isascii() and text.isprintable()
     }
 
 
@@ -304,5 +312,5 @@ def _blocks(response: HTTPResponse) -> Iterator[bytes]:
         elif failure is None:
             return
     if isinstance(failure, http.client.HTTPException):
-        raise BrokenOffError(str(failure) or type(failure).__name__) from failure
+        raise InterruptedTransferError(str(failure) or type(failure).__name__) from failure
     raise failure

@@ -2,7 +2,7 @@
 
 What Hydra sees, and so what a run stores, shows and sends, holds `***` in place of user names and
 passwords, query values and fragments. The whole addresses stay in the memory of the process, which
-asks for one (`restore`) where it opens it.
+restores one where it opens it.
 """
 
 from __future__ import annotations

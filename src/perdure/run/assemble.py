@@ -311,7 +311,7 @@ def make_checkpoints(
         _monitor(wanted["monitor"], accuracies),
         wanted["mode"] == Direction.max.value,
         wanted["keep"],
-        wanted["light"],
+        wanted["weights_only"],
     )
     start = stem(
         wanted["name"],

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 from perdure.checkpoint.core.lock import RunLock
 from perdure.errors import UserError
-from perdure.io.atomic import write_atomically
-from perdure.io.download import DEFAULT_LIMITS, Limits
+from perdure.io.atomic import write_json
 from perdure.io.files import read_json
 from perdure.io.run_files import RunFiles
+from perdure.io.transfer import DEFAULT_LIMITS, Limits
 from perdure.run.resume import RestorePoint, latest_intact
 
 
@@ -68,8 +66,3 @@ class RunFolder(RunFiles):
         fresh = {p.name for p in (self.hydra, self.log, self.lock, self.console)}
         if self.path.is_dir() and {p.name for p in self.path.iterdir()} <= fresh:
             shutil.rmtree(self.path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a small JSON file in one step."""
-    write_atomically(path, (json.dumps(value) + "\n").encode())

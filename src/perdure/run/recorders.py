@@ -155,13 +155,14 @@ def _inputs(source: RestorePoint | None) -> list[str]:
 
     Whoever continues a run does so in the run that made the artifact, and does not use it.
     """
-    from perdure.checkpoint.core.format import committed, sidecar
+    from perdure.checkpoint.core import sidecars
+    from perdure.checkpoint.core.format import committed
 
     if source is None or not source.fork:
         return []
     record = records.load(source.path.parent.parent)
     found = source.artifact
-    if found is None and record is not None and sidecar(source.path).is_file():
+    if found is None and record is not None and sidecars.path_of(source.path).is_file():
         found = record.artifact_of(committed(source.path)["sha256"])
     return [found] if found else []
 

@@ -14,8 +14,10 @@ from omegaconf import DictConfig
 
 import perdure
 from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core import sidecars
 from perdure.checkpoint.core.ledger import folder_of
 from perdure.errors import UserError
+from perdure.io import atomic
 from perdure.io.files import is_own
 from perdure.run.resume import RestorePoint, Weights
 from perdure.training.trainer import Trainer
@@ -71,8 +73,8 @@ def _settle_in(source: RestorePoint, folder: Path) -> None:
     if source.fork:
         return
     home = folder_of(folder)
-    files.make_folder(home)
-    if not files.sidecar(home / source.path.name).exists():
+    atomic.make_folder(home)
+    if not sidecars.path_of(home / source.path.name).exists():
         about = files.verify(source.path)
         files.link(source.path, home / source.path.name, about)
     if source.run_id and source.artifact and records.load(folder) is None:
@@ -109,7 +111,7 @@ def load_weights(trainer: Trainer, config: DictConfig, start: Weights) -> list[s
         told += weights.mammoth_buffer(
             opened,
             trainer.state.buffer,
-            remembered=trainer.method.stored_fields,
+            fields=trainer.method.stored_fields,
             shape=trainer.benchmark.shape,
             device=trainer.state.device,
         )

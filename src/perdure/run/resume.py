@@ -26,8 +26,8 @@ from perdure.config.stored import (
     location_keys,
 )
 from perdure.errors import UserError
-from perdure.io.download import DEFAULT_LIMITS, Limits
 from perdure.io.redaction import ADDRESSES
+from perdure.io.transfer import DEFAULT_LIMITS, Limits
 
 if TYPE_CHECKING:
     from perdure.checkpoint.interop.foreign import Opened
@@ -185,9 +185,9 @@ def resolve(reference: str, root: Path, limits: Limits = DEFAULT_LIMITS) -> Rest
         return replace(point, reference=reference)
     found: list[artifacts.Fetched] = []
 
-    def fetch_artifact(wanted: references.Wanted) -> Path:
-        found.append(artifacts.fetch(wanted.address, wanted.cache, limits=limits))
-        return references.require_pin(found[0].path, wanted)
+    def fetch_artifact(remote: references.RemoteReference) -> Path:
+        found.append(artifacts.fetch(remote.address, remote.cache, limits=limits))
+        return references.require_pin(found[0].path, remote)
 
     schemes = {
         **references.SCHEMES,
@@ -212,7 +212,7 @@ def _open(path: Path, reference: str, limits: Limits) -> RestorePoint | Weights:
     if opened.kind != "perdure":
         return Weights(reference, opened)
     last = newest(path.parent) if path.parent.name == "checkpoints" else None
-    is_last = last is not None and last.path == path and bool(opened.about)
+    is_last = last is not None and last.path == path and bool(opened.metadata)
     return RestorePoint(path, opened.content, fork=not is_last, reference=reference)
 
 

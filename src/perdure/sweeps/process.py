@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from perdure.checkpoint.core import sidecars
 from perdure.io.redaction import ADDRESSES
 from perdure.run.preemption import PARENT
 from perdure.sweeps.jobs import Job, Outcome, finished
@@ -136,7 +137,7 @@ def _environment() -> dict[str, str]:
 
 def going_on(job: Job) -> list[str]:
     """The job's command, going on where its folder holds a checkpoint."""
-    if not any((job.folder / "checkpoints").glob("*.json")):
+    if not any(sidecars.checkpoints_in(job.folder / "checkpoints")):
         return list(job.command)
     mine = ("checkpoint.load=", "checkpoint.resume=")
     return [*(a for a in job.command if not a.startswith(mine)), "checkpoint.resume=auto"]

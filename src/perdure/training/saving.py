@@ -1,4 +1,7 @@
-"""Between steps: the state is handed to whoever keeps checkpoints, and no bad one is."""
+"""The checkpoint hook of the training loop: between steps, hand the state to the manager.
+
+No diverged state is saved: a loss or weight that is NaN or infinite ends the run instead.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,18 @@ from collections.abc import Callable
 
 from perdure.errors import DivergenceError
 from perdure.tracking import events
-from perdure.training.state import Checkpoints, Occasion, Position, TrainState
+from perdure.training.state import Checkpoints, Position, SaveContext, TrainState
 
 
-class Saving:
-    """Saves a run's state, and tells what has become durable.
+class CheckpointHook:
+    """Saves a run's state, and reports to the recorders what has become durable.
 
     Args:
         state: the run.
         checkpoints: writes the files; None saves nothing.
         joint: whether it has only one stage.
-        split: what its evaluations are made on.
-        emit: tells the recorders.
+        split: what its evaluations are made on, `test` or `validation`.
+        emit: passes an event to the recorders.
     """
 
     def __init__(
@@ -35,8 +38,12 @@ class Saving:
         self._emit = emit
         self._saved_at: int | None = None
 
+    def time_due(self) -> bool:
+        """Whether a checkpoint is due by the clock."""
+        return self.checkpoints is not None and self.checkpoints.time_due()
+
     def step_due(self, position: Position) -> bool:
-        """Whether a checkpoint is due at this position."""
+        """Whether one is due at this position."""
         return self.checkpoints is not None and self.checkpoints.step_due(position)
 
     def wants_epochs(self) -> bool:
@@ -50,7 +57,18 @@ class Saving:
         ended: int | None = None,
         measured: dict[str, float] | None = None,
     ) -> None:
-        """Keep the state, unless there is a number in it that is none."""
+        """Save the state, unless it has diverged; waits for the device.
+
+        Args:
+            task: index of the task, from 0.
+            epoch: epochs of the task done.
+            ended: index of the task that has just ended, if one has.
+            measured: what the evaluation just made gave, by name.
+
+        Raises:
+            DivergenceError: the loss or a weight is NaN or infinite.
+            UserError: the folder cannot be written to.
+        """
         if self.checkpoints is None:
             return
         state = self._state
@@ -60,31 +78,34 @@ class Saving:
         if not state.is_finite():
             self.require_finite(float("nan"))
         stage = "joint" if self._joint else f"task{task}"
-        occasion = Occasion(state.position, stage, epoch, ended, measured or {}, self._split)
-        # Recorders hear of the one before while it is still there: retention runs with the next.
-        self.tell_written(wait=True)
+        context = SaveContext(state.position, stage, epoch, ended, measured or {}, self._split)
+        # Recorders get the one before while it is still there: retention runs with the next.
+        self.report_saved(wait=True)
         with state.clock.phase("checkpoint"):
-            self.checkpoints.save(state.state_dict(), occasion)
+            self.checkpoints.save(state.state_dict(), context)
         self._saved_at = state.position.global_step
-        self.tell_written()
+        self.report_saved()
 
     def save_here(self) -> None:
-        """Keep the state within a task, if that has not just been done."""
+        """Save the state within a task, if that has not just been done."""
         position = self._state.position
         if self._saved_at != position.global_step:
             self.save(position.task, position.epoch)
 
-    def tell_written(self, wait: bool = False) -> None:
-        """Tell the recorders what is durable by now, or when everything is."""
+    def report_saved(self, wait: bool = False) -> None:
+        """Report to the recorders what is durable by now, or (`wait`) when everything is."""
         if self.checkpoints is None:
             return
         if wait:
             self.checkpoints.wait()
-        for one in self.checkpoints.written():
-            self._emit(events.CheckpointWritten(one.path, one.task, one.global_step, one.seconds))
+        for saved in self.checkpoints.take_saved():
+            event = events.CheckpointWritten(
+                saved.path, saved.task, saved.global_step, saved.seconds
+            )
+            self._emit(event)
 
     def require_finite(self, loss: float) -> None:
-        """Raises DivergenceError if `loss` is no finite number."""
+        """Raises DivergenceError if `loss` is NaN or infinite."""
         if loss - loss == 0:
             return
         position = self._state.position

@@ -1,4 +1,4 @@
-"""What must survive: one object that holds all of it, and what keeps it."""
+"""The training state, all of it: what a checkpoint holds, and the interface of what saves it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LossMeter:
         self.steps += 1
 
     def read(self) -> float:
-        """The mean, and start anew; waits for the device."""
+        """The mean, and reset; waits for the device."""
         mean = float(self.sum) / self.steps
         self.sum.zero_()
         self.steps = 0
@@ -58,7 +58,7 @@ class LossMeter:
 
 @dataclass
 class TrainState:
-    """The single answer to "what must survive?"; checkpoint and resume use this object alone."""
+    """All that must survive a crash; checkpoint and resume use this object alone."""
 
     method: Method
     optimizer: torch.optim.Optimizer
@@ -98,7 +98,7 @@ class TrainState:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, by the names that a full checkpoint gives it; a call that all ranks make."""
+        """Everything, by the names that a full checkpoint gives it; all ranks must call it."""
         model, optimizer = dict(self.method.state_dict()), self.optimizer.state_dict()
         if self.split:
             from perdure.distributed.fsdp import whole
@@ -123,7 +123,11 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on exactly where `state_dict()` was taken."""
+        """Resume exactly where `state_dict()` was taken.
+
+        Raises:
+            RuntimeError, KeyError, ValueError, TypeError: the state is another configuration's.
+        """
         model, optimizer = state["model"], state["optimizer"]
         if self.split:
             from perdure.distributed.fsdp import optimizer_state_like, state_like
@@ -150,14 +154,14 @@ class TrainState:
 
 
 @dataclass(frozen=True)
-class Occasion:
-    """Why a state is worth keeping.
+class SaveContext:
+    """Where training stands when a state is saved, and what was measured there.
 
     Attributes:
         position: where training stands.
         stage: the task's name in file names, `task0` … or `joint`.
         epoch: epochs of the task done.
-        ended: number of the task that has just ended, if one has.
+        ended: index of the task that has just ended, if one has.
         measured: what the evaluation just made gave, by `average_accuracy.class_il`, …; empty
             when none was made here.
         split: what it was measured on, `test` or `validation`.
@@ -172,8 +176,8 @@ class Occasion:
 
 
 @dataclass(frozen=True)
-class Written:
-    """A checkpoint that is durable now."""
+class SavedCheckpoint:
+    """A checkpoint that is durable now; `seconds` from the call of `save` to then."""
 
     path: Path
     task: int
@@ -182,10 +186,10 @@ class Written:
 
 
 class Checkpoints(Protocol):
-    """What the trainer asks of whoever keeps its checkpoints."""
+    """What the trainer needs of a checkpoint manager."""
 
     def step_due(self, position: Position) -> bool:
-        """Whether to save at this position; raises what went wrong in the background."""
+        """Whether to save at this position; raises an error of the background writer."""
         ...
 
     def time_due(self) -> bool:
@@ -196,16 +200,16 @@ class Checkpoints(Protocol):
         """Whether every evaluated epoch is worth a file."""
         ...
 
-    def save(self, state: dict[str, Any], occasion: Occasion) -> None:
-        """Keep `state`, at once or in the background."""
+    def save(self, state: dict[str, Any], context: SaveContext) -> None:
+        """Write `state`, at once or in the background."""
         ...
 
-    def written(self) -> list[Written]:
-        """What has become durable since the last call."""
+    def take_saved(self) -> list[SavedCheckpoint]:
+        """The checkpoints that have become durable since the last call."""
         ...
 
     def wait(self) -> None:
-        """Until nothing is being written any more."""
+        """Until nothing is being written any more; raises as `step_due`."""
         ...
 
     def finish(self) -> None:

@@ -23,7 +23,7 @@ from perdure.training.evaluation import Evaluator, measured
 from perdure.training.optim import OptimizerFactory
 from perdure.training.recording import Launch, Recording
 from perdure.training.results import Results
-from perdure.training.saving import Saving
+from perdure.training.saving import CheckpointHook
 from perdure.training.settings import Settings
 from perdure.training.state import Position, TrainState
 from perdure.training.step import Step
@@ -93,7 +93,7 @@ class Trainer:
             config=recording.config,
             split=split,
         )
-        self.saving = Saving(
+        self.saving = CheckpointHook(
             self.state, recording.checkpoints, settings.joint, benchmark.split, recording.emit
         )
         self._rate = (time.monotonic(), 0)
@@ -135,7 +135,7 @@ class Trainer:
             while self.position.task < self.n_tasks:
                 with self.state.clock.phase("training"):
                     self._train_task()
-            self.saving.tell_written(wait=True)
+            self.saving.report_saved(wait=True)
         except BaseException as error:
             stopped = isinstance(error, PreemptedError | KeyboardInterrupt | PeerLostError)
             worded = isinstance(error, PreemptedError | DivergenceError | UserError)
@@ -264,7 +264,7 @@ class Trainer:
         if reason is None:
             return
         self.saving.save_here()
-        self.saving.tell_written(wait=True)
+        self.saving.report_saved(wait=True)
         # torchrun ends all ranks soon after the first one exits: the checkpoint must be written.
         self._control.ranks.barrier()
         raise PreemptedError(reason)

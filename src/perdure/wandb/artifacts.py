@@ -21,12 +21,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from perdure.checkpoint.core import format as files
 from perdure.checkpoint.core import sidecars
-from perdure.checkpoint.remote.references import Scheme, Wanted, require_pin
+from perdure.checkpoint.remote.references import RemoteReference, Scheme, require_pin
 from perdure.errors import UserError
-from perdure.io.download import DEFAULT_LIMITS, Limits, OverLimitError, Transfer
-from perdure.io.files import digest, locked, matches, publish, writing
+from perdure.io.atomic import publish
+from perdure.io.files import digest, matches, writing
+from perdure.io.locking import locked
+from perdure.io.transfer import DEFAULT_LIMITS, Limits, OverLimitError, Transfer
 from perdure.wandb.record import is_artifact, is_id
 from perdure.wandb.session import NO_KEY, explain, key_configured, prepare_environment
 
@@ -83,14 +84,14 @@ def fetch(address: str, cache: Path, *, limits: Limits = DEFAULT_LIMITS) -> Fetc
     return _reference(address, cache).fetch(limits)
 
 
-def resolve(wanted: Wanted) -> Path:
+def resolve(reference: RemoteReference) -> Path:
     """The file that a reference `wandb://…` means, for `checkpoint.remote.references.resolve`.
 
     Raises:
         UserError: as `fetch`, or it is not what its pin says.
     """
-    path = fetch(wanted.address, wanted.cache, limits=wanted.transfer.limits).path
-    return require_pin(path, wanted)
+    path = fetch(reference.address, reference.cache, limits=reference.transfer.limits).path
+    return require_pin(path, reference)
 
 
 SCHEME = Scheme("wandb://entity/project/name:alias", resolve)
@@ -303,7 +304,7 @@ class _Download:
             shutil.rmtree(part, ignore_errors=True)
 
     def _take_ours(self, target: Path, part: Path) -> None:
-        sidecar, known = files.sidecar(target), self.metadata["sha256"]
+        sidecar, known = sidecars.path_of(target), self.metadata["sha256"]
         self._get(self.artifact, sidecar.name, sidecar, _sidecar_of(known), sidecars.LIMIT)
         self._get(self.artifact, target.name, target, _hashed(known))
         results = self._results()
@@ -361,7 +362,7 @@ class _Download:
             raise UserError(f"{self.address}: {name} is a mere reference to {entry.ref}")
         if limit is not None and not 0 <= (entry.size or 0) <= limit:
             raise UserError(f"{self.address}: {name} has more than {limit:,} bytes")
-        self.transfer.left(entry.size or 0)
+        self.transfer.remaining(entry.size or 0)
 
         def bring() -> None:
             # Not Artifact.download(): its pool of threads would be waited for when the process
@@ -371,7 +372,7 @@ class _Download:
             entry.download(root=str(folder), skip_cache=True)
 
         self.transfer.bounded(bring, lambda: _size(folder))
-        self.transfer.take(_size(folder))
+        self.transfer.count(_size(folder))
 
 
 def _size(folder: Path) -> int:
@@ -394,7 +395,7 @@ def _hashed(known: str) -> Flaw:
 def _sidecar_of(known: str) -> Flaw:
     def flaw(path: Path) -> str | None:
         with suppress(OSError, ValueError):
-            if sidecars.read(path)["sha256"] == known:
+            if sidecars.read_file(path)["sha256"] == known:
                 return None
         return "it is not that of the checkpoint"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from perdure.checkpoint.core import archive
+from perdure.checkpoint.core import archive, sidecars
 from perdure.errors import UserError
 from perdure.io.atomic import write_atomically
 from perdure.io.files import digest, is_own, open_plain
@@ -157,7 +157,7 @@ class Mirror:
         artifact = self.session.upload(
             f"ckpt-{run_id}",
             "model",
-            [file, file.with_name(f"{file.name}.json")],
+            [file, sidecars.path_of(file)],
             parcel.aliases,
             metadata,
         )

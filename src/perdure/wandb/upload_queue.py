@@ -88,11 +88,11 @@ class Outbox:
             OSError: the disk's own error, or it does not lie in the run's folder.
             ValueError: its sidecar is none.
         """
-        sidecar = path.with_name(f"{path.name}.json")
+        sidecar = sidecars.path_of(path)
         for file in (path, sidecar):
             if not is_own(file, self.run):
                 raise OSError(errno.EPERM, "it is a link, or not in the run's folder", str(file))
-        about = sidecars.read(sidecar)
+        about = sidecars.read(path)
         aliases = ["latest", *_task_alias(about)]
         if _is_best(path, about["sha256"]):
             aliases.append("best")
@@ -198,10 +198,10 @@ def _parcel(folder: Path) -> Parcel:
         return Parcel(folder, None, aliases, {})
     if not isinstance(name, str) or _CHECKPOINT.fullmatch(name) is None or name.startswith("."):
         raise ValueError("its checkpoint is named as none is")
-    for file in (folder / name, folder / f"{name}.json"):
+    for file in (folder / name, sidecars.path_of(folder / name)):
         if not is_own(file, folder):
             raise ValueError(f"{file.name} is no file of its own")
-    return Parcel(folder, name, aliases, sidecars.checked(about))
+    return Parcel(folder, name, aliases, sidecars.validated(about))
 
 
 def _is_alias(value: Any) -> bool:
@@ -220,9 +220,9 @@ def _is_best(path: Path, sha256: str) -> bool:
     best = path.with_name("best_full.pth")
     if not best.is_symlink():
         return False
-    sidecar = best.with_name(f"{Path(os.readlink(best)).name}.json")
+    target = best.with_name(Path(os.readlink(best)).name)
     try:
-        return bool(sidecars.read(sidecar)["sha256"] == sha256)
+        return bool(sidecars.read(target)["sha256"] == sha256)
     except (OSError, ValueError):
         return False
 

@@ -39,11 +39,13 @@ from checkpoint.crashsim import Disk, Recorder
 from process import ROOT, environment
 
 from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core import sidecars
 from perdure.checkpoint.core.cadence import Cadence
 from perdure.checkpoint.core.ledger import entries, folder_of
 from perdure.checkpoint.core.manager import CheckpointManager, Policy
+from perdure.io import atomic
 from perdure.run.resume import latest_intact
-from perdure.training.state import Occasion, Position
+from perdure.training.state import Position, SaveContext
 
 
 def state(n: int) -> dict[str, Any]:
@@ -57,27 +59,27 @@ def state(n: int) -> dict[str, Any]:
 def rolling(run: Path) -> None:
     """Rolling files of which two stay, a file for the task that ends, and its second name."""
     folder = run / "checkpoints"
-    files.make_folder(folder)
-    files.sweep(folder)
+    atomic.make_folder(folder)
+    atomic.remove_temporaries(folder)
     for n in range(1, 5):
         files.write(folder / f"step-{n}.pth", state(n), {})
         if n == 3:
             files.write(folder / "er_0.pt", state(n), {})
             files.link(folder / "er_0.pt", folder / "task0.1.pth", {})
-            files.point(folder / "best.pth", folder / "task0.1.pth")
+            atomic.update_link(folder / "best.pth", folder / "task0.1.pth")
         if n > KEEP:
             files.remove(folder / f"step-{n - KEEP}.pth")
 
 
 def managed(run: Path) -> None:
-    """The package's own manager, going on from the newest intact file if there is one."""
+    """The package's own manager, resuming from the newest intact file if there is one."""
     folder = folder_of(run)
-    files.sweep(folder)
+    atomic.remove_temporaries(folder)
     source = latest_intact(run)
     manager = CheckpointManager(folder, "er", Policy(save=True, top_k=1), Cadence())
     for n in range(1 if source is None else source.state["n"] + 1, 9):
         task, step = divmod(n - 1, 4)
-        about = Occasion(Position(n // 4, step // 2, 0, n), f"task{task}", 1 + step // 2)
+        about = SaveContext(Position(n // 4, step // 2, 0, n), f"task{task}", 1 + step // 2)
         if step % 2:  # two epochs a task, of which the second is better
             about.measured["average_accuracy.class_il"] = 0.1 * n
         if step == 3:
@@ -89,7 +91,7 @@ def managed(run: Path) -> None:
 def deleting_first(run: Path) -> None:
     """As Accelerate does: room is made before the new file is there."""
     folder = run / "checkpoints"
-    files.make_folder(folder)
+    atomic.make_folder(folder)
     for n in range(1, 5):
         if n > KEEP:
             files.remove(folder / f"step-{n - KEEP}.pth")
@@ -105,34 +107,39 @@ def in_a_young_folder(run: Path) -> None:
 # --- protocols with a fault -----------------------------------------------------------------------
 
 
-def in_place(path: Path, fill: Callable[[Any], object]) -> tuple[str, int]:
+def in_place(
+    path: Path, fill: Callable[[Any], object], digest: Any = None, *, durable: bool = True
+) -> int:
     """As Mammoth and Catalyst do: no temporary file."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
-        stream = files._Hashing(file)
+        stream = atomic._Stream(file, digest)
         fill(stream)
         file.flush()
         os.fsync(file.fileno())
-    files._sync_folder(path.parent)
-    return stream.digest.hexdigest(), stream.size
+    atomic.sync_folder(path.parent)
+    return stream.n_bytes
 
 
 def sidecar_first(path: Path, content: Any, about: Any) -> None:
     """The commit comes before what it commits."""
-    if files.sidecar(path).exists():
+    if sidecars.path_of(path).exists():
         raise FileExistsError(path)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     data = buffer.getvalue()
     facts = {"format": 1, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     text = json.dumps({**about, **facts}).encode()
-    files.replace(files.sidecar(path), lambda file: file.write(text))
-    files.replace(path, lambda file: file.write(data))
+    atomic.write_atomically(sidecars.path_of(path), text)
+    atomic.write_atomically(path, data)
 
 
 @contextmanager
 def fixed_temporary() -> Iterator[None]:
     """One temporary name for ever: what a killed writer left stands in the way of the next."""
-    with patch.object(files, "sweep"), patch.object(secrets, "token_hex", lambda n: "0"):
+    with (
+        patch.object(atomic, "remove_temporaries"),
+        patch.object(secrets, "token_hex", lambda n: "0"),
+    ):
         yield
 
 
@@ -206,16 +213,16 @@ def storm(folder: Path) -> None:
         if child == 0:
             run = folder / str(number)
             run.mkdir()
-            told = os.open(folder / f"{number}.acknowledged", os.O_WRONLY | os.O_CREAT)
+            log = os.open(folder / f"{number}.acknowledged", os.O_WRONLY | os.O_CREAT)
 
             def kill(operation: int, number: int = number) -> None:
                 if operation == number:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-            def tell(name: str, told: int = told) -> None:
-                os.write(told, f"{name}\n".encode())
+            def acknowledge(name: str, log: int = log) -> None:
+                os.write(log, f"{name}\n".encode())
 
-            recording = Recording(Recorder(run, kill), tell)
+            recording = Recording(Recorder(run, kill), acknowledge)
             with numbered(), recording.on():
                 rolling(run)
             os._exit(0)
@@ -231,10 +238,10 @@ def test_sigkill_before_any_operation_loses_nothing(tmp_path: Path) -> None:
         recording = record(tmp_path / "run", rolling)
     judge, found = Judge(recording, tmp_path / "scratch"), Counter[str]()
     (tmp_path / "storm").mkdir()
-    code = "import sys, pathlib, checkpoint.test_crash as t; t.storm(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib, checkpoint.core.test_crash as t; t.storm"
     # A process of its own forks: it has never started a thread.
     subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "storm")],
+        [sys.executable, "-c", f"{code}(pathlib.Path(sys.argv[1]))", str(tmp_path / "storm")],
         cwd=ROOT / "tests",
         env=environment(),
         check=True,
@@ -243,8 +250,8 @@ def test_sigkill_before_any_operation_loses_nothing(tmp_path: Path) -> None:
     for done in range(len(recording.log) + 1):
         left = tree_of(tmp_path / "storm" / str(done))
         assert left == Disk(recording.log[:done]).tree(), "the kernel and the simulation differ"
-        told = (tmp_path / "storm" / f"{done}.acknowledged").read_text().split()
-        assert told == [name for name, at in recording.acknowledged.items() if at <= done]
+        reported = (tmp_path / "storm" / f"{done}.acknowledged").read_text().split()
+        assert reported == [name for name, at in recording.acknowledged.items() if at <= done]
         found.update(judge.faults(done, left))
     print(f"\n{len(recording.log)} kills, {dict(found)} violations")
     assert not found
@@ -261,7 +268,9 @@ def test_no_fsync_is_superfluous(missing: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mutant", "what"),
     [
-        pytest.param(lambda: patch.object(files, "replace", in_place), rolling, id="in-place"),
+        pytest.param(
+            lambda: patch.object(atomic, "write_stream", in_place), rolling, id="in-place"
+        ),
         pytest.param(lambda: patch.object(files, "commit", sidecar_first), rolling, id="sidecar"),
         pytest.param(fixed_temporary, rolling, id="fixed-temporary-name"),
         pytest.param(nullcontext, deleting_first, id="deleting-first"),

@@ -1,4 +1,4 @@
-"""When the disk fails: its own error is told, nothing half-written stays, what was there is intact.
+"""When the disk fails: its own error is raised, nothing half-written stays, older files are intact.
 
 Real errors of the kernel where one can be had without special rights; and an error at every single
 operation, as a broken device gives.
@@ -27,11 +27,13 @@ from checkpoint.crashsim import Recorder
 from process import ROOT, environment
 
 from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core import sidecars
 from perdure.checkpoint.core.cadence import Cadence
 from perdure.checkpoint.core.ledger import entries
 from perdure.checkpoint.core.manager import CheckpointManager, Policy
 from perdure.errors import UserError
-from perdure.training.state import Occasion, Position
+from perdure.io import atomic
+from perdure.training.state import Position, SaveContext
 
 EARLIER = torch.arange(100)
 LARGE = {"weights": torch.arange(50_000)}  # 400 kB: torch.save hides the error of such a write
@@ -53,7 +55,7 @@ def assert_only_the_earlier(folder: Path) -> None:
 
 @contextmanager
 def files_up_to(n_bytes: int) -> Iterator[None]:
-    """No file of this process may grow beyond; Python ignores the signal, so EFBIG is told."""
+    """No file of this process may grow beyond; Python ignores the signal, so EFBIG is reported."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
     try:
@@ -110,15 +112,15 @@ def on_a_small_disk(folder: Path) -> None:
 
     mount("-t", "tmpfs", "-o", "size=256k", "tmpfs")
     prepare(folder)
-    told = [attempt(LARGE), attempt({f"{n}": MANY for n in range(4)})]
+    reported = [attempt(LARGE), attempt({f"{n}": MANY for n in range(4)})]
     assert_only_the_earlier(folder)
     assert attempt({"x": 1}) is None
     files.remove(folder / "new.pt")
     mount("-o", "remount,ro")
-    told.append(attempt({"x": 1}))
+    reported.append(attempt({"x": 1}))
     assert_only_the_earlier(folder)
-    files.make_folder(folder)
-    print(json.dumps(told))
+    atomic.make_folder(folder)
+    print(json.dumps(reported))
 
 
 def test_a_disk_that_is_full_and_one_that_is_read_only(tmp_path: Path) -> None:
@@ -126,9 +128,9 @@ def test_a_disk_that_is_full_and_one_that_is_read_only(tmp_path: Path) -> None:
     alone = ["unshare", "--user", "--map-root-user", "--mount"]
     if not shutil.which("unshare") or subprocess.run([*alone, "true"], check=False).returncode:
         pytest.skip("this machine lets nobody mount: no unprivileged user namespaces")
-    code = "import sys, pathlib, checkpoint.test_disk_faults as t; t.on_a_small_disk(pathlib.Path"
+    code = "import sys, pathlib, checkpoint.core.test_disk_faults as t; t.on_a_small_disk"
     result = subprocess.run(
-        [*alone, sys.executable, "-c", f"{code}(sys.argv[1]))", str(tmp_path)],
+        [*alone, sys.executable, "-c", f"{code}(pathlib.Path(sys.argv[1]))", str(tmp_path)],
         cwd=ROOT / "tests",
         env=environment(),
         capture_output=True,
@@ -193,8 +195,8 @@ def test_an_error_at_any_operation_leaves_nothing(
     copied = 0
     for at, folder in fresh(tmp_path):
         broken = Broken(at, for_good=False)
-        if told := fails(folder, act, broken):
-            assert told == errno.EIO
+        if reported := fails(folder, act, broken):
+            assert reported == errno.EIO
             assert_only_the_earlier(folder)
             act(folder)
         elif broken.failed:
@@ -211,34 +213,34 @@ def test_an_error_at_any_operation_leaves_nothing(
 def test_a_disk_that_goes_away_at_any_operation_leaves_what_was_there(tmp_path: Path) -> None:
     for at, folder in fresh(tmp_path):
         broken = Broken(at, for_good=True)
-        told = fails(folder, committing, broken)
+        reported = fails(folder, committing, broken)
         if not broken.failed:
             break
-        assert told == errno.EIO
-        files.sweep(folder)
+        assert reported == errno.EIO
+        atomic.remove_temporaries(folder)
         assert torch.equal(files.read(folder / "earlier.pt")["x"], EARLIER)
-        if not files.sidecar(folder / "new.pt").exists():  # else only its last fsync failed
+        if not sidecars.path_of(folder / "new.pt").exists():  # else only its last fsync failed
             committing(folder)
         assert torch.equal(files.read(folder / "new.pt")["weights"], LARGE["weights"])
     assert at > 10
 
 
-def test_a_folder_that_vanishes_is_told(tmp_path: Path) -> None:
-    told = []
+def test_a_folder_that_vanishes_is_an_error(tmp_path: Path) -> None:
+    reported = []
     for at, folder in fresh(tmp_path):
 
         def vanish(number: int, at: int = at, folder: Path = folder) -> None:
             if number == at:
                 shutil.rmtree(folder)
 
-        told.append(fails(folder, committing, vanish))
+        reported.append(fails(folder, committing, vanish))
         if folder.exists():
             break
     # With only the last fsync to come, it is as if the folder vanished afterwards.
-    assert told == [errno.ENOENT] * (len(told) - 2) + [0, 0]
+    assert reported == [errno.ENOENT] * (len(reported) - 2) + [0, 0]
 
 
-def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         files.write(tmp_path / "gone" / "new.pt", {"x": 1}, {})
 
@@ -254,7 +256,7 @@ def test_a_symbolic_link_at_the_temporary_name_is_not_followed(tmp_path: Path) -
     known = patch.object(secrets, "token_hex", lambda n: "0")
     with known, pytest.raises(FileExistsError):
         files.write(folder / "new.pt", {"x": 1}, {})
-    files.sweep(folder)
+    atomic.remove_temporaries(folder)
     assert list(folder.iterdir()) == []
     assert victim.read_text() == "precious"
 
@@ -273,16 +275,16 @@ def test_what_a_killed_writer_left_stands_in_no_ones_way(tmp_path: Path) -> None
     (tmp_path / f".tmp-{'0' * 16}").write_bytes(b"another")
     (tmp_path / "new.pt").write_bytes(b"renamed, never committed")
     files.write(tmp_path / "new.pt", {"x": 1}, {})
-    files.sweep(tmp_path)
+    atomic.remove_temporaries(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new.pt", "new.pt.json"]
-    files.sweep(tmp_path / "nowhere")
+    atomic.remove_temporaries(tmp_path / "nowhere")
 
 
-def test_a_run_whose_disk_is_full_says_so_and_can_go_on(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_user_error_and_the_run_can_continue(tmp_path: Path) -> None:
     manager = CheckpointManager(tmp_path, "er", Policy(), Cadence())
 
     def save(n: int) -> None:
-        manager.save({**LARGE, "n": n}, Occasion(Position(0, 0, n, n), "task0", 0))
+        manager.save({**LARGE, "n": n}, SaveContext(Position(0, 0, n, n), "task0", 0))
 
     save(1)
     with files_up_to(50_000), pytest.raises(UserError, match=r"checkpoint.*File too large"):

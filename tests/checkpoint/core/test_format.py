@@ -15,11 +15,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.checkpoint.core.format import FORMAT, plain, read, remove, sidecar, write
+from perdure.checkpoint.core import sidecars
+from perdure.checkpoint.core.format import FORMAT, plain, read, remove, write
 from perdure.errors import UserError
 
 
-class Colour(Enum):
+class Color(Enum):
     red = "red"
 
 
@@ -48,7 +49,7 @@ def test_plain_values_stay_as_they_are(state: Any) -> None:
     [
         pytest.param(deque([1, 2]), [1, 2], id="deque"),
         pytest.param({3, 1, 2}, [1, 2, 3], id="set"),
-        pytest.param(Colour.red, "red", id="enum"),
+        pytest.param(Color.red, "red", id="enum"),
         pytest.param(Path("a/b"), "a/b", id="path"),
         pytest.param(np.float64(0.5), 0.5, id="numpy-scalar"),
         pytest.param(OrderedDict(a=1), {"a": 1}, id="ordered-dict"),
@@ -77,7 +78,7 @@ def test_round_trip(tmp_path: Path) -> None:
     back = read(path)
     assert torch.equal(back["x"], state["x"])
     assert torch.equal(back["deep"][1][0], state["deep"][1][0])
-    about = json.loads(sidecar(path).read_text())
+    about = json.loads(sidecars.path_of(path).read_text())
     assert about["position"] == {"task": 1}
     assert about["bytes"] == path.stat().st_size
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
@@ -112,7 +113,7 @@ def test_a_truncated_file_is_found(tmp_path: Path) -> None:
 def test_without_its_sidecar_a_file_does_not_count(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     write(path, {"x": torch.zeros(1)}, {})
-    sidecar(path).unlink()
+    sidecars.path_of(path).unlink()
     with pytest.raises(UserError, match="no checkpoint is committed"):
         read(path)
 
@@ -121,7 +122,7 @@ def test_without_its_sidecar_a_file_does_not_count(tmp_path: Path) -> None:
 def test_a_garbage_sidecar_is_found(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.pt"
     write(path, {"x": torch.zeros(1)}, {})
-    sidecar(path).write_text(text)
+    sidecars.path_of(path).write_text(text)
     with pytest.raises(UserError, match="damaged"):
         read(path)
 
@@ -129,8 +130,8 @@ def test_a_garbage_sidecar_is_found(tmp_path: Path, text: str) -> None:
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     write(path, {}, {})
-    about = json.loads(sidecar(path).read_text())
-    sidecar(path).write_text(json.dumps({**about, "format": FORMAT + 1}))
+    about = json.loads(sidecars.path_of(path).read_text())
+    sidecars.path_of(path).write_text(json.dumps({**about, "format": FORMAT + 1}))
     with pytest.raises(UserError, match="newer"):
         read(path)
 
@@ -146,9 +147,9 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     import hashlib
 
     data = path.read_bytes()
-    about = json.loads(sidecar(path).read_text())
+    about = json.loads(sidecars.path_of(path).read_text())
     about.update(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-    sidecar(path).write_text(json.dumps(about))
+    sidecars.path_of(path).write_text(json.dumps(about))
     with pytest.raises(UserError, match=r"nothing in it was run: it asks for \w+\.system"):
         read(path)
     assert not (tmp_path / "ran").exists()
@@ -173,7 +174,7 @@ def test_a_failing_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("perdure.checkpoint.core.format.os.fsync", full)
+    monkeypatch.setattr("perdure.io.atomic.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         write(tmp_path / "a.pt", {"x": 1}, {})
     assert list(tmp_path.iterdir()) == []

@@ -18,7 +18,7 @@ from perdure.checkpoint.core.format import read
 from perdure.checkpoint.core.ledger import entries, newest
 from perdure.checkpoint.core.manager import CheckpointManager, Policy, stem
 from perdure.errors import UserError
-from perdure.training.state import Occasion, Position
+from perdure.training.state import Position, SaveContext
 
 STEM = stem("my-", "er", "seq-mnist", 500, 1, "20261122-045600")
 SAVE = Policy(save=True)
@@ -33,17 +33,17 @@ def state(number: float = 0.0) -> dict[str, Any]:
     return {"model": {"backbone.w": torch.tensor([number]), "fisher": torch.zeros(1)}}
 
 
-def step(n: int) -> Occasion:
-    return Occasion(Position(0, 0, n, n), "task0", 0)
+def step(n: int) -> SaveContext:
+    return SaveContext(Position(0, 0, n, n), "task0", 0)
 
 
-def task_end(task: int, n: int, value: float = 0.5, epoch: int = 1) -> Occasion:
-    return Occasion(Position(task + 1, 0, 0, n), f"task{task}", epoch, task, {MONITOR: value})
+def task_end(task: int, n: int, value: float = 0.5, epoch: int = 1) -> SaveContext:
+    return SaveContext(Position(task + 1, 0, 0, n), f"task{task}", epoch, task, {MONITOR: value})
 
 
-def epoch_end(epoch: int, value: float, task: int = 0) -> Occasion:
+def epoch_end(epoch: int, value: float, task: int = 0) -> SaveContext:
     at = Position(task, epoch, 0, 100 * task + epoch)
-    return Occasion(at, f"task{task}", epoch, None, {MONITOR: value}, "validation")
+    return SaveContext(at, f"task{task}", epoch, None, {MONITOR: value}, "validation")
 
 
 def names(folder: Path) -> list[str]:
@@ -66,28 +66,28 @@ def test_a_task_leaves_its_file_its_epoch_and_the_links(tmp_path: Path) -> None:
         "last.pth": "task1.1.pth", "last_full.pth": "task1.1_full.pth",
     }  # fmt: skip
     assert read(tmp_path / f"{STEM}_1.pt")["overrides"] == ["seed=1"]
-    # The epoch's full twin is the same bytes on disk, not a second copy.
+    # The epoch's full sibling is the same bytes on disk, not a second copy.
     assert os.path.samefile(tmp_path / "task1.1_full.pth", tmp_path / f"{STEM}_1.pt")
 
 
-def test_a_light_file_is_the_network_alone(tmp_path: Path) -> None:
+def test_a_weights_only_checkpoint_is_the_network_alone(tmp_path: Path) -> None:
     manager(tmp_path).save(state(3.0), task_end(0, 10))
-    light = torch.load(tmp_path / "best.pth", weights_only=True)
-    assert list(light) == ["model_state_dict"]
-    assert list(light["model_state_dict"]) == ["w"]
-    assert torch.equal(light["model_state_dict"]["w"], torch.tensor([3.0]))
+    weights = torch.load(tmp_path / "best.pth", weights_only=True)
+    assert list(weights) == ["model_state_dict"]
+    assert list(weights["model_state_dict"]) == ["w"]
+    assert torch.equal(weights["model_state_dict"]["w"], torch.tensor([3.0]))
 
 
-def test_without_light_files(tmp_path: Path) -> None:
-    manager(tmp_path, Policy(save=True, light=False)).save(state(), task_end(0, 10))
+def test_without_weights_only_checkpoints(tmp_path: Path) -> None:
+    manager(tmp_path, Policy(save=True, weights_only=False)).save(state(), task_end(0, 10))
     assert names(tmp_path) == [f"{STEM}_0.pt", "task0.1_full.pth"]
     assert not (tmp_path / "best.pth").exists()
     assert (tmp_path / "best_full.pth").exists()
 
 
-def test_a_joint_run_says_joint(tmp_path: Path) -> None:
+def test_the_file_of_a_joint_run_is_called_joint(tmp_path: Path) -> None:
     manager(tmp_path, Policy(save=True, top_k=0)).save(
-        state(), Occasion(Position(1, 0, 0, 10), "joint", 1, 0, {MONITOR: 0.5})
+        state(), SaveContext(Position(1, 0, 0, 10), "joint", 1, 0, {MONITOR: 0.5})
     )
     assert names(tmp_path) == [f"{STEM}_joint.pt"]
 
@@ -98,7 +98,7 @@ def kept_epochs(folder: Path, values: list[float], **policy: Any) -> tuple[set[i
     for epoch, value in enumerate(values, 1):
         kept.save(state(epoch), epoch_end(epoch, value))
     full = {e.epoch for e in entries(folder) if e.kind == "epoch"}
-    assert {e.epoch for e in entries(folder) if e.kind == "light"} == full
+    assert {e.epoch for e in entries(folder) if e.kind == "weights-only"} == full
     best, last = (
         int(float(torch.load(folder / name, weights_only=True)["model_state_dict"]["w"]))
         for name in ("best.pth", "last.pth")
@@ -113,14 +113,14 @@ NAN = float("nan")
     ("values", "policy", "expected"),
     [
         pytest.param([3, 1, 2, 1, 5], {"top_k": 2}, ({1, 5}, 5, 5), id="max"),
-        pytest.param([3, 1, 2, 1, 5], {"top_k": 2, "maximise": False}, ({2, 4, 5}, 2, 5), id="min"),
+        pytest.param([3, 1, 2, 1, 5], {"top_k": 2, "maximize": False}, ({2, 4, 5}, 2, 5), id="min"),
         pytest.param([1, 1, 1, 1], {"top_k": 2}, ({1, 2, 4}, 1, 4), id="ties-keep-the-earlier"),
         pytest.param([NAN, 1, NAN], {"top_k": 1}, ({2, 3}, 2, 3), id="nan-ranks-last"),
         pytest.param([NAN, NAN], {"top_k": 1}, ({1, 2}, 1, 2), id="all-nan"),
         pytest.param([0.5], {"top_k": 3}, ({1}, 1, 1), id="fewer-than-k"),
         pytest.param(
             [1, 0.9, 5, 5, 5, 5, 5, 5, 5, 0.5, 0.4],
-            {"top_k": 3, "maximise": False},
+            {"top_k": 3, "maximize": False},
             ({2, 10, 11}, 11, 11),
             id="ten-is-not-one",
         ),
@@ -155,7 +155,7 @@ def test_best_compares_within_the_task(tmp_path: Path) -> None:
     assert (tmp_path / "task0.1_full.pth").exists()
 
 
-def test_what_was_selected_on_is_said(tmp_path: Path) -> None:
+def test_the_sidecar_names_the_split_that_was_selected_on(tmp_path: Path) -> None:
     import json
 
     manager(tmp_path).save(state(), epoch_end(1, 0.5))
@@ -217,7 +217,7 @@ def test_a_large_state_is_staged_and_written_behind(
         kept.save({"model": {"backbone.w": weights}}, step(n))
         weights.fill_(-1)  # training goes on at once
     kept.wait()
-    assert [w.global_step for w in kept.written()] == [1, 2, 3]
+    assert [w.global_step for w in kept.take_saved()] == [1, 2, 3]
     for n in (2, 3):
         saved = read(tmp_path / f"step-{n}_full.pth")["model"]["backbone.w"]
         assert torch.equal(saved, torch.full((1000,), float(n)))

@@ -23,7 +23,7 @@ from perdure.checkpoint.interop.foreign import open_file
 from perdure.errors import UserError
 
 POSITION = {"task": 0, "epoch": 1, "step": 0, "global_step": 10}
-ABOUT = {"kind": "epoch", "stage": "task0", "epoch": 1, "position": POSITION, "value": 0.5}
+METADATA = {"kind": "epoch", "stage": "task0", "epoch": 1, "position": POSITION, "value": 0.5}
 STATE = {"model": {"backbone.w": torch.arange(6.0)}, "position": POSITION}
 
 
@@ -32,17 +32,17 @@ def path(tmp_path: Path) -> Path:
     """A committed checkpoint."""
     made = tmp_path / "checkpoints" / "task0.1_full.pth"
     made.parent.mkdir()
-    files.write(made, STATE, ABOUT)
+    files.write(made, STATE, METADATA)
     return made
 
 
-def sound(path: Path, **changes: Any) -> dict[str, Any]:
+def changed_sidecar(path: Path, **changes: Any) -> dict[str, Any]:
     """What the sidecar says, with changes."""
-    return {**json.loads(files.sidecar(path).read_text()), **changes}
+    return {**json.loads(sidecars.path_of(path).read_text()), **changes}
 
 
-def told(path: Path) -> str:
-    """What all who read sidecars say to this one; none of them takes it for one."""
+def error_of(path: Path) -> str:
+    """The error of every reader of sidecars for this one; none of them accepts it."""
     sentences = []
     for read in (files.read, files.verify, open_file):
         with pytest.raises(UserError) as caught:
@@ -56,7 +56,7 @@ def told(path: Path) -> str:
 
 
 def linked(place: Path) -> None:
-    """To a sidecar that is sound in itself."""
+    """To a sidecar that is valid in itself."""
     real = place.with_name("elsewhere")
     place.rename(real)
     place.symlink_to(real)
@@ -88,11 +88,11 @@ def replaced(make: Callable[[Path], object]) -> Callable[[Path], None]:
         pytest.param(replaced(lambda p: p.symlink_to("nowhere")), id="leads-nowhere"),
     ],
 )
-def test_what_is_no_sidecar_is_told_and_nobody_waits(
+def test_what_is_no_sidecar_is_refused_without_waiting(
     path: Path, change: Callable[[Path], object]
 ) -> None:
-    change(files.sidecar(path))
-    assert told(path)
+    change(sidecars.path_of(path))
+    assert error_of(path)
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,9 @@ def test_what_is_no_sidecar_is_told_and_nobody_waits(
         pytest.param("NaN", id="nan"),
     ],
 )
-def test_what_is_no_object_is_told(path: Path, text: str) -> None:
-    files.sidecar(path).write_text(text)
-    assert "damaged" in told(path)
+def test_what_is_no_object_is_refused(path: Path, text: str) -> None:
+    sidecars.path_of(path).write_text(text)
+    assert "damaged" in error_of(path)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +148,9 @@ def test_what_is_no_object_is_told(path: Path, text: str) -> None:
         ("monitor", 3),
         ("monitor", "accuracy\u202e"),
         ("selected_on", "x\n"),
+        ("siblings", {}),
+        ("siblings", ["x.pth"]),
+        ("siblings", [["x.pth"]]),
         ("twins", {}),
         ("twins", ["x.pth"]),
         ("twins", [["x.pth"]]),
@@ -155,8 +158,8 @@ def test_what_is_no_object_is_told(path: Path, text: str) -> None:
     ids=repr,
 )
 def test_each_field_has_its_type(path: Path, key: str, value: Any) -> None:
-    files.sidecar(path).write_text(json.dumps(sound(path, **{key: value})))
-    assert "damaged" in told(path)
+    sidecars.path_of(path).write_text(json.dumps(changed_sidecar(path, **{key: value})))
+    assert "damaged" in error_of(path)
 
 
 @pytest.mark.parametrize(
@@ -170,74 +173,101 @@ def test_each_field_has_its_type(path: Path, key: str, value: Any) -> None:
         pytest.param(lambda text: text.replace('"task0"', r'"\ud800"'), id="half-a-character"),
     ],
 )
-def test_what_only_some_readers_of_json_take_is_told(
+def test_what_only_some_json_readers_accept_is_refused(
     path: Path, change: Callable[[str], str]
 ) -> None:
-    text = files.sidecar(path).read_text()
+    text = sidecars.path_of(path).read_text()
     changed = change(text)
     assert changed != text
-    files.sidecar(path).write_text(changed)
-    assert "damaged" in told(path)
+    sidecars.path_of(path).write_text(changed)
+    assert "damaged" in error_of(path)
 
 
 @pytest.mark.parametrize("key", ["format", "bytes", "sha256"])
 def test_a_sidecar_without_its_proof_is_none(path: Path, key: str) -> None:
-    about = sound(path)
-    del about[key]
-    files.sidecar(path).write_text(json.dumps(about))
-    assert "no sidecar" in told(path)
+    metadata = changed_sidecar(path)
+    del metadata[key]
+    sidecars.path_of(path).write_text(json.dumps(metadata))
+    assert "no sidecar" in error_of(path)
 
 
 def test_what_is_not_known_is_dropped(path: Path) -> None:
-    files.sidecar(path).write_text(json.dumps(sound(path, later={"a": 1}, _target_="os.system")))
-    assert files.verify(path).keys() == {*ABOUT, "format", "bytes", "sha256"}
+    sidecars.path_of(path).write_text(
+        json.dumps(changed_sidecar(path, later={"a": 1}, _target_="os.system"))
+    )
+    assert files.verify(path).keys() == {*METADATA, "format", "bytes", "sha256"}
+
+
+def in_format_1(text: str) -> str:
+    """A sidecar in the words of format 1."""
+    return text.replace('"siblings"', '"twins"').replace('"weights-only"', '"light"')
 
 
 VICTIMS = ("best.pth", "other.pth", "0.pt", "../results.json")
 
 
 @pytest.mark.parametrize(
-    ("name", "facts"),
+    ("name", "fields"),
     [
-        pytest.param("../results.json", {"kind": "light"}, id="above"),
-        pytest.param("/tmp/x.pth", {"kind": "light"}, id="absolute"),
-        pytest.param("best.pth", {"kind": "light"}, id="best"),
-        pytest.param("other.pth", {"kind": "light"}, id="another"),
+        pytest.param("../results.json", {"kind": "weights-only"}, id="above"),
+        pytest.param("/tmp/x.pth", {"kind": "weights-only"}, id="absolute"),
+        pytest.param("best.pth", {"kind": "weights-only"}, id="best"),
+        pytest.param("other.pth", {"kind": "weights-only"}, id="another"),
         pytest.param("0.pt", {"kind": "task"}, id="task"),
-        pytest.param("task0.1_full.pth", {"kind": "light"}, id="light-as-full"),
-        pytest.param("task0.1.pth", {"kind": "epoch"}, id="full-as-light"),
-        pytest.param("task0.2.pth", {"kind": "light"}, id="another-epoch"),
-        pytest.param("../x.1.pth", {"kind": "light", "stage": "../x"}, id="stage-above"),
-        pytest.param("x.json", {"kind": "light"}, id="sidecar"),
-        pytest.param(".hidden.pth", {"kind": "light", "stage": ".hidden"}, id="hidden"),
-        pytest.param("task0.1.pth", {"kind": "light", "sha256": "0" * 64}, id="own-proof"),
-        pytest.param("task0.1.pth", {"kind": "light", "twins": []}, id="own-twins"),
-        pytest.param(["task0.1.pth"], {"kind": "light"}, id="list"),
+        pytest.param("task0.1_full.pth", {"kind": "weights-only"}, id="weights-as-full"),
+        pytest.param("task0.1.pth", {"kind": "epoch"}, id="full-as-weights"),
+        pytest.param("task0.2.pth", {"kind": "weights-only"}, id="another-epoch"),
+        pytest.param("../x.1.pth", {"kind": "weights-only", "stage": "../x"}, id="stage-above"),
+        pytest.param("x.json", {"kind": "weights-only"}, id="sidecar"),
+        pytest.param(".hidden.pth", {"kind": "weights-only", "stage": ".hidden"}, id="hidden"),
+        pytest.param("task0.1.pth", {"kind": "weights-only", "sha256": "0" * 64}, id="own-proof"),
+        pytest.param("task0.1.pth", {"kind": "weights-only", "siblings": []}, id="own-siblings"),
+        pytest.param(["task0.1.pth"], {"kind": "weights-only"}, id="list"),
     ],
 )
-def test_twins_have_the_names_of_an_epoch_and_no_other(
-    path: Path, name: Any, facts: dict[str, Any]
+@pytest.mark.parametrize("words", [lambda text: text, in_format_1], ids=["today", "format-1"])
+def test_siblings_have_the_names_of_an_epoch_and_no_other(
+    path: Path, name: Any, fields: dict[str, Any], words: Callable[[str], str]
 ) -> None:
     for victim in VICTIMS:
         (path.parent / victim).write_text("mine")
-    twin = [name, {**ABOUT, **facts}]
-    files.sidecar(path).write_text(json.dumps(sound(path, twins=[twin])))
+    sibling = [name, {**METADATA, **fields}]
+    sidecars.path_of(path).write_text(words(json.dumps(changed_sidecar(path, siblings=[sibling]))))
     before = sorted(path.parents[1].rglob("*"))
     manager = CheckpointManager(path.parent, "x", Policy(save=True), Cadence([]))
     with suppress(UserError):
-        manager._settle()
+        manager._reconcile()
     assert sorted(path.parents[1].rglob("*")) == before
     assert all((path.parent / victim).read_text() == "mine" for victim in VICTIMS)
 
 
-def test_a_twin_never_replaces_what_is_committed(path: Path) -> None:
-    light = path.with_name("task0.1.pth")
-    files.write(light, {"model_state_dict": {"w": torch.ones(1)}}, {**ABOUT, "kind": "light"})
-    before = light.read_bytes()
-    twin = [light.name, {**ABOUT, "kind": "light"}]
-    files.sidecar(path).write_text(json.dumps(sound(path, twins=[twin])))
-    CheckpointManager(path.parent, "x", Policy(save=True), Cadence([]))._settle()
-    assert light.read_bytes() == before
+@pytest.mark.parametrize("words", [lambda text: text, in_format_1], ids=["today", "format-1"])
+def test_a_missing_sibling_is_written(path: Path, words: Callable[[str], str]) -> None:
+    sibling = ["task0.1.pth", {**METADATA, "kind": "weights-only"}]
+    sidecars.path_of(path).write_text(words(json.dumps(changed_sidecar(path, siblings=[sibling]))))
+    assert sidecars.read(path)["siblings"] == [sibling]
+    CheckpointManager(path.parent, "x", Policy(save=True), Cadence([]))._reconcile()
+    written = path.with_name("task0.1.pth")
+    assert list(files.read(written)) == ["model_state_dict"]
+    assert sidecars.read(written)["kind"] == "weights-only"
+
+
+def test_a_weights_only_checkpoint_of_format_1_is_known(path: Path) -> None:
+    sidecar = sidecars.path_of(path)
+    sidecar.write_text(json.dumps(changed_sidecar(path, kind="light", format=1)))
+    assert [entry.full for entry in ledger.entries(path.parent)] == [False]
+
+
+def test_a_sibling_never_replaces_what_is_committed(path: Path) -> None:
+    weights = path.with_name("task0.1.pth")
+    files.write(
+        weights, {"model_state_dict": {"w": torch.ones(1)}}, {**METADATA, "kind": "weights-only"}
+    )
+    before = weights.read_bytes()
+    sibling = [weights.name, {**METADATA, "kind": "weights-only"}]
+    sidecars.path_of(path).write_text(json.dumps(changed_sidecar(path, siblings=[sibling])))
+    CheckpointManager(path.parent, "x", Policy(save=True), Cadence([]))._reconcile()
+    assert weights.read_bytes() == before
 
 
 JSON = st.recursive(
@@ -245,16 +275,16 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=10,
 )
-KEYS = (*ABOUT, "format", "bytes", "sha256", "monitor", "selected_on", "twins")
+KEYS = (*METADATA, "format", "bytes", "sha256", "monitor", "selected_on", "siblings", "twins")
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A sound file and one that no sidecar may make load, each of which is committed."""
+    """A valid file and one that no sidecar may make load, each of which is committed."""
     folder = tmp_path_factory.mktemp("world")
     good, bad = folder / "a.pt", folder / "b.pt"
-    files.write(good, STATE, ABOUT)
-    files.write(bad, {**STATE, "x": [torch.zeros(1)]}, ABOUT)
+    files.write(good, STATE, METADATA)
+    files.write(bad, {**STATE, "x": [torch.zeros(1)]}, METADATA)
     torch.save({**STATE, "x": [torch.nn.functional.relu, torch.FloatTensor]}, bad)
     return good, bad
 
@@ -276,7 +306,7 @@ def require_only_sentences(path: Path, loads: bool) -> None:
 @given(data=st.binary(max_size=200))
 def test_no_bytes_raise_more_than_a_sentence(world: tuple[Path, Path], data: bytes) -> None:
     for path, loads in zip(world, (True, False), strict=True):
-        files.sidecar(path).write_bytes(data)
+        sidecars.path_of(path).write_bytes(data)
         require_only_sentences(path, loads)
 
 
@@ -287,11 +317,11 @@ def test_no_value_raises_more_than_a_sentence(
 ) -> None:
     for path, loads in zip(world, (True, False), strict=True):
         said = {**value, **proof(path)} if proven and isinstance(value, dict) else value
-        files.sidecar(path).write_text(json.dumps(said))
+        sidecars.path_of(path).write_text(json.dumps(said))
         require_only_sentences(path, loads)
 
 
 def test_the_limit_is_a_sidecars_own(path: Path) -> None:
-    text = files.sidecar(path).read_text()
-    files.sidecar(path).write_text(text + " " * (sidecars.LIMIT - len(text)))
+    text = sidecars.path_of(path).read_text()
+    sidecars.path_of(path).write_text(text + " " * (sidecars.LIMIT - len(text)))
     assert archive.load(path).keys() == files.read(path).keys()

@@ -11,11 +11,12 @@ from zipfile import ZIP_DEFLATED
 
 import pytest
 import torch
-from checkpoint.fetching import DATA, PINNED, SHA256, asked, get, refused
+from checkpoint.fetching import DATA, PINNED, SHA256, get, refused, requests_for
 from checkpoint.hostile import prove, rezip, save
 from webserver import Server
 
 from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core import sidecars
 from perdure.checkpoint.interop.foreign import open_file
 from perdure.checkpoint.remote.references import resolve
 from perdure.errors import UserError
@@ -28,7 +29,7 @@ def ours(server: Server, url: str, tmp_path: Path) -> str:
     path.parent.mkdir()
     files.write(path, {"model": {"w": torch.arange(50_000.0)}}, {"position": {"step": 3}})
     server.files["/er.pt"] = path.read_bytes()
-    server.files["/er.pt.json"] = files.sidecar(path).read_bytes()
+    server.files["/er.pt.json"] = sidecars.path_of(path).read_bytes()
     return f"#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
@@ -40,7 +41,7 @@ def test_a_checkpoint_of_ours_can_be_read(
         path = resolve(url + ours * pinned, cache)
         assert torch.equal(files.read(path)["model"]["w"], torch.arange(50_000.0))
     assert {f.name.removeprefix(path.name) for f in cache.iterdir()} == {"", ".json", ".version"}
-    assert len(asked(server, "/er.pt.json")) == 1
+    assert len(requests_for(server, "/er.pt.json")) == 1
 
 
 def test_the_sidecar_is_beside_the_path_not_the_query(
@@ -58,7 +59,7 @@ def test_a_new_version_comes_with_its_own_sidecar(
     newer = tmp_path / "made" / "newer.pt"
     files.write(newer, {"model": 4}, {"position": {"step": 4}})
     server.files["/er.pt"], server.tells["/er.pt"] = newer.read_bytes(), {"ETag": '"2"'}
-    server.files["/er.pt.json"] = files.sidecar(newer).read_bytes()
+    server.files["/er.pt.json"] = sidecars.path_of(newer).read_bytes()
     assert files.read(resolve(url, cache))["model"] == 4
     server.files["/er.pt"], server.tells["/er.pt"] = DATA, {"ETag": '"3"'}
     del server.files["/er.pt.json"]
@@ -104,7 +105,7 @@ def test_what_is_no_sidecar_of_ours_is_not_kept(
 
 @pytest.mark.parametrize("pinned", [False, True], ids=["unpinned", "pinned"])
 @pytest.mark.parametrize("harm", ["not-fetched", "damaged", "gone"])
-def test_a_sidecar_that_lacks_is_asked_for_again(
+def test_a_missing_sidecar_is_requested_again(
     server: Server,
     url: str,
     cache: Path,
@@ -122,9 +123,9 @@ def test_a_sidecar_that_lacks_is_asked_for_again(
     assert caplog.messages == told * (harm == "not-fetched")
     sent = server.sent
     if harm == "damaged":
-        files.sidecar(path).write_text("{")
+        sidecars.path_of(path).write_text("{")
     elif harm == "gone":
-        files.sidecar(path).unlink()
+        sidecars.path_of(path).unlink()
         if pinned:  # where the record stays, it says that all is there
             path.with_name(f"{path.name}.version").unlink()
     assert "model" in files.read(resolve(url + ours * pinned, cache))
@@ -139,10 +140,10 @@ def test_a_sidecar_that_fits_spares_a_file_no_check(
     rezip(path, lambda archive, entry, data: archive.writestr(entry.filename, data, ZIP_DEFLATED))
     prove(path)
     server.files["/er.pt"] = path.read_bytes()
-    server.files["/er.pt.json"] = files.sidecar(path).read_bytes()
+    server.files["/er.pt.json"] = sidecars.path_of(path).read_bytes()
     pin = f"#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}" * pinned
     fetched = resolve(url + pin, cache)
-    assert files.sidecar(fetched).is_file()
+    assert sidecars.path_of(fetched).is_file()
     for read in (files.read, open_file):
         with pytest.raises(UserError, match="refused: compressed"):
             read(fetched)
@@ -183,7 +184,7 @@ def test_a_process_that_dies_between_two_steps_leaves_nothing_that_misleads(
         server.files, server.tells["/er.pt"] = dict(old), {"ETag": '"1"'}
         resolve(url, cache / str(n))
         server.files["/er.pt"], server.tells["/er.pt"] = newer.read_bytes(), {"ETag": '"2"'}
-        server.files["/er.pt.json"] = files.sidecar(newer).read_bytes()
+        server.files["/er.pt.json"] = sidecars.path_of(newer).read_bytes()
         with pytest.MonkeyPatch.context() as monkeypatch:
             _dying_at(n, monkeypatch)
             try:

@@ -1,4 +1,4 @@
-"""Files of every origin are recognised, and their weights lose the prefixes of wrappers."""
+"""Files of every origin are recognized, and their weights lose the prefixes of wrappers."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from perdure.backbones.mlp import MLP
 from perdure.checkpoint.core import format as files
 from perdure.checkpoint.interop.foreign import open_file, shorten
 from perdure.errors import UserError
+from perdure.io import atomic
 from perdure.models.lwf import LwF
 
 WRAPPERS = ("module", "_orig_mod", "net", "backbone", "model", "_fsdp_wrapped_module", "wrappee")
@@ -52,16 +53,18 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-# --- recognising ------------------------------------------------------------------------------
+# --- recognizing ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("make", "kind"),
     [
-        pytest.param(lambda m: {"model_state_dict": m.state_dict()}, "light", id="light"),
+        pytest.param(
+            lambda m: {"model_state_dict": m.state_dict()}, "weights-only", id="weights-only"
+        ),
         pytest.param(
             lambda m: {"epoch": 3, "model_state_dict": m.state_dict(), "loss": 0.1},
-            "light",
+            "weights-only",
             id="the-tutorials-way",
         ),
         pytest.param(mammoth_checkpoint, "mammoth", id="mammoth"),
@@ -87,7 +90,7 @@ def test_what_a_file_is(make: Callable[[nn.Module], Any], kind: str, tmp_path: P
     opened = open_file(save(tmp_path / "a.pt", make(model)))
     assert opened.kind == kind
     assert same(opened.weights, dict(model.state_dict()))
-    assert opened.about == {}
+    assert opened.metadata == {}
 
 
 def test_a_mammoth_file_shows_what_it_holds(tmp_path: Path) -> None:
@@ -117,7 +120,7 @@ def test_a_full_file_of_a_run_is_verified(tmp_path: Path) -> None:
     files.write(tmp_path / "a.pt", full_state(model), {"stage": "task0"})
     opened = open_file(tmp_path / "a.pt")
     assert opened.kind == "perdure"
-    assert opened.about["stage"] == "task0"
+    assert opened.metadata["stage"] == "task0"
     assert opened.args == {"seed": 3}
     assert torch.equal(opened.weights["layers.0.weight"], model.backbone.layers[0].weight)
     assert torch.equal(opened.weights["old.layers.0.weight"], model.old.layers[0].weight)
@@ -125,9 +128,9 @@ def test_a_full_file_of_a_run_is_verified(tmp_path: Path) -> None:
 
 def test_a_link_is_verified_by_the_sidecar_of_its_file(tmp_path: Path) -> None:
     files.write(tmp_path / "task0.1.pth", {"model_state_dict": small().state_dict()}, {})
-    files.point(tmp_path / "best.pth", tmp_path / "task0.1.pth")
+    atomic.update_link(tmp_path / "best.pth", tmp_path / "task0.1.pth")
     opened = open_file(tmp_path / "best.pth")
-    assert opened.about
+    assert opened.metadata
     assert opened.path.name == "task0.1.pth"
     data = bytearray((tmp_path / "task0.1.pth").read_bytes())
     data[-1] ^= 1
@@ -141,7 +144,7 @@ def test_a_full_file_that_left_its_sidecar_behind_is_known(tmp_path: Path) -> No
     moved = (tmp_path / "a.pt").rename(tmp_path / "b.pt")
     opened = open_file(moved)
     assert opened.kind == "perdure"
-    assert opened.about == {}
+    assert opened.metadata == {}
 
 
 def test_a_newer_format_is_refused_without_a_sidecar_too(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ SIZE = 30
 @pytest.fixture
 def rows(tiny: Arrays) -> dict[str, Tensor]:
     """What `Buffer.serialize` gives: images as ToTensor made them, room for `SIZE`, all filled."""
-    images, labels = tiny.train.x[:SIZE], tiny.train.y[:SIZE]
+    # Copies: a test that zeroes rows must not zero the session's digits.
+    images, labels = tiny.train.x[:SIZE].clone(), tiny.train.y[:SIZE].clone()
     logits = torch.randn(SIZE, 10, generator=torch.Generator().manual_seed(0))
     return {"examples": images.float().div(255), "labels": labels, "logits": logits}
 
@@ -53,7 +54,7 @@ def test_rows_come_back_as_bytes(rows: dict[str, Tensor], tiny: Arrays, tmp_path
 
 def test_what_the_method_remembered_comes_along(rows: dict[str, Tensor], tmp_path: Path) -> None:
     buffer = Reservoir(SIZE, 10)
-    mammoth_buffer(opened(tmp_path, rows), buffer, remembered=("logits",))
+    mammoth_buffer(opened(tmp_path, rows), buffer, fields=("logits",))
     assert torch.equal(buffer.contents()["logits"], rows["logits"])
 
 
@@ -93,7 +94,7 @@ def test_a_known_counter_keeps_the_reservoir_fair(rows: dict[str, Tensor], tmp_p
         pytest.param({}, Reservoir(30, 5), {"seen": 9}, "cannot be of 9 seen", id="seen-less"),
         pytest.param({}, Reservoir(30, 5), {"shape": (3, 32, 32)}, r"\(1, 28, 28\)", id="shape"),
         pytest.param(
-            {}, Reservoir(30, 5), {"remembered": ("task_labels",)}, "needed are", id="not-there"
+            {}, Reservoir(30, 5), {"fields": ("task_labels",)}, "needed are", id="not-there"
         ),
         pytest.param({"examples": None}, Reservoir(30, 5), {}, "holds labels, logits", id="images"),
         pytest.param(

@@ -76,7 +76,7 @@ def runner(parts: Parts) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("make", [pack, stage, runner], ids=["ours", "catalyst-20", "catalyst-22"])
-def test_training_goes_on_as_if_never_stopped(
+def test_training_continues_as_if_never_stopped(
     make: Callable[[Parts], dict[str, Any]], tmp_path: Path
 ) -> None:
     one, two = Parts(0), Parts(1)
@@ -180,9 +180,9 @@ def test_only_what_both_have_is_loaded() -> None:
 
 def test_nothing_in_common_is_an_error() -> None:
     parts = Parts(0)
-    with pytest.raises(UserError, match="holds epoch, and asked for is model, optimizer: they"):
+    with pytest.raises(UserError, match="holds epoch, the call names model, optimizer: they"):
         unpack_checkpoint({"epoch": 3}, parts.model, optimizer=parts.optimizer)
-    with pytest.raises(UserError, match="holds nothing, and asked for is nothing"):
+    with pytest.raises(UserError, match="holds nothing, the call names nothing"):
         unpack_checkpoint({})
 
 
@@ -247,7 +247,7 @@ def test_an_interrupted_save_leaves_the_older_file(
     path = tmp_path / "last.pth"
     save_checkpoint({"model_state_dict": {"w": torch.ones(1)}}, path)
     with monkeypatch.context() as disk:
-        disk.setattr("perdure.checkpoint.core.format.os.replace", full)
+        disk.setattr("perdure.io.atomic.os.replace", full)
         with pytest.raises(OSError, match="No space"):
             save_checkpoint({"model_state_dict": {"w": torch.zeros(1)}}, path)
     assert load_checkpoint(str(path))["model_state_dict"]["w"] == 1

@@ -161,7 +161,9 @@ def test_a_new_head_stays_as_it_was(n_classes: int) -> None:
     assert torch.equal(backbone.head.weight, mlp(10).head.weight)
     assert torch.equal(backbone.layers[1].weight, source.layers[1].weight)
     assert report.missing == ("head.weight", "head.bias")
-    assert report.skipped == dict.fromkeys(report.missing, "a new last layer was asked for")
+    assert report.skipped == dict.fromkeys(
+        report.missing, "checkpoint.new_head keeps a new last layer"
+    )
 
 
 def test_a_network_without_a_classifier_needs_a_new_head() -> None:
@@ -183,7 +185,7 @@ def test_missing_tensors_are_an_error_unless_allowed() -> None:
     assert set(report.missing) == set(backbone.state_dict()) - set(weights)
 
 
-def test_a_stem_of_another_size_is_said() -> None:
+def test_a_stem_of_another_size_is_reported() -> None:
     weights = {**resnet().state_dict(), "conv1.weight": torch.zeros(4, 3, 7, 7)}
     said = r"fill conv1\.weight \(conv1\.weight is 4x3x7x7 where the network has 4x3x3x3\)"
     with pytest.raises(UserError, match=said):
@@ -254,7 +256,7 @@ def test_the_report_is_short_and_names_the_reasons() -> None:
     )
     assert report.lines() == [
         "filled 2 of the network's 3 tensors",
-        "not filled, so as initialised: d",
+        "not filled, so as initialized: d",
         "skipped (the network has no such tensor): old.0, old.1, old.2, old.3, old.4, old.5 and "
         "2 more",
         "skipped (odd): c",

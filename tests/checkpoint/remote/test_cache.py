@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from checkpoint.fetching import DATA, OTHER, PINNED, SHA256, asked, get, refused
+from checkpoint.fetching import DATA, OTHER, PINNED, SHA256, get, refused, requests_for
 from webserver import Server
 
 from perdure.checkpoint.remote.references import resolve
@@ -21,7 +21,7 @@ DATE = {"Last_Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}
 # --- pinned ---------------------------------------------------------------------------------------
 
 
-def test_a_pinned_file_is_asked_for_once(server: Server, url: str, cache: Path) -> None:
+def test_a_pinned_file_is_requested_once(server: Server, url: str, cache: Path) -> None:
     path = get(url + PINNED, cache)
     assert path.name == f"{SHA256}.pt"
     n = len(server.requests)
@@ -36,7 +36,7 @@ def test_a_pinned_file_that_was_damaged_is_fetched_again(
     path = get(url + PINNED, cache)
     path.write_bytes(DATA[:-1] + b"?")
     get(url + PINNED, cache)
-    assert asked(server) == [None, None]
+    assert requests_for(server) == [None, None]
 
 
 def test_a_record_cannot_stand_in_for_the_pin(server: Server, url: str, cache: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_failed_update_loses_nothing(server: Server, url: str, cache: Path) ->
         resolve(url, cache)
     assert path.read_bytes() == DATA
     get(url, cache, OTHER)
-    assert asked(server)[-1] == "bytes=100000-"
+    assert requests_for(server)[-1] == "bytes=100000-"
 
 
 def test_what_came_of_a_version_that_was_taken_back_goes(

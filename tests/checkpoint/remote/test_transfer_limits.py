@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint.fetching import DATA, OTHER, PINNED, asked, get, refused
+from checkpoint.fetching import DATA, OTHER, PINNED, get, refused, requests_for
 from webserver import Answer, Server
 
 from perdure.checkpoint.remote.references import resolve
 from perdure.config.schema import CheckpointConfig
-from perdure.io.download import Limits
+from perdure.io.transfer import Limits
 
 SECONDS = 3.0
 PLENTY = 60.0
@@ -83,12 +83,12 @@ def test_what_a_slow_server_has_sent_is_counted_and_kept(
     assert 0 < n_bytes == part.stat().st_size
 
 
-def test_the_next_command_goes_on_from_there(server: Server, url: str, cache: Path) -> None:
+def test_the_next_command_resumes_from_there(server: Server, url: str, cache: Path) -> None:
     server.usual = server.dripping
     n_bytes = arrived(url, cache, part=True)
     server.usual = server.ranged
     get(url, cache)
-    assert asked(server) == [None, f"bytes={n_bytes}-"]
+    assert requests_for(server) == [None, f"bytes={n_bytes}-"]
 
 
 def test_pauses_between_attempts_count(
@@ -112,7 +112,7 @@ def test_the_sidecar_counts(server: Server, url: str, cache: Path, pin: str) -> 
     assert [path for path, _ in server.requests] == ["/er.pt", "/er.pt.json"]
     server.usual = server.ranged
     get(url + pin, cache)
-    assert asked(server) == [None, f"bytes={len(DATA)}-"]
+    assert requests_for(server) == [None, f"bytes={len(DATA)}-"]
 
 
 def test_a_handshake_counts(cache: Path) -> None:
@@ -152,11 +152,11 @@ def test_what_all_attempts_bring_counts_together(server: Server, url: str, cache
     server.usual = server.cut(200_000)
     said = refused(url, cache, limit=500_000, part=True)
     assert "sends more than the 500000 bytes that checkpoint.max_gigabytes=0.0005 allows" in said
-    assert asked(server) == [None, None, None]
+    assert requests_for(server) == [None, None, None]
     assert server.sent == 600_000
 
 
-def test_a_transfer_that_goes_on_counts_what_it_brings_itself(
+def test_a_resumed_transfer_counts_only_its_own_bytes(
     server: Server, url: str, cache: Path
 ) -> None:
     server.script.extend([server.cut(200_000), server.failing(404)])

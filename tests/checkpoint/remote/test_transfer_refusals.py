@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from checkpoint.fetching import DATA, PINNED, SHA256, asked, get, refused
+from checkpoint.fetching import DATA, PINNED, SHA256, get, refused, requests_for
 from webserver import Answer, Handler, SecureServer, Server, serving
 
 from perdure.checkpoint.remote.references import resolve
-from perdure.io.download import Limits
+from perdure.io.transfer import Limits
 
 
 def test_a_server_that_keeps_failing_is_given_up(server: Server, url: str, cache: Path) -> None:
@@ -19,14 +19,14 @@ def test_a_server_that_keeps_failing_is_given_up(server: Server, url: str, cache
     assert len(server.requests) == 3
 
 
-def test_a_missing_file_is_asked_for_once(server: Server, cache: Path) -> None:
+def test_a_missing_file_is_requested_once(server: Server, cache: Path) -> None:
     said = refused(server.url("/none.pt"), cache)
     assert said == f"{server.url('/none.pt')} could not be fetched: 127.0.0.1: HTTP 404 Not Found"
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("status", [204, 304, 400, 416])
-def test_an_answer_that_nobody_asked_for_is_refused(
+def test_an_answer_to_no_request_is_refused(
     server: Server, url: str, cache: Path, status: int
 ) -> None:
     server.usual = lambda handler, data: handler.body(b"", status)
@@ -57,7 +57,7 @@ def test_a_body_without_an_end_of_its_own_counts_only_if_pinned(
     server: Server, url: str, cache: Path
 ) -> None:
     server.usual = lambda handler, data: handler.body(data, length=-1)
-    assert "does not tell where the file ends" in refused(url, cache)
+    assert "does not mark where the file ends" in refused(url, cache)
     get(url + PINNED, cache)
 
 
@@ -92,7 +92,7 @@ def test_a_wrong_pin_keeps_nothing(server: Server, url: str, cache: Path) -> Non
     assert len(server.requests) == 1
     server.script.append(server.cut(1_000))
     refused(f"{url}#sha256={'0' * 64}", cache)
-    assert asked(server) == [None, None, "bytes=1000-", None]
+    assert requests_for(server) == [None, None, "bytes=1000-", None]
 
 
 @pytest.mark.parametrize(

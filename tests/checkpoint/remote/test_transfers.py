@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from checkpoint.fetching import DATA, OTHER, PINNED, SHA256, asked, get, refused
+from checkpoint.fetching import DATA, OTHER, PINNED, SHA256, get, refused, requests_for
 from webserver import Answer, Handler, Server
 
 from perdure.checkpoint.remote.references import resolve
@@ -59,16 +59,16 @@ def test_only_the_rest_is_sent_after_a_cut(
     server.tells["/er.pt"] = told
     server.script.append(server.cut(200_000))
     get(url, cache)
-    assert asked(server) == [None, "bytes=200000-"]
+    assert requests_for(server) == [None, "bytes=200000-"]
     assert server.headers[1]["If-Range"] in told.values()
 
 
 @pytest.mark.parametrize("pin", ["", PINNED], ids=["unpinned", "pinned"])
-def test_a_later_call_goes_on(server: Server, url: str, cache: Path, pin: str) -> None:
+def test_a_later_call_resumes(server: Server, url: str, cache: Path, pin: str) -> None:
     server.script.extend([server.cut(200_000), server.failing(404)])
     refused(url + pin, cache, part=True)
     get(url + pin, cache)
-    assert asked(server)[-1] == "bytes=200000-"
+    assert requests_for(server)[-1] == "bytes=200000-"
 
 
 def test_a_file_that_changed_meanwhile_is_taken_whole(
@@ -79,7 +79,7 @@ def test_a_file_that_changed_meanwhile_is_taken_whole(
     server.files["/er.pt"] = OTHER
     server.tells["/er.pt"] = {"ETag": '"2"'}
     get(url, cache, OTHER)
-    assert asked(server) == [None, "bytes=200000-", "bytes=200000-"]
+    assert requests_for(server) == [None, "bytes=200000-", "bytes=200000-"]
     assert server.headers[-2]["If-Range"] == '"1"'
 
 
@@ -110,20 +110,20 @@ def test_an_answer_to_another_range_is_not_appended(
 
     server.script.extend([server.cut(200_000), elsewhere])
     get(url, cache)
-    assert asked(server) == [None, "bytes=200000-", None]
+    assert requests_for(server) == [None, "bytes=200000-", None]
 
 
 @pytest.mark.parametrize("told", [{}, {"ETag": 'W/"1"'}], ids=["nothing", "weak-tag"])
-def test_without_a_sure_sign_of_the_version_only_a_pinned_file_goes_on(
+def test_without_a_sure_sign_of_the_version_only_a_pinned_file_resumes(
     server: Server, url: str, cache: Path, told: dict[str, str]
 ) -> None:
     server.tells["/er.pt"] = told
     server.script.append(server.cut(200_000))
     get(url, cache)
-    assert asked(server) == [None, None]
+    assert requests_for(server) == [None, None]
     server.script.append(server.cut(200_000))
     resolve(url + PINNED, cache)
-    assert asked(server) == [None, None, None, "bytes=200000-"]
+    assert requests_for(server) == [None, None, None, "bytes=200000-"]
 
 
 @pytest.mark.parametrize("size", [1_000, len(DATA), len(DATA) + 5], ids=["short", "full", "long"])
@@ -133,17 +133,17 @@ def test_a_part_of_something_else_does_no_harm(
     cache.mkdir()
     (cache / f"{SHA256}.pt.part").write_bytes(b"?" * size)
     get(url + PINNED, cache)
-    assert asked(server) == [f"bytes={size}-", None]
+    assert requests_for(server) == [f"bytes={size}-", None]
 
 
 def test_a_finished_part_is_not_sent_again(server: Server, url: str, cache: Path) -> None:
     cache.mkdir()
     (cache / f"{SHA256}.pt.part").write_bytes(DATA)
     get(url + PINNED, cache)
-    assert asked(server) == [f"bytes={len(DATA)}-"]
+    assert requests_for(server) == [f"bytes={len(DATA)}-"]
 
 
-def test_a_pinned_file_goes_on_from_another_address(server: Server, url: str, cache: Path) -> None:
+def test_a_pinned_file_resumes_from_another_address(server: Server, url: str, cache: Path) -> None:
     server.script.extend([server.cut(200_000), server.failing(404)])
     refused(url + PINNED, cache, part=True)
     server.files["/mirror/er.pt"], server.tells["/mirror/er.pt"] = DATA, {"ETag": '"mirrored"'}

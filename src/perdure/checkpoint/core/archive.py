@@ -1,14 +1,14 @@
-"""Opening a file of `torch.save`, whoever made it, without running what is in it: one way for all.
+"""Safe loading (`torch.load`, weights_only) of untrusted checkpoints: the one way to open a file.
 
-A file is read only when its entries are stored as they are (a compressed one of 200 KB can unfold
-to 200 MB), lie apart from each other, and all their CRC-32 checksums fit;
-`torch.load(weights_only=True)` then builds tensors and plain values, and refuses everything else.
-What it still lets through is taken out here: the functions that it may call, left as values;
-attributes put on tensors and dictionaries; nesting and numbers beyond any checkpoint's. A sidecar
-spares a file none of it.
+Nothing in a file is run, whatever its origin. It is read only when its entries are stored as they
+are (a compressed one of 200 KB can unfold to 200 MB), lie apart from each other, and all their
+CRC-32 checksums fit; `torch.load(weights_only=True)` then builds tensors and plain values, and
+refuses everything else. What it still lets through is taken out here: the functions that it may
+call, left as values; attributes put on tensors and dictionaries; nesting and numbers beyond any
+checkpoint's. A sidecar spares a file none of these checks.
 
 The format of torch before 1.6 is refused: it has no checksums, so of 300 such files with one bit
-flipped 294 load, and hold wrong numbers without a word.
+flipped 294 load, and hold wrong numbers without an error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from perdure.errors import UserError
-from perdure.io.files import open_plain
+from perdure.io.files import digest_of, open_plain
 
 LIMIT = 8 * 2**30
 """Bytes that a file may have, and the tensors in it; `checkpoint.max_gigabytes` sets another."""
@@ -64,13 +64,13 @@ def load(
     Args:
         path: an ordinary file, or a link to one.
         limit: bytes that the file may have, and its tensors together.
-        sha256: what the file's SHA-256 must be; none is whatever it is.
-        mapped: leave the tensors in the file until they are looked at.
+        sha256: the SHA-256 that the file must have, in hex; None accepts any.
+        mapped: leave the tensors in the file until they are read (mmap).
 
     Raises:
         DamagedError: the content is not what was written.
         TooLargeError: it is above the limit.
-        UserError: it cannot be read, is no file of `torch.save`, asks for code to be run, or holds
+        UserError: it cannot be read, is no file of `torch.save`, demands that code is run, or holds
             more than tensors and plain values.
     """
     try:
@@ -86,8 +86,8 @@ def load(
     except UserError:
         raise
     except pickle.UnpicklingError as error:
-        asked = _GLOBAL.search(str(error))
-        what = f"it asks for {asked[1]}" if asked else "it holds more than tensors and plain values"
+        name = _GLOBAL.search(str(error))
+        what = f"it asks for {name[1]}" if name else "it holds more than tensors and plain values"
         raise UserError(
             f"{path}: refused, and nothing in it was run: {what}; {_ACCEPTED}"
         ) from None
@@ -103,14 +103,15 @@ def load(
 
 
 def _check(path: Path, file: BinaryIO, limit: int, sha256: str | None) -> None:
-    """Refuse, before anything is loaded, what is no sound archive of bytes stored as they are."""
+    """Refuse, before anything is loaded, an archive that is not valid or not stored as is."""
     size = os.fstat(file.fileno()).st_size
     _require_size(path, size, limit)
     try:
         _check_archive(path, file, size, sha256)
     except UserError:
         file.seek(0)
-        if sha256 is not None and _sha256(file) != sha256:  # which says more than how it looks now
+        # That the hash does not fit is the more helpful error.
+        if sha256 is not None and digest_of(file) != sha256:
             raise _damaged(path) from None
         raise
 
@@ -137,13 +138,6 @@ def _check_archive(path: Path, file: BinaryIO, size: int, sha256: str | None) ->
 
 def _damaged(path: Path) -> DamagedError:
     return DamagedError(f"{path}: damaged (its SHA-256 is not the one in its sidecar)")
-
-
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    for block in iter(lambda: file.read(_BLOCK), b""):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo], comment: bool) -> None:
@@ -190,7 +184,7 @@ def _spans(
 def _check_bytes(
     path: Path, file: BinaryIO, spans: list[tuple[int, int, zipfile.ZipInfo]], hashed: bool
 ) -> str | None:
-    """Read the file once: the CRC-32 of each entry must fit; returns its SHA-256 if wanted."""
+    """Read the file once: the CRC-32 of each entry must fit; returns its SHA-256 if `hashed`."""
     digest = hashlib.sha256() if hashed else None
     file.seek(0)
     at = 0
@@ -334,7 +328,9 @@ class _Plain:
 
     def _atom(self, value: Any) -> Any:
         if isinstance(value, int) and value.bit_length() > _MOST_BITS:
-            raise UserError(f"{self.path}: refused: a number in it has more than {_MOST_BITS} bits")
+            raise UserError(
+                f"{self.path}: refused: an integer in it has more than {_MOST_BITS} bits"
+            )
         if isinstance(value, str | bytes):
             self._count(len(value))
         return value

@@ -1,4 +1,4 @@
-"""When to save within a task: every epoch, every N steps, every N minutes, or several of these."""
+"""Checkpoint cadence: when to save within a task (every epoch, N steps, N minutes, or several)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _PERIOD = re.compile(r"(\d+(?:\.\d+)?) (step|minute)s?")
 
 
 class Cadence:
-    """Tells at a step boundary whether it is time to save.
+    """Decides at a step boundary whether it is time to save.
 
     Args:
-        every: any of `task`, `epoch`, `N steps`, `N minutes`; none is `task` and `10 minutes`.
+        every: any of `task`, `epoch`, `N steps`, `N minutes`; None is `task` and `10 minutes`.
         joint: whether the run trains jointly and so has no tasks to save after.
 
     Raises:
@@ -39,13 +39,13 @@ class Cadence:
         self._saved = time.monotonic()
 
     def step_due(self, position: Position) -> bool:
-        """Whether to save at `position`; every rank of a run says the same."""
+        """Whether to save at `position`; the same on every rank of a run."""
         if self.epoch and position.step == 0:
             return True
         return self.steps is not None and position.global_step % self.steps == 0
 
     def time_due(self) -> bool:
-        """Whether to save now, wherever training stands; no two clocks say the same."""
+        """Whether to save now, wherever training stands; ranks differ in it, as their clocks do."""
         return self.seconds is not None and time.monotonic() - self._saved >= self.seconds
 
     def saved(self) -> None:

@@ -1,4 +1,4 @@
-"""Any state as tensors and plain types, which `torch.load(weights_only=True)` opens."""
+"""Encode a state dictionary as tensors and plain types, for `torch.load(weights_only=True)`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ import numpy as np
 import torch
 
 
-def plain(value: Any, where: str = "state", kept: Any = None) -> Any:
+def plain(value: Any, where: str = "state", reuse: Any = None) -> Any:
     """`value` made of tensors, dicts, lists, strings, numbers and None only.
 
-    Tensors come to the host as copies of just their elements (a view of a large storage would
-    write all of it). `kept` is what an earlier call gave: its tensors are filled again where they
-    fit, which is several times faster than fresh memory.
+    Tensors are copied to the host, in their dtype, just their elements (a view of a large storage
+    would write all of it); this waits for their device.
+
+    Args:
+        value: what to encode.
+        where: its name, for errors.
+        reuse: the result of an earlier call: its tensors are filled again where shape and dtype are
+            the same, which is several times faster than fresh memory.
 
     Raises:
         TypeError: a part has no such form; the message names it.
@@ -33,16 +38,16 @@ def plain(value: Any, where: str = "state", kept: Any = None) -> Any:
     if value is None or isinstance(value, bool | int | float | bytes):
         return value
     if isinstance(value, torch.Tensor):
-        return _copy(value.detach(), kept)
+        return _copy(value.detach(), reuse)
     if isinstance(value, Mapping):
-        before = kept if isinstance(kept, dict) else {}
+        before = reuse if isinstance(reuse, dict) else {}
         return {
             plain(k, where): plain(v, f"{where}[{k!r}]", before.get(k)) for k, v in value.items()
         }
     if isinstance(value, tuple):
-        return tuple(_each(value, where, kept))
+        return tuple(_each(value, where, reuse))
     if isinstance(value, list | deque):
-        return _each(value, where, kept)
+        return _each(value, where, reuse)
     if isinstance(value, set | frozenset):
         return sorted(plain(v, where) for v in value)
     if isinstance(value, np.ndarray):
@@ -52,18 +57,18 @@ def plain(value: Any, where: str = "state", kept: Any = None) -> Any:
     raise TypeError(f"{where} is a {type(value).__name__}, which a checkpoint cannot hold")
 
 
-def _copy(value: torch.Tensor, kept: Any) -> torch.Tensor:
+def _copy(value: torch.Tensor, reuse: Any) -> torch.Tensor:
     if (
-        isinstance(kept, torch.Tensor)
-        and kept.shape == value.shape
-        and kept.dtype == value.dtype
-        and kept.is_contiguous()
+        isinstance(reuse, torch.Tensor)
+        and reuse.shape == value.shape
+        and reuse.dtype == value.dtype
+        and reuse.is_contiguous()
     ):
-        return kept.copy_(value)
+        return reuse.copy_(value)
     return value.to("cpu", copy=True).contiguous()
 
 
-def _each(values: Sequence[Any] | deque[Any], where: str, kept: Any) -> list[Any]:
-    before = kept[: len(values)] if isinstance(kept, list | tuple) else ()
+def _each(values: Sequence[Any] | deque[Any], where: str, reuse: Any) -> list[Any]:
+    before = reuse[: len(values)] if isinstance(reuse, list | tuple) else ()
     pairs = zip_longest(values, before)
     return [plain(v, f"{where}[{i}]", b) for i, (v, b) in enumerate(pairs)]

@@ -1,23 +1,20 @@
-"""One plain `torch.save` file and a JSON sidecar whose rename commits it.
+"""Write and read a checkpoint: one plain `torch.save` file and a JSON sidecar that commits it.
 
-The protocol: a temporary file in the same folder, hashed while it is written, fsync, rename to a
-name that is never used again, fsync of the folder; then the sidecar by the same steps. A file
-without its sidecar does not count. Everything opens with `torch.load(weights_only=True)`.
-tests/checkpoint/test_crash.py stops it before every operation and shows that each fsync is needed.
+The protocol: the file is written atomically (`io.atomic`: a temporary file in the same folder,
+hashed while it is written, fsync, rename to a name that is never used again, fsync of the folder),
+then its sidecar by the same steps. A file without its sidecar does not count. Everything opens with
+`torch.load(weights_only=True)`. tests/checkpoint/core/test_crash.py stops the protocol before every
+operation and shows that each fsync is needed.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import json
 import os
-import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -27,34 +24,35 @@ from perdure.checkpoint.core.archive import DamagedError as DamagedError
 from perdure.checkpoint.core.encode import plain
 from perdure.checkpoint.core.migrate import migrated
 from perdure.errors import UserError
-from perdure.io.files import open_plain
+from perdure.io import atomic
+from perdure.io.files import digest_of, open_plain
 
 FORMAT = 2
 """Number of the layout of a full file; a reader refuses a higher one."""
-
-_TEMPORARY = ".tmp-"
-_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EINVAL)
 
 
 class NewerFormatError(UserError):
     """The file was written by a later version; an older file is no substitute for it."""
 
 
-def write(path: Path, state: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    """Write `state` to `path`, and `about` with size and hash to its sidecar, durably.
+def write(path: Path, state: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Write `state` to `path`, and `metadata` with size and hash to its sidecar, durably.
 
     Raises:
         FileExistsError: `path` is committed already; names are never used twice.
+        TypeError: a part of the state can be no tensor and no plain value.
         OSError: the disk's own error; nothing half-written stays behind.
     """
-    commit(path, plain({**state, "format": FORMAT}), about)
+    commit(path, plain({**state, "format": FORMAT}), metadata)
 
 
-def commit(path: Path, content: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+def commit(path: Path, content: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
     """`write` for a state that is plain already and holds its format number."""
     with _whole_or_not_at_all(path):
-        digest, size = replace(path, lambda file: torch.save(content, file))
-        _seal(path, {**about, "format": FORMAT, "bytes": size, "sha256": digest})
+        digest = hashlib.sha256()
+        n_bytes = atomic.write_stream(path, lambda file: torch.save(content, file), digest)
+        proof = {"format": FORMAT, "bytes": n_bytes, "sha256": digest.hexdigest()}
+        sidecars.write(path, {**metadata, **proof})
 
 
 def read(path: Path, limit: int = LIMIT) -> dict[str, Any]:
@@ -73,50 +71,51 @@ def read(path: Path, limit: int = LIMIT) -> dict[str, Any]:
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """What the sidecar of `path` says, once its bytes are seen to be the ones committed.
+    """The metadata of `path`, once its bytes are seen to be the ones committed.
 
     Raises:
         DamagedError: they are not.
         UserError: as `committed`, or the file cannot be read.
     """
-    about = committed(path)
+    metadata = committed(path)
     try:
         with open_plain(path) as file:
-            digest = _sha256(file)
+            digest = digest_of(file)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    if digest != about["sha256"]:
-        raise DamagedError(f"{path}: damaged (its SHA-256 is not the one in {sidecar(path).name})")
-    return about
+    if digest != metadata["sha256"]:
+        name = sidecars.path_of(path).name
+        raise DamagedError(f"{path}: damaged (its SHA-256 is not the one in {name})")
+    return metadata
 
 
 def committed(path: Path) -> dict[str, Any]:
-    """What the sidecar of `path` says; its bytes are not read.
+    """The metadata in the sidecar of `path`; the file's bytes are not read.
 
     Raises:
         DamagedError: it is no sidecar, or of a file of another size.
         UserError: no checkpoint is committed there, or its format is newer.
     """
-    beside = sidecar(path)
+    sidecar = sidecars.path_of(path)
     try:
-        about = sidecars.read(beside)
-        if path.stat().st_size != about["bytes"]:
+        metadata = sidecars.read(path)
+        if path.stat().st_size != metadata["bytes"]:
             raise ValueError("of a file of another size")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no checkpoint is committed there ({error.filename})") from None
     except ValueError as error:
-        raise DamagedError(f"{path}: damaged (it does not fit {beside.name}: {error})") from None
+        raise DamagedError(f"{path}: damaged (it does not fit {sidecar.name}: {error})") from None
     except OSError as error:
-        raise UserError(f"{beside}: cannot be read ({error.strerror or error})") from None
-    if about["format"] > FORMAT:
+        raise UserError(f"{sidecar}: cannot be read ({error.strerror or error})") from None
+    if metadata["format"] > FORMAT:
         raise NewerFormatError(
-            f"{path}: format {about['format']} is newer than {FORMAT}, the newest this version "
+            f"{path}: format {metadata['format']} is newer than {FORMAT}, the newest this version "
             "of Perdure reads"
         )
-    return about
+    return metadata
 
 
-def link(source: Path, path: Path, about: Mapping[str, Any]) -> None:
+def link(source: Path, path: Path, metadata: Mapping[str, Any]) -> None:
     """Commit the bytes of the committed `source` under a second name, without a second copy.
 
     A hard link; where the file system has none, a copy.
@@ -124,30 +123,23 @@ def link(source: Path, path: Path, about: Mapping[str, Any]) -> None:
     Raises:
         FileExistsError: `path` is committed already.
         UserError: as `committed`, of `source`.
+        OSError: the disk's own error; nothing half-written stays behind.
     """
     known = committed(source)
     with _whole_or_not_at_all(path):
         path.unlink(missing_ok=True)
         try:
             os.link(source, path)
-            _sync_folder(path.parent)
+            atomic.sync_folder(path.parent)
         except OSError:
-            replace(path, lambda file: file.write(source.read_bytes()))
-        _seal(path, {**about, **{key: known[key] for key in ("format", "bytes", "sha256")}})
-
-
-def point(path: Path, target: Path) -> None:
-    """Let the symbolic link `path` name `target`, in the same folder, in one step."""
-    if path.is_symlink() and os.readlink(path) == target.name:
-        return
-    temporary = path.with_name(_TEMPORARY + secrets.token_hex(8))
-    temporary.symlink_to(target.name)
-    os.replace(temporary, path)
+            atomic.write_atomically(path, source.read_bytes())
+        proof = {key: known[key] for key in ("format", "bytes", "sha256")}
+        sidecars.write(path, {**metadata, **proof})
 
 
 def remove(path: Path) -> None:
-    """Take a checkpoint away: first the sidecar, so that no half of it ever counts."""
-    sidecar(path).unlink(missing_ok=True)
+    """Remove a checkpoint: first the sidecar, so that no half of it ever counts. Raises OSError."""
+    sidecars.remove(path)
     path.unlink(missing_ok=True)
 
 
@@ -156,118 +148,18 @@ def set_aside(path: Path) -> None:
     n = 0
     while (aside := path.with_name(f"{path.name}.damaged-{n}")).exists():
         n += 1
-    sidecar(path).rename(aside.with_name(f"{aside.name}.sidecar"))
+    sidecars.path_of(path).rename(aside.with_name(f"{aside.name}.sidecar"))
     if path.exists():
         path.rename(aside)
 
 
-def make_folder(folder: Path) -> None:
-    """Make `folder` such that it survives power loss, as its files cannot without it.
-
-    All folders above are synced, since the run's own may be just as young.
-
-    Raises:
-        OSError: the disk's own error.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for parent in folder.absolute().parents:
-        try:
-            _sync_folder(parent)
-        except OSError as error:
-            if error.errno not in _NOT_OURS:
-                raise
-
-
-def sweep(folder: Path) -> None:
-    """Remove what killed writers left in `folder`; only for who holds the run's lock."""
-    for leftover in folder.glob(f"{_TEMPORARY}*"):
-        leftover.unlink(missing_ok=True)
-
-
-def sidecar(path: Path) -> Path:
-    """The JSON file whose presence commits `path`."""
-    return path.with_name(path.name + ".json")
-
-
 @contextmanager
 def _whole_or_not_at_all(path: Path) -> Iterator[None]:
-    if sidecar(path).exists():
+    if sidecars.path_of(path).exists():
         raise FileExistsError(f"{path} exists already")
     try:
         yield
     except BaseException:
-        with suppress(OSError):  # the first error is the one to tell
+        with suppress(OSError):  # the first error is the one to report
             remove(path)
         raise
-
-
-def _seal(path: Path, facts: Mapping[str, Any]) -> None:
-    """Commit `path`: its sidecar appears."""
-    text = json.dumps(facts, indent=1).encode()
-    replace(sidecar(path), lambda file: file.write(text))
-
-
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(2**20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-class _Hashing(BufferedIOBase):
-    """A file that hashes what is written to it, and keeps its error, which torch.save hides."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.digest = hashlib.sha256()
-        self.size = 0
-        self.error: OSError | None = None
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any, /) -> int:
-        self.digest.update(data)
-        self.size += len(data)
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def replace(path: Path, fill: Callable[[Any], object]) -> tuple[str, int]:
-    """Create `path` whole or not at all; returns its SHA-256 and size.
-
-    The temporary name is new each time: what a killed writer left never stands in the way.
-    """
-    temporary = path.with_name(_TEMPORARY + secrets.token_hex(8))
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-    handle = os.open(temporary, flags, 0o644)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            stream = _Hashing(file)
-            try:
-                fill(stream)
-            except RuntimeError as error:
-                raise stream.error or error from None
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-    return stream.digest.hexdigest(), stream.size
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,4 +1,4 @@
-"""What a run folder holds: the set of sidecars is the ledger, there is no central file."""
+"""List the checkpoints of a run folder, the newest, the latest run: sidecars are the only index."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ log = logging.getLogger("perdure")
 
 @dataclass(frozen=True)
 class Entry:
-    """A committed checkpoint, as its sidecar tells it.
+    """A committed checkpoint, by the metadata in its sidecar.
 
     Attributes:
         path: the file.
-        kind: `task` (kept after a task), `epoch` (of the top-K set), `step` (rolling), `light`.
+        kind: `task` (kept after a task), `epoch` (of the top-K set), `step` (rolling),
+            `weights-only`.
         order: (global step, task, epoch, step): a later state has a higher one.
         stage: `task0`, …, `joint`.
         epoch: epochs of the stage done.
-        value: the monitored value, if one was measured.
+        value: the monitored value, None where it was not measured.
     """
 
     path: Path
@@ -41,31 +42,31 @@ class Entry:
 
     @property
     def full(self) -> bool:
-        """Whether a run can go on from it."""
-        return self.kind != "light"
+        """Whether a run can resume from it."""
+        return self.kind != sidecars.WEIGHTS_ONLY
 
 
 def entries(folder: Path) -> list[Entry]:
-    """The committed checkpoints in `folder`, oldest first; what is not one is passed over."""
+    """The committed checkpoints in `folder`, oldest first; warns of invalid sidecars."""
     found = []
-    for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
-        data = path.with_name(path.name.removesuffix(".json"))
-        if path.is_symlink() or not data.is_file():
+    for path in sidecars.checkpoints_in(folder) if folder.is_dir() else ():
+        sidecar = sidecars.path_of(path)
+        if sidecar.is_symlink() or not path.is_file():
             continue
         try:
-            found.append(_entry(data, sidecars.read(path)))
+            found.append(_entry(path, sidecars.read(path)))
         except (ValueError, KeyError, OSError):
-            names = printable(str(path)), printable(data.name)
+            names = printable(str(sidecar)), printable(path.name)
             log.warning("%s is not a sidecar that can be read; %s is passed over", *names)
     return sorted(found, key=lambda e: e.order)
 
 
-def _entry(path: Path, about: dict[str, Any]) -> Entry:
-    at = about["position"]
+def _entry(path: Path, metadata: dict[str, Any]) -> Entry:
+    at = metadata["position"]
     order = (at["global_step"], at["task"], at["epoch"], at["step"])
-    value = about.get("value")
+    value = metadata.get("value")
     value = None if value is None else float(value)
-    return Entry(path, about["kind"], order, about["stage"], about["epoch"], value)
+    return Entry(path, metadata["kind"], order, metadata["stage"], metadata["epoch"], value)
 
 
 def newest(folder: Path) -> Entry | None:

@@ -1,4 +1,4 @@
-"""One writer a run folder: a second one is refused, and told who the first is."""
+"""Lock of a run folder (flock): one writer; a second is refused, and the error names the first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RunLock:
         """Take the lock.
 
         Args:
-            patience: seconds to wait for a holder that is about to end.
+            patience: seconds to wait for a holder that may be about to end.
 
         Raises:
             UserError: another process writes to this folder; the message names it.

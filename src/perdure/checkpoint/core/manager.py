@@ -1,26 +1,32 @@
-"""Which checkpoints a run writes, under which names, and which of them stay."""
+"""The checkpoint manager: which checkpoints a run writes, under which names, and which it keeps.
+
+A state is staged on the host and written in a background thread; the best K epochs (top-K), the
+last one and the newest rolling files stay (retention).
+"""
 
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from perdure.checkpoint.core import format as files
-from perdure.checkpoint.core import ledger
+from perdure.checkpoint.core import ledger, sidecars
 from perdure.checkpoint.core.cadence import Cadence
 from perdure.checkpoint.core.encode import plain
-from perdure.checkpoint.core.writer import Writer
+from perdure.checkpoint.core.sidecars import WEIGHTS_ONLY
 from perdure.errors import UserError
-from perdure.training.state import Occasion, Position, Written
+from perdure.io import atomic
+from perdure.training.state import Position, SaveContext, SavedCheckpoint
 
 _KEEP_ROLLING = 2
 _AT_ONCE = 50 * 2**20
-"""States below so many bytes are written at once, a few milliseconds; larger ones behind."""
+"""States below so many bytes are written at once, in a few milliseconds; larger ones behind."""
 
 
 def stem(
@@ -38,37 +44,39 @@ class Policy:
         save: a full file a task, and the top-K set; without it rolling files alone.
         top_k: how many epochs of a task stay, by the monitored value; 0 keeps no such set.
         monitor: name of the value, as `perdure.training.evaluation.measured` gives it.
-        maximise: whether more of it is better.
-        keep: how many per-task files stay; none keeps all.
-        light: whether an epoch's weights are also written alone.
+        maximize: whether more of it is better.
+        keep: how many per-task files stay; None keeps all.
+        weights_only: whether an epoch's weights are also written alone.
     """
 
     save: bool = False
     top_k: int = 1
     monitor: str = "average_accuracy.class_il"
-    maximise: bool = True
+    maximize: bool = True
     keep: int | None = None
-    light: bool = True
+    weights_only: bool = True
 
     def rank(self, value: float | None) -> float:
-        """Higher is better; what is no number comes last."""
+        """Higher is better; NaN and None come last."""
         if value is None or math.isnan(value):
             return -math.inf
-        return value if self.maximise else -value
+        return value if self.maximize else -value
 
 
 @dataclass
 class CheckpointManager:
-    """Keeps a run's checkpoints in `folder`, by `policy`.
+    """Writes a run's checkpoints to `folder`, and removes those that `policy` does not keep.
 
     With `policy.save`: `<stem>_<task>.pt` after each task (`joint` when training jointly), and for
-    each evaluated epoch `<stage>.<epoch>_full.pth` with its light twin, of which the top K of the
-    stage and the last stay; `best*.pth` and `last*.pth` are links to them. Between, and for runs
-    without `save`, `step-<global step>_full.pth`: the newest two, none after a good end.
+    each evaluated epoch `<stage>.<epoch>_full.pth` with the weights alone as its sibling
+    `<stage>.<epoch>.pth`, of which the top K of the stage and the last stay; `best*.pth` and
+    `last*.pth` are links to them. Between, and for runs without `save`,
+    `step-<global step>_full.pth`: the newest two, none after a good end.
 
     Attributes:
         folder: made when the first file is written.
         stem: start of the per-task files' names.
+        policy: what is kept.
         cadence: when to save within a task.
         extra: what every full file holds besides the trainer's state: versions, overrides, …
         writes: false on the ranks that only keep step with rank 0, which writes for all.
@@ -82,14 +90,14 @@ class CheckpointManager:
     writes: bool = True
 
     def __post_init__(self) -> None:
-        self._writer = Writer()
-        self._written: list[Written] = []
+        self._writer = _BackgroundWriter()
+        self._saved: list[SavedCheckpoint] = []
         self._staged: dict[str, Any] | None = None
         self._ledger = ledger.entries(self.folder)
-        self._settled = False
+        self._reconciled = False
 
     def step_due(self, position: Position) -> bool:
-        """Whether to save at this position; raises what went wrong in the background."""
+        """Whether to save at this position; raises an error of the background writer."""
         self._writer.check()
         return self.cadence.step_due(position)
 
@@ -101,8 +109,12 @@ class CheckpointManager:
         """Whether every evaluated epoch is worth a file."""
         return self.policy.save and self.policy.top_k > 0
 
-    def save(self, state: dict[str, Any], occasion: Occasion) -> None:
-        """Keep `state`: at once when it is small, else staged now and written in the background.
+    def save(self, state: dict[str, Any], context: SaveContext) -> None:
+        """Write `state`: at once when it is small, else staged now and written in the background.
+
+        Args:
+            state: `TrainState.state_dict()`; its tensors may change as soon as this returns.
+            context: where training stands, and what was measured there.
 
         Raises:
             UserError: the folder cannot be written to.
@@ -111,20 +123,22 @@ class CheckpointManager:
             return
         started = time.perf_counter()
         self._writer.wait()
-        content = plain({**state, **self.extra, "format": files.FORMAT}, kept=self._staged)
-        # The position goes on while the file is written.
-        at = Position(**occasion.position.as_dict())
-        plan = self._plan(occasion, at)
+        # The tensors of the last save are filled again: fresh memory would take several times
+        # longer, and training stands still meanwhile.
+        content = plain({**state, **self.extra, "format": files.FORMAT}, reuse=self._staged)
+        # A copy: training moves the position on while the file is written.
+        at = Position(**context.position.as_dict())
+        plan = self._plan(context, at)
 
         def job() -> None:
-            with _worded(self.folder):
-                if not self._settled:  # the process before this one may have been killed
-                    files.make_folder(self.folder)
-                    self._settle()
+            with _user_errors(self.folder):
+                if not self._reconciled:  # the process before this one may have been killed
+                    atomic.make_folder(self.folder)
+                    self._reconcile()
                 self._write(content, plan)
-            task = at.task if occasion.ended is None else occasion.ended
+            task = at.task if context.ended is None else context.ended
             seconds = time.perf_counter() - started
-            self._written.append(Written(plan[0][0], task, at.global_step, seconds))
+            self._saved.append(SavedCheckpoint(plan[0][0], task, at.global_step, seconds))
 
         if _n_bytes(content) < _AT_ONCE:
             job()
@@ -133,13 +147,13 @@ class CheckpointManager:
             self._writer.start(job)
         self.cadence.saved()
 
-    def written(self) -> list[Written]:
-        """What has become durable since the last call."""
-        done, self._written = self._written, []
-        return done
+    def take_saved(self) -> list[SavedCheckpoint]:
+        """The checkpoints that have become durable since the last call."""
+        saved, self._saved = self._saved, []
+        return saved
 
     def wait(self) -> None:
-        """Until nothing is being written any more."""
+        """Until nothing is being written any more; raises an error of the background writer."""
         self._writer.wait()
 
     def finish(self) -> None:
@@ -147,91 +161,96 @@ class CheckpointManager:
         if not self.writes:
             return
         self._writer.wait()
-        if not self._settled:
-            self._settle()
+        if not self._reconciled:
+            self._reconcile()
         self._retain("step", 0)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
     # --- names --------------------------------------------------------------------------------
 
-    def _plan(self, occasion: Occasion, at: Position) -> list[tuple[Path, dict[str, Any]]]:
-        """The files to write: path and sidecar of each; the first is full and holds the bytes."""
-        value = occasion.measured.get(self.policy.monitor)
-        about = {
+    def _plan(self, context: SaveContext, at: Position) -> list[tuple[Path, dict[str, Any]]]:
+        """The files to write: path and metadata of each; the first is full and holds the bytes."""
+        value = context.measured.get(self.policy.monitor)
+        metadata = {
             "position": at.as_dict(),
-            "stage": occasion.stage,
-            "epoch": occasion.epoch,
+            "stage": context.stage,
+            "epoch": context.epoch,
             "monitor": self.policy.monitor if value is not None else None,
             "value": None if value is None or math.isnan(value) else value,
-            "selected_on": occasion.split,
+            "selected_on": context.split,
         }
         plan = []
-        if occasion.ended is not None and self.policy.save:
-            task = "joint" if occasion.stage == "joint" else occasion.ended
-            plan.append((self.folder / f"{self.stem}_{task}.pt", {**about, "kind": "task"}))
-        if occasion.measured and self.wants_epochs():
-            name = f"{occasion.stage}.{occasion.epoch}"
-            plan.append((self.folder / f"{name}_full.pth", {**about, "kind": "epoch"}))
-            if self.policy.light:
-                plan.append((self.folder / f"{name}.pth", {**about, "kind": "light"}))
+        if context.ended is not None and self.policy.save:
+            task = "joint" if context.stage == "joint" else context.ended
+            plan.append((self.folder / f"{self.stem}_{task}.pt", {**metadata, "kind": "task"}))
+        if context.measured and self.wants_epochs():
+            name = f"{context.stage}.{context.epoch}"
+            plan.append((self.folder / f"{name}_full.pth", {**metadata, "kind": "epoch"}))
+            if self.policy.weights_only:
+                plan.append((self.folder / f"{name}.pth", {**metadata, "kind": WEIGHTS_ONLY}))
         if not plan:
             name = f"step-{at.global_step}_full.pth"
-            plan.append((self.folder / name, {**about, "kind": "step"}))
+            plan.append((self.folder / name, {**metadata, "kind": "step"}))
         return plan
 
     # --- writing ------------------------------------------------------------------------------
 
     def _write(self, content: dict[str, Any], plan: list[tuple[Path, dict[str, Any]]]) -> None:
-        (first, about), *others = plan
-        twins = [[path.name, facts] for path, facts in others]
-        files.commit(first, content, {**about, "twins": twins})
-        self._settle(content)
+        """Commit the first file of `plan`, which names the others: they can be made up from it."""
+        (first, metadata), *others = plan
+        siblings = [[path.name, fields] for path, fields in others]
+        files.commit(first, content, {**metadata, "siblings": siblings})
+        self._reconcile(content)
 
-    def _settle(self, content: Mapping[str, Any] | None = None) -> None:
-        """All that follows from what is committed, so that it can be made up for after a kill."""
+    def _reconcile(self, content: Mapping[str, Any] | None = None) -> None:
+        """Bring siblings, links and retention in line with what is committed.
+
+        All of it follows from the committed sidecars, so a kill in between is made up for here.
+        """
         self._ledger = ledger.entries(self.folder)
         if full := [e for e in self._ledger if e.full]:
             for entry in [e for e in full if e.order == full[-1].order]:
-                self._add_twins(entry.path, content)
+                self._add_siblings(entry.path, content)
             self._ledger = ledger.entries(self.folder)
         if stages := list(dict.fromkeys(e.stage for e in self._ledger if e.kind == "epoch")):
-            self._point(stages[-1])
+            self._update_links(stages[-1])
             for stage in stages:
                 self._retain_epochs(stage)
         self._retain("step", _KEEP_ROLLING)
         if self.policy.keep is not None:
             self._retain("task", self.policy.keep)
-        self._settled = True
+        self._reconciled = True
 
-    def _add_twins(self, path: Path, content: Mapping[str, Any] | None) -> None:
-        """The other files that were to be written with `path`, where they are missing.
+    def _add_siblings(self, path: Path, content: Mapping[str, Any] | None) -> None:
+        """Write the other files that were to be written with `path`, where they are missing.
 
         Their names are an epoch's, as `sidecars` made sure: never one that leads elsewhere.
         """
-        for name, facts in files.committed(path).get("twins", []):
-            twin = self.folder / name
-            if files.sidecar(twin).exists():
+        for name, metadata in files.committed(path).get("siblings", []):
+            sibling = self.folder / name
+            if sidecars.path_of(sibling).exists():
                 continue
-            if facts["kind"] == "light":
+            if metadata["kind"] == WEIGHTS_ONLY:
                 content = content or files.read(path)
-                files.commit(twin, {"model_state_dict": _backbone_of(content["model"])}, facts)
+                weights = {"model_state_dict": _backbone_of(content["model"])}
+                files.commit(sibling, weights, metadata)
             else:
-                files.link(path, twin, facts)
+                files.link(path, sibling, metadata)
 
     def _ranked(self, stage: str) -> tuple[list[ledger.Entry], ledger.Entry]:
         """The stage's epochs, best first, and its last."""
-        mine = [e for e in self._ledger if e.kind == "epoch" and e.stage == stage]
-        return sorted(mine, key=lambda e: (-self.policy.rank(e.value), e.order)), mine[-1]
+        epochs = [e for e in self._ledger if e.kind == "epoch" and e.stage == stage]
+        return sorted(epochs, key=lambda e: (-self.policy.rank(e.value), e.order)), epochs[-1]
 
-    def _point(self, stage: str) -> None:
-        """Let `best` and `last` be the stage's."""
+    def _update_links(self, stage: str) -> None:
+        """Let `best` and `last` name the stage's."""
         ranked, last = self._ranked(stage)
         for name, entry in (("best", ranked[0]), ("last", last)):
-            files.point(self.folder / f"{name}_full.pth", entry.path)
-            if self.policy.light:
-                light = entry.path.name.replace("_full.pth", ".pth")
-                files.point(self.folder / f"{name}.pth", entry.path.with_name(light))
+            atomic.update_link(self.folder / f"{name}_full.pth", entry.path)
+            if self.policy.weights_only:
+                weights = entry.path.name.replace("_full.pth", ".pth")
+                atomic.update_link(self.folder / f"{name}.pth", entry.path.with_name(weights))
 
     def _retain_epochs(self, stage: str) -> None:
         """Keep the stage's top K and its last epoch."""
@@ -240,28 +259,64 @@ class CheckpointManager:
         self._remove(
             e
             for e in self._ledger
-            if e.stage == stage and e.kind in ("epoch", "light") and e.epoch not in kept
+            if e.stage == stage and e.kind in ("epoch", WEIGHTS_ONLY) and e.epoch not in kept
         )
 
     def _retain(self, kind: str, n: int) -> None:
         """Keep the newest `n` of `kind`."""
-        mine = [e for e in self._ledger if e.kind == kind]
-        self._remove(mine[: max(0, len(mine) - n)])
+        entries = [e for e in self._ledger if e.kind == kind]
+        self._remove(entries[: max(0, len(entries) - n)])
 
-    def _remove(self, gone: Iterable[ledger.Entry]) -> None:
-        for entry in list(gone):
+    def _remove(self, outdated: Iterable[ledger.Entry]) -> None:
+        for entry in list(outdated):
             files.remove(entry.path)
             self._ledger.remove(entry)
 
 
+class _BackgroundWriter:
+    """Runs one job at a time in a thread; its error surfaces at the next step.
+
+    A thread, since a forked process would hang after OpenMP has started its own threads.
+    """
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def start(self, job: Callable[[], None]) -> None:
+        """Begin `job` when the one before it has ended."""
+        self.wait()
+        self._thread = threading.Thread(target=self._run, args=(job,), name="checkpoint writer")
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise the error of a job that failed, once."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def wait(self) -> None:
+        """Until no job runs; raises the error of one that failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def _run(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except BaseException as error:
+            self._error = error
+
+
 @contextmanager
-def _worded(folder: Path) -> Iterator[None]:
-    """Turns the disk's errors into a sentence."""
+def _user_errors(folder: Path) -> Iterator[None]:
+    """Turn the disk's errors into a sentence."""
     try:
         yield
     except OSError as error:
-        what = error.strerror or error
-        raise UserError(f"cannot write a checkpoint in {folder}: {what}") from error
+        reason = error.strerror or error
+        raise UserError(f"cannot write a checkpoint in {folder}: {reason}") from error
 
 
 def _n_bytes(value: Any) -> int:

@@ -1,7 +1,8 @@
 """Checkpoints of earlier formats, read as those of today: one table of what was renamed or implied.
 
 Format 1 (0.1): `perdure.optim` is `perdure.training.optim` today, and checkpoints from before runs
-had shards lack the keys of `training` that came with them.
+had shards lack the keys of `training` that came with them. Its sidecars call the siblings of a file
+`twins`, and a weights-only checkpoint `light`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,22 @@ _IMPLIED: Mapping[str, Any] = {
     "parallel": "replicate",
 }
 """What a configuration means that was stored before these keys of `training` existed."""
+
+
+_FIELDS = {"twins": "siblings"}
+"""Fields of a sidecar, before → today."""
+
+_KINDS = {"light": "weights-only"}
+"""Kinds of a checkpoint in a sidecar, before → today."""
+
+
+def migrated_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """A sidecar's fields as today's code would have written them; foreign data, as below."""
+    renamed = {_FIELDS.get(name, name): value for name, value in metadata.items()}
+    kind = renamed.get("kind")
+    if isinstance(kind, str):
+        renamed["kind"] = _KINDS.get(kind, kind)
+    return renamed
 
 
 def migrated(state: Mapping[str, Any]) -> dict[str, Any]:

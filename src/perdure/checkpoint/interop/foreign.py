@@ -1,4 +1,4 @@
-"""Any file that `torch.save` wrote: opened by `archive.load`, and recognised."""
+"""Open any checkpoint: ours, Mammoth's, Catalyst's, or plain weights, and recognize which it is."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from perdure.checkpoint.core import archive
+from perdure.checkpoint.core import archive, sidecars
 from perdure.checkpoint.core import format as files
 from perdure.checkpoint.core.archive import LIMIT
 from perdure.checkpoint.core.migrate import migrated
 from perdure.errors import UserError
 
-Kind = Literal["perdure", "light", "mammoth", "catalyst", "plain"]
+Kind = Literal["perdure", "weights-only", "mammoth", "catalyst", "plain"]
 
 _WRAPPERS = (
     "module",  # DataParallel, DistributedDataParallel
@@ -43,21 +43,22 @@ class Opened:
 
     Attributes:
         path: the file itself, where a link was opened.
-        kind: `perdure` (a full file of ours), `light` (`model_state_dict`, and no training loop
-            known to us), `mammoth`, `catalyst` (20.12 to 22.04), `plain` (a network's weights).
+        kind: `perdure` (a full checkpoint of ours), `weights-only` (`model_state_dict`, and no
+            training loop known to us), `mammoth`, `catalyst` (20.12 to 22.04), `plain` (a network's
+            weights).
         content: all of it, as it stands.
-        about: what its sidecar says, whose SHA-256 it has; empty for a file without one, which was
+        metadata: of its sidecar, whose SHA-256 it has; empty for a file without one, which was
             checked by the CRC-32 sums within it alone.
         weights: the network's tensors, without the prefixes of what was wrapped around it.
         args: the configuration in it; empty where there is none.
         results: the measurements in it, as they stand.
-        buffer: the remembered rows in it, {name: [rows, …]}.
+        buffer: the stored rows in it, {field: tensor of shape [rows, …]}.
     """
 
     path: Path
     kind: Kind
     content: dict[str, Any]
-    about: dict[str, Any]
+    metadata: dict[str, Any]
     weights: dict[str, Tensor]
     args: dict[str, Any]
     results: Any
@@ -65,7 +66,7 @@ class Opened:
 
 
 def open_file(path: Path, limit: int = LIMIT) -> Opened:
-    """Load `path` and say what it is.
+    """Load `path` and recognize what it is.
 
     Args:
         path: the file, or a link to it.
@@ -79,9 +80,9 @@ def open_file(path: Path, limit: int = LIMIT) -> Opened:
         raise UserError(f"{path}: {'no plain file' if path.exists() else 'there is no such file'}")
     # A link such as best.pth has no sidecar of its own.
     path = Path(os.path.realpath(path))
-    about = files.committed(path) if os.path.lexists(files.sidecar(path)) else {}
-    content = archive.load(path, limit, about.get("sha256"))
-    kind, state = _recognise(path, content)
+    metadata = files.committed(path) if os.path.lexists(sidecars.path_of(path)) else {}
+    content = archive.load(path, limit, metadata.get("sha256"))
+    kind, state = _recognize(path, content)
     if kind == "perdure":
         content = migrated(content)
     args, rows = content.get("args"), content.get("buffer")
@@ -91,7 +92,7 @@ def open_file(path: Path, limit: int = LIMIT) -> Opened:
         path,
         kind,
         content,
-        about,
+        metadata,
         {name: state[full] for full, name in shorten(state).items()},
         dict(args) if isinstance(args, Mapping) else {},
         content.get("results"),
@@ -125,10 +126,10 @@ def _bare(name: str) -> str:
     return name
 
 
-# --- recognising ------------------------------------------------------------------------------
+# --- recognizing ------------------------------------------------------------------------------
 
 
-def _recognise(path: Path, content: Mapping[str, Any]) -> tuple[Kind, dict[str, Tensor]]:
+def _recognize(path: Path, content: Mapping[str, Any]) -> tuple[Kind, dict[str, Tensor]]:
     model = _tensors(content.get("model"))
     if model and isinstance(content.get("format"), int) and "position" in content:
         if content["format"] > files.FORMAT:
@@ -145,13 +146,13 @@ def _recognise(path: Path, content: Mapping[str, Any]) -> tuple[Kind, dict[str, 
         if isinstance(key, str) and (match := _MODEL_STATE.fullmatch(key))
     }
     if any(states.values()):
-        kind: Kind = "catalyst" if _CATALYST & content.keys() or "" not in states else "light"
-        return kind, _together(states)
+        is_catalyst = _CATALYST & content.keys() or "" not in states
+        return ("catalyst" if is_catalyst else "weights-only"), _together(states)
     nested = (_tensors(content.get(key)) for key in ("state_dict", "model", "net"))
     state = next(filter(None, (*nested, _tensors(content))), None)
     if state is None:
         keys = ", ".join(map(str, list(content)[:10])) or "nothing"
-        raise UserError(f"{path}: holds {keys}, where no network's weights are recognised")
+        raise UserError(f"{path}: holds {keys}, where no network's weights are recognized")
     return "plain", state
 
 

@@ -1,4 +1,6 @@
-"""Checkpoints of one's own objects, without the trainer: the four helpers Catalyst's users know.
+"""pack_checkpoint, save_checkpoint, load_checkpoint, unpack_checkpoint: Catalyst-style helpers.
+
+They save and load a user's own model and optimizer, without the trainer:
 
 checkpoint = pack_checkpoint(model, optimizer=optimizer, epoch=3)
 save_checkpoint(checkpoint, "last.pth")
@@ -15,11 +17,12 @@ import torch
 from torch import nn
 
 from perdure.backbones.base import Backbone
-from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core import sidecars
 from perdure.checkpoint.core.encode import plain
 from perdure.checkpoint.interop.foreign import open_file, shorten
 from perdure.checkpoint.interop.weights import fill
 from perdure.errors import UserError
+from perdure.io import atomic
 
 
 def pack_checkpoint(
@@ -35,9 +38,9 @@ def pack_checkpoint(
     and the others likewise. Names carry no prefix of a wrapper. A criterion that is a function
     has no state.
     """
-    given = {"model": model, "criterion": criterion, "optimizer": optimizer, "scheduler": scheduler}
+    parts = {"model": model, "criterion": criterion, "optimizer": optimizer, "scheduler": scheduler}
     packed = dict(extra)
-    for part, name, thing in _each(given):
+    for part, name, thing in _each(parts):
         if part != "criterion" or hasattr(thing, "state_dict"):
             packed[f"{name}_state_dict"] = _unwrapped(thing).state_dict()
     return packed
@@ -52,23 +55,23 @@ def unpack_checkpoint(
 ) -> None:
     """Load what both the checkpoint and the call have; the rest stays as it is.
 
-    The checkpoint may be one of `pack_checkpoint`, of Catalyst, a full file of a run (`model`,
-    `optimizer`, `scheduler`) or one of Mammoth. Prefixes of wrappers do not matter on either side.
+    The checkpoint may be one of `pack_checkpoint`, of Catalyst, of Mammoth, or a run's full one
+    (`model`, `optimizer`, `scheduler`). Prefixes of wrappers do not matter on either side.
 
     Raises:
         UserError: they have nothing in common, or a state does not fit its object.
     """
-    given = {"model": model, "criterion": criterion, "optimizer": optimizer, "scheduler": scheduler}
+    parts = {"model": model, "criterion": criterion, "optimizer": optimizer, "scheduler": scheduler}
     pairs = [
         (name, thing, state)
-        for part, name, thing in _each(given)
+        for part, name, thing in _each(parts)
         if (state := _state_of(checkpoint, name)) is not None
     ]
     if not pairs:
-        wanted = ", ".join(name for _, name, _ in _each(given)) or "nothing"
+        requested = ", ".join(name for _, name, _ in _each(parts)) or "nothing"
         raise UserError(
-            f"the checkpoint holds {', '.join(map(str, checkpoint)) or 'nothing'}, and asked for "
-            f"is {wanted}: they have nothing in common"
+            f"the checkpoint holds {', '.join(map(str, checkpoint)) or 'nothing'}, the call names "
+            f"{requested}: they have nothing in common"
         )
     for name, thing, state in pairs:
         try:
@@ -90,25 +93,25 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: Path | str) -> None:
         OSError: the disk's own error; an older file is still there.
     """
     path = Path(path)
-    if files.sidecar(path).exists():
+    if sidecars.path_of(path).exists():
         raise UserError(f"{path} is a checkpoint that a run counts on; choose another name")
     content = plain(checkpoint, "checkpoint")
-    files.make_folder(path.parent)
-    files.replace(path, lambda file: torch.save(content, file))
+    atomic.make_folder(path.parent)
+    atomic.write_stream(path, lambda file: torch.save(content, file))
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
     """What `path` holds, on the host: any file that `open_file` accepts.
 
     Raises:
-        UserError: it is damaged, asks for code to be run, or holds no weights.
+        UserError: it is damaged, demands that code is run, or holds no weights.
     """
     return open_file(Path(path)).content
 
 
-def _each(given: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+def _each(parts: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
     """(part, name, object) of all that is not None: `model`, or `model_<key>` for several."""
-    for part, things in given.items():
+    for part, things in parts.items():
         several = things if isinstance(things, Mapping) else {None: things}
         for key, thing in several.items():
             if thing is not None:

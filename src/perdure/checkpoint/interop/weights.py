@@ -1,6 +1,7 @@
-"""Weights from anywhere into a backbone, tensor by tensor, with an account of each.
+"""Load pretrained weights (any state dict) into a backbone, with a report on each tensor.
 
-What Mammoth, torchvision and others call a layer is known for the networks that are the same here:
+The names that Mammoth, torchvision and others give a layer are mapped for the networks that exist
+here too:
 their two-layer MLP, and ResNet-18 with a 3x3 stem.
 """
 
@@ -26,7 +27,7 @@ _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 _RESNET18 = 8
 """Blocks of a ResNet-18: two in each of torchvision's `layer1` to `layer4`."""
 _COUNTER = ".num_batches_tracked"
-_TOLD = 6
+_N_SHOWN = 6
 _PIXEL_TOLERANCE = 1e-3
 
 
@@ -49,7 +50,7 @@ class Report:
         n = len(self.filled)
         lines = [f"filled {n} of the network's {n + len(self.missing)} tensors"]
         if self.missing:
-            lines.append(f"not filled, so as initialised: {_few(self.missing)}")
+            lines.append(f"not filled, so as initialized: {_few(self.missing)}")
         for reason in dict.fromkeys(self.skipped.values()):
             names = [name for name, why in self.skipped.items() if why == reason]
             lines.append(f"skipped ({reason}): {_few(names)}")
@@ -80,8 +81,8 @@ def fill(
     plan = _Plan(own, weights, new_head)
     plan.check(allow_missing)
     with torch.no_grad():
-        for name, given in plan.filled.items():
-            value = weights[given]
+        for name, source in plan.filled.items():
+            value = weights[source]
             if hasattr(own[name], "device_mesh"):  # the network is in parts, one a process
                 from perdure.distributed.fsdp import like
 
@@ -101,7 +102,7 @@ class _Plan:
         self.new_head = new_head
         self.short = shorten(own)
         self.bare = shorten(weights)
-        self.given = {short: name for name, short in self.bare.items()}
+        self.full_names = {short: name for name, short in self.bare.items()}
         self.aliases = _aliases(self.short.values())
         self.filled: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
@@ -112,29 +113,29 @@ class _Plan:
 
     def _place(self, name: str) -> None:
         """Find the tensor that belongs in the backbone's `name`."""
-        given = self._source(name)
-        if given is None:
+        source = self._source(name)
+        if source is None:
             return
-        here, there = self.own[name], self.weights[given]
+        here, there = self.own[name], self.weights[source]
         if self.new_head and self._in_head(name):
-            self.skipped[given] = "a new last layer was asked for"
+            self.skipped[source] = "checkpoint.new_head keeps a new last layer"
         elif there.shape != here.shape:
-            self.skipped[given] = f"{_shape(there)} where the network has {_shape(here)}"
+            self.skipped[source] = f"{_shape(there)} where the network has {_shape(here)}"
         elif there.is_floating_point() != here.is_floating_point():
-            self.skipped[given] = f"{there.dtype} where the network has {here.dtype}"
+            self.skipped[source] = f"{there.dtype} where the network has {here.dtype}"
         else:
-            self.filled[name] = given
+            self.filled[name] = source
 
     def _source(self, name: str) -> str | None:
         short = self.short[name]
         names = (short, *self.aliases.get(short, ()))
-        return next((self.given[other] for other in names if other in self.given), None)
+        return next((self.full_names[other] for other in names if other in self.full_names), None)
 
     def _explain_the_rest(self) -> None:
         placed = {**dict.fromkeys(self.filled.values(), ""), **self.skipped}
-        for given, tensor in self.weights.items():
-            if given not in placed:
-                self.skipped[given] = self._reason(tensor)
+        for source, tensor in self.weights.items():
+            if source not in placed:
+                self.skipped[source] = self._reason(tensor)
 
     def _reason(self, tensor: Tensor) -> str:
         others = (self.weights[name] for name in self.filled.values())
@@ -161,7 +162,7 @@ class _Plan:
             key = "new_head" if all(map(self._in_head, missing)) else "allow_missing"
             raise UserError(
                 f"the checkpoint does not fill {_few(missing)}{self._misfits()}; "
-                f"checkpoint.{key}=true leaves them freshly initialised"
+                f"checkpoint.{key}=true leaves them freshly initialized"
             )
         if deeper := self._deeper():
             raise UserError(
@@ -171,13 +172,13 @@ class _Plan:
 
     def _check_classes(self, missing: Iterable[str]) -> None:
         for name in filter(self._in_head, missing):
-            given = self._source(name)
-            if given is None:
+            source = self._source(name)
+            if source is None:
                 continue
-            n_here, n_there = self.own[name].shape[0], self.weights[given].shape[:1].numel()
+            n_here, n_there = self.own[name].shape[0], self.weights[source].shape[:1].numel()
             if n_there != n_here:
                 raise UserError(
-                    f"the checkpoint's classifier {given} is for {n_there} classes, this run has "
+                    f"the checkpoint's classifier {source} is for {n_there} classes, this run has "
                     f"{n_here}; checkpoint.new_head=true starts with a fresh one"
                 )
 
@@ -189,9 +190,9 @@ class _Plan:
         """What was skipped though its neighbours were taken: `layer1.2` beside `layer1.1`."""
         stems = {_stem(self.bare[name]) for name in self.filled.values()}
         return [
-            given
-            for given, reason in self.skipped.items()
-            if reason.startswith("the network has no") and _stem(self.bare[given]) in stems
+            source
+            for source, reason in self.skipped.items()
+            if reason.startswith("the network has no") and _stem(self.bare[source]) in stems
         ]
 
 
@@ -225,8 +226,8 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _few(names: Sequence[str]) -> str:
-    more = len(names) - _TOLD
-    return ", ".join(names[:_TOLD]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - _N_SHOWN
+    return ", ".join(names[:_N_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 # --- Mammoth's buffer -------------------------------------------------------------------------
@@ -236,19 +237,19 @@ def mammoth_buffer(
     opened: Opened,
     buffer: Buffer,
     *,
-    remembered: Sequence[str] = (),
+    fields: Sequence[str] = (),
     shape: tuple[int, int, int] | None = None,
     seen: int | None = None,
     device: torch.device | str = "cpu",
 ) -> list[str]:
-    """Put the rows of a Mammoth checkpoint's buffer into `buffer`, and say what that means.
+    """Put the rows of a Mammoth checkpoint's buffer into `buffer`, and report what was taken.
 
     Mammoth stores images as float32 in [0, 1], here they are bytes again. Rows that it never
     filled (all zeros, at the end) are left out.
 
     Args:
         buffer: a `Reservoir` with room for all rows.
-        remembered: what to take along besides images and labels: `logits`, `task_labels`.
+        fields: what to take besides images and labels: `logits`, `task_labels`.
         shape: (C, H, W) of the benchmark's images, to be sure that they are these.
         seen: how many examples the rows were drawn from; Mammoth does not save it.
         device: where the rows go.
@@ -257,7 +258,7 @@ def mammoth_buffer(
         UserError: there are no such rows, or they do not fit.
     """
     where, rows = f"{opened.path}: its buffer", opened.buffer
-    needed = ("examples", "labels", *remembered)
+    needed = ("examples", "labels", *fields)
     if opened.kind != "mammoth" or not set(needed) <= rows.keys():
         held = ", ".join(rows) or "nothing"
         raise UserError(f"{where} holds {held}; needed are Mammoth's {', '.join(needed)}")
@@ -267,20 +268,20 @@ def mammoth_buffer(
     filled = images.flatten(1).any(1).nonzero()
     n = int(filled[-1]) + 1 if len(filled) else 0
     _check_rows(where, buffer, n, n if seen is None else seen)
-    fields = {
+    rows_taken = {
         "raw": _to_bytes(where, images[:n], shape),
         "y": rows["labels"][:n].to(torch.int64),
-        **{name: rows[name][:n] for name in remembered},
+        **{name: rows[name][:n] for name in fields},
     }
     state = {"size": buffer.size, "seen": n if seen is None else seen, "filled": n}
-    buffer.load_state_dict({**state, "fields": fields}, device)
-    told = [f"took {n:,} rows of {opened.path.name}'s buffer"]
+    buffer.load_state_dict({**state, "fields": rows_taken}, device)
+    report = [f"took {n:,} rows of {opened.path.name}'s buffer"]
     if seen is None:
-        told.append(
+        report.append(
             "Mammoth does not save how many examples a buffer's rows were drawn from: that counts "
             f"as {n:,}, and the next task will replace more of them than it should"
         )
-    return told
+    return report
 
 
 def _check_rows(where: str, buffer: Buffer, n: int, seen: int) -> None:

@@ -1,14 +1,13 @@
-"""Remote checkpoints kept on this machine, asked for again only as far as needed.
+"""Cache of remote checkpoints on this machine; the server is contacted only as far as needed.
 
-Beside `<file>` in the cache lie `<file>.json`, its sidecar, where it is a checkpoint of ours, and
-`<file>.version`: its SHA-256 and what the server told of it. The record is written last; a file
-without it is not known to be all there.
+Beside `<file>` in the cache lie its sidecar, where it is a checkpoint of ours, and the record
+`<file>.version`: its SHA-256 and the server's description of it (ETag, date). The record is written
+last; a file without it may be incomplete.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -18,10 +17,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from perdure.checkpoint.core import sidecars
-from perdure.checkpoint.core.format import sidecar
 from perdure.errors import UserError
-from perdure.io.download import Download, FetchError, Flaw, LimitError, Source, Transfer, Version
-from perdure.io.files import digest, locked, matches, partial, publish, read_json, writing
+from perdure.io.atomic import write_json
+from perdure.io.download import Download, FetchError, LimitError, Validator
+from perdure.io.files import digest, matches, read_json, writing
+from perdure.io.locking import locked, partial
+from perdure.io.transfer import FileVersion, Source, Transfer
 
 logger = logging.getLogger("perdure")
 
@@ -31,14 +32,19 @@ _NOT_ALLOWED = re.compile(r"HTTP 40[13]\b")
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteFile:
     """A file to fetch.
 
-    `shown`: its address for messages; `pin`: the SHA-256 it must have; `transfer`: to which all
-    that is asked for counts; `advice`: what to try where the server lets only some in.
+    Attributes:
+        display: its address for messages, redacted.
+        url: its address.
+        source: where it comes from.
+        pin: the SHA-256 it must have, in hex, if any.
+        transfer: which all requests count to.
+        advice: what to try where the server needs credentials.
     """
 
-    shown: str
+    display: str
     url: str
     source: Source
     pin: str | None
@@ -51,20 +57,19 @@ class Remote:
         return re.sub(r"[^A-Za-z0-9._-]", "_", name)[-80:] or "checkpoint"
 
     @property
-    def beside(self) -> str:
+    def sidecar_url(self) -> str:
         """Where its sidecar would be."""
-        parts = urlsplit(self.url)
-        return parts._replace(path=f"{parts.path}.json").geturl()
+        return sidecars.url_of(self.url)
 
 
-def fetch(remote: Remote, cache: Path) -> Path:
+def fetch(remote: RemoteFile, cache: Path) -> Path:
     """The file in `cache`: named by its content where that is pinned, else by its address.
 
-    A pinned file that is there is not asked for. Another is, and what is there stays where the
-    server says that it has not changed, or (with a warning) cannot be reached.
+    For a pinned file that is there, no request is made. For another one is, and the cached copy
+    stays where the server answers that it is unchanged, or (with a warning) cannot be reached.
 
     Raises:
-        UserError: it cannot be had, is too large, or is not what its pin or its sidecar says.
+        UserError: it cannot be fetched, is too large, or does not match its pin or its sidecar.
     """
     if remote.pin:
         name = remote.pin + Path(remote.name).suffix[:16]
@@ -76,58 +81,61 @@ def fetch(remote: Remote, cache: Path) -> Path:
 class _Fetch:
     """One call of `fetch`, whose file goes to `path`."""
 
-    def __init__(self, remote: Remote, path: Path) -> None:
+    def __init__(self, remote: RemoteFile, path: Path) -> None:
         self.remote = remote
         self.path = path
         self.record = path.with_name(f"{path.name}.version")
         self.sha256 = ""
         self.sidecar: Mapping[str, Any] | None = None
-        self.certain = False  # whether it is known if there is a sidecar
+        self.sidecar_settled = False  # whether the server has given the sidecar or has none
 
     def run(self) -> Path:
-        if not self._settled():
+        if not self._is_current():
             with locked(self.path, _SETTING) as alone:
-                if not self._settled():  # the process waited for has fetched it
+                if not self._is_current():  # the process waited for has fetched it
                     self._update(alone)
         return self.path
 
-    def _settled(self) -> bool:
+    def _is_current(self) -> bool:
         pin = self.remote.pin
         if pin is None or not self.record.exists() or not matches(self.path, sha256=pin):
             return False
-        return self._kept_sidecar_fits(pin) or not sidecar(self.path).exists()
+        return self._cached_sidecar_fits(pin) or not sidecars.path_of(self.path).exists()
 
     def _update(self, alone: bool) -> None:
         remote = self.remote
-        held = {} if remote.pin else self._held()
+        cached = {} if remote.pin else self._cached_version()
         limits = remote.transfer.limits
-        main = self._download(self.path, alone, remote.name, limits.n_bytes, self._flaw)
-        main.checksummed, main.held = remote.pin is not None, held
+        main = self._download(self.path, alone, remote.name, limits.n_bytes, self._validate)
+        main.checksummed, main.cached = remote.pin is not None, cached
         main.limit_of = f"that {limits.size} allows"
-        self.beside = self._download(
-            sidecar(self.path), alone, f"{remote.name}.json", sidecars.LIMIT, lambda *_: None
+        name = f"the sidecar of {remote.name}"
+        self.sidecar_download = self._download(
+            sidecars.path_of(self.path), alone, name, sidecars.LIMIT, lambda *_: None
         )
         try:
-            self._bring(main, held)
+            self._fetch(main, cached)
         except FetchError as error:
-            if error.final or not held:
-                raise UserError(self._words(error)) from error
+            if error.final or not cached:
+                raise UserError(self._message(error)) from error
             logger.warning(
                 "%s could not be checked for changes (%s): the copy fetched before is used",
-                remote.shown,
-                error.why,
+                remote.display,
+                error.reason,
             )
         finally:
-            self.beside.discard()
+            self.sidecar_download.discard()
             if not alone:
                 main.discard()
 
-    def _download(self, path: Path, alone: bool, name: str, limit: int, flaw: Flaw) -> Download:
+    def _download(
+        self, path: Path, alone: bool, name: str, limit: int, validate: Validator
+    ) -> Download:
         return Download(
             name,
             partial(path, alone),
             self.remote.source,
-            flaw,
+            validate,
             self.remote.transfer,
             limit=limit,
             pauses=_PAUSES,
@@ -135,88 +143,86 @@ class _Fetch:
             setting=_SETTING,
         )
 
-    def _bring(self, main: Download, held: Version) -> None:
+    def _fetch(self, main: Download, cached: FileVersion) -> None:
         pin = self.remote.pin
-        if pin and matches(self.path, sha256=pin):  # all that lacks is to know of a sidecar
+        if pin and matches(self.path, sha256=pin):  # only its sidecar is missing, if it has one
             self.sha256 = pin
-            self._ask_for_sidecar()
+            self._fetch_sidecar()
             self._keep_sidecar_and_record({})
-        elif main.from_any([self.remote.url]):
+        elif main.fetch([self.remote.url]):
             if pin:
-                self._ask_for_sidecar()
+                self._fetch_sidecar()
             with writing(self.path.parent, _SETTING):
                 self.record.unlink(missing_ok=True)
             main.publish(self.path)
             self._keep_sidecar_and_record(main.version)
-        elif not self._kept_sidecar_fits(held["sha256"]):
-            self.sha256 = held["sha256"]
-            self._ask_for_sidecar()
-            self._keep_sidecar_and_record(held)
+        elif not self._cached_sidecar_fits(cached["sha256"]):
+            self.sha256 = cached["sha256"]
+            self._fetch_sidecar()
+            self._keep_sidecar_and_record(cached)
 
-    def _flaw(self, part: Path, delimited: bool) -> str | None:
-        """What is wrong with a finished transfer: by the pin, else by the sidecar."""
+    def _validate(self, part: Path, delimited: bool) -> str | None:
+        """Why a finished transfer is invalid, by its pin, else by its sidecar; None if valid."""
         self.sha256 = digest(part)
         if self.remote.pin:
-            sound = self.sha256 == self.remote.pin
-            return None if sound else f"its SHA-256 is {self.sha256}, not the pinned one"
-        self._ask_for_sidecar()
+            valid = self.sha256 == self.remote.pin
+            return None if valid else f"its SHA-256 is {self.sha256}, not the pinned one"
+        self._fetch_sidecar()
         if self.sidecar is not None:
-            sound = self.sha256 == self.sidecar["sha256"]
-            return None if sound else f"its SHA-256 is {self.sha256}, not the one in its sidecar"
+            valid = self.sha256 == self.sidecar["sha256"]
+            return None if valid else f"its SHA-256 is {self.sha256}, not the one in its sidecar"
         if not delimited:
-            return "it does not tell where the file ends; #sha256=<64 hex digits> would"
+            return "the server does not mark where the file ends; #sha256=<64 hex digits> would"
         return None
 
-    def _ask_for_sidecar(self) -> None:
-        self.sidecar, self.certain = None, True
+    def _fetch_sidecar(self) -> None:
+        self.sidecar, self.sidecar_settled = None, True
         try:
-            self.beside.from_any([self.remote.beside])
-            self.sidecar = _ours(self.beside.part)
+            self.sidecar_download.fetch([self.remote.sidecar_url])
+            self.sidecar = _read_sidecar(self.sidecar_download.part)
         except LimitError:
             raise
         except FetchError as error:
-            self.certain = error.final
+            self.sidecar_settled = error.final
             if not error.final:
                 logger.warning(
-                    "the sidecar of %s could not be fetched (%s)", self.remote.shown, error.why
+                    "the sidecar of %s could not be fetched (%s)", self.remote.display, error.reason
                 )
 
-    def _keep_sidecar_and_record(self, version: Version) -> None:
+    def _keep_sidecar_and_record(self, version: FileVersion) -> None:
         if self.sidecar is not None and self.sidecar["sha256"] == self.sha256:
-            self.beside.publish(sidecar(self.path))
+            self.sidecar_download.publish(sidecars.path_of(self.path))
         else:
             with writing(self.path.parent, _SETTING):
-                sidecar(self.path).unlink(missing_ok=True)
+                sidecars.path_of(self.path).unlink(missing_ok=True)
             if self.sidecar is not None:
-                logger.warning("the sidecar of %s is of another file", self.remote.shown)
-        if self.certain or not self.remote.pin:
-            part = partial(self.record, alone=False)
-            with writing(part.parent, _SETTING):
-                part.write_text(json.dumps({**version, "sha256": self.sha256}))
-            publish(part, self.record, _SETTING)
+                logger.warning("the sidecar of %s is of another file", self.remote.display)
+        if self.sidecar_settled or not self.remote.pin:
+            with writing(self.record.parent, _SETTING):
+                write_json(self.record, {**version, "sha256": self.sha256})
 
-    def _kept_sidecar_fits(self, sha256: str) -> bool:
-        about = _ours(sidecar(self.path))
-        return about is not None and about["sha256"] == sha256
+    def _cached_sidecar_fits(self, sha256: str) -> bool:
+        metadata = _read_sidecar(sidecars.path_of(self.path))
+        return metadata is not None and metadata["sha256"] == sha256
 
-    def _held(self) -> Version:
-        """The record of a sound copy in the cache, or nothing."""
+    def _cached_version(self) -> FileVersion:
+        """The record of a valid copy in the cache, or nothing."""
         try:
-            held = read_json(self.record)
-            sound = held["sha256"] == digest(self.path)
-            return {key: str(told) for key, told in held.items()} if sound else {}
+            record = read_json(self.record)
+            valid = record["sha256"] == digest(self.path)
+            return {key: str(value) for key, value in record.items()} if valid else {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
 
-    def _words(self, error: FetchError) -> str:
-        said = f"{self.remote.shown} could not be fetched: {error.why}"
-        advice = self.remote.advice if _NOT_ALLOWED.search(error.why) else ""
-        return f"{said}; {advice}" if advice else said
+    def _message(self, error: FetchError) -> str:
+        message = f"{self.remote.display} could not be fetched: {error.reason}"
+        advice = self.remote.advice if _NOT_ALLOWED.search(error.reason) else ""
+        return f"{message}; {advice}" if advice else message
 
 
-def _ours(path: Path) -> Mapping[str, Any] | None:
-    """A sidecar of this project; whatever else a server has under that name is not."""
+def _read_sidecar(path: Path) -> Mapping[str, Any] | None:
+    """A valid sidecar; a server may have anything else under that name."""
     try:
-        return sidecars.read(path)
+        return sidecars.read_file(path)
     except (OSError, ValueError):
         return None

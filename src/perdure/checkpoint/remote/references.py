@@ -1,4 +1,7 @@
-"""References to checkpoints, wherever they lie, as files on this machine."""
+"""Checkpoint references (`checkpoint.load=…`): local paths, HTTP, Hugging Face hub, object stores.
+
+Each is resolved to a file on this machine; remote ones are fetched into a cache.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from perdure.checkpoint.remote.cache import Remote, fetch
+from perdure.checkpoint.remote.cache import RemoteFile, fetch
 from perdure.errors import UserError
-from perdure.io.download import (
+from perdure.io.files import digest, matches
+from perdure.io.http import Web, check, clean, origin
+from perdure.io.object_store import PACKAGES, Bucket
+from perdure.io.redaction import redacted as _shown
+from perdure.io.transfer import (
     DEFAULT_LIMITS,
     Limits,
     OverLimitError,
@@ -20,19 +27,22 @@ from perdure.io.download import (
     Source,
     Transfer,
 )
-from perdure.io.files import digest, matches
-from perdure.io.http import Web, check, clean, origin
-from perdure.io.object_store import PACKAGES, Bucket
-from perdure.io.redaction import redacted as _shown
 
 _HUB = "https://huggingface.co"
-_TIMEOUT = 20.0  # seconds a server may be silent
+_TIMEOUT = 20.0  # seconds that a server may be silent
 _PIN = re.compile(r"[0-9a-f]{64}")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
-class Wanted(NamedTuple):
-    """A remote file: its address, the SHA-256 it must have if any, where it goes, what it costs."""
+class RemoteReference(NamedTuple):
+    """A reference `scheme://…`, taken apart.
+
+    Attributes:
+        address: the reference without its pin.
+        pin: the SHA-256 that the file must have, in hex, if any.
+        cache: the folder in which the file is kept.
+        transfer: which all requests count to.
+    """
 
     address: str
     pin: str | None
@@ -43,20 +53,21 @@ class Wanted(NamedTuple):
     def scheme(self) -> str:
         return self.address.partition(":")[0]
 
-    def remote(self, url: str, source: Source, advice: str = "") -> Remote:
-        return Remote(_shown(self.address), url, source, self.pin, self.transfer, advice)
+    def remote_file(self, url: str, source: Source, advice: str = "") -> RemoteFile:
+        """The file at `url`, as `cache.fetch` takes it."""
+        return RemoteFile(_shown(self.address), url, source, self.pin, self.transfer, advice)
 
 
 class Scheme(NamedTuple):
-    """What is known of `scheme://…`: how such a reference is written, and how it is fetched."""
+    """A kind of reference: its syntax, for people, and how the file of one is fetched."""
 
-    form: str
-    fetch: Callable[[Wanted], Path]
+    syntax: str
+    fetch: Callable[[RemoteReference], Path]
 
 
 def accepted(schemes: Mapping[str, Scheme]) -> str:
-    """The references that there are, for the advice in errors."""
-    forms = ", ".join(scheme.form for scheme in schemes.values())
+    """The accepted references, for the advice in errors."""
+    forms = ", ".join(scheme.syntax for scheme in schemes.values())
     return f"a local path, {forms}, with or without #sha256=<64 hex digits> at the end"
 
 
@@ -75,10 +86,10 @@ def resolve(
         ref: the reference.
         cache: the folder in which remote files are kept.
         limits: of the whole transfer, with its sidecar, retries and redirects.
-        schemes: the remote ones that are known; by default `SCHEMES`.
+        schemes: scheme → how it is fetched; by default `SCHEMES`.
 
     Raises:
-        UserError: it means nothing, is not there, is not what its pin says, or exceeds the limits.
+        UserError: it is no reference, names no file, does not match its pin, or exceeds the limits.
     """
     schemes = SCHEMES if schemes is None else schemes
     must_be = f"must be {accepted(schemes)}"
@@ -99,7 +110,9 @@ def resolve(
         raise UserError(f"{_shown(address)}: what follows # must be sha256=<64 hex digits>")
     address = match[0].lower() + address[match.end() :]
     transfer = Transfer(limits)
-    return scheme.fetch(Wanted(address, pin.lower() or None, Path(cache).expanduser(), transfer))
+    return scheme.fetch(
+        RemoteReference(address, pin.lower() or None, Path(cache).expanduser(), transfer)
+    )
 
 
 def _local(address: str, pin: str, must_be: str) -> Path:
@@ -118,22 +131,22 @@ def _local(address: str, pin: str, must_be: str) -> Path:
     return path
 
 
-def _from_web(wanted: Wanted) -> Path:
-    url = clean(wanted.address)
-    _check(url, _shown(wanted.address), wanted.transfer)
-    return fetch(wanted.remote(url, Web(_TIMEOUT)), wanted.cache)
+def _from_web(reference: RemoteReference) -> Path:
+    url = clean(reference.address)
+    _check(url, _shown(reference.address), reference.transfer)
+    return fetch(reference.remote_file(url, Web(_TIMEOUT)), reference.cache)
 
 
-def _from_hub(wanted: Wanted) -> Path:
+def _from_hub(reference: RemoteReference) -> Path:
     """Hugging Face's hub, or what HF_ENDPOINT names; HF_TOKEN is shown to that origin alone."""
-    path, at, revision = wanted.address.removeprefix("hf://").partition("@")
+    path, at, revision = reference.address.removeprefix("hf://").partition("@")
     parts = path.split("/")
     if len(parts) < 3 or {"", ".", ".."} & set(parts) or (at and not revision):
         raise UserError(
-            f"{_shown(wanted.address)}: must be hf://owner/repo/path/of/the/file[@revision]"
+            f"{_shown(reference.address)}: must be hf://owner/repo/path/of/the/file[@revision]"
         )
     base = os.environ.get("HF_ENDPOINT", "").rstrip("/") or _HUB
-    _check(base, "HF_ENDPOINT", wanted.transfer)
+    _check(base, "HF_ENDPOINT", reference.transfer)
     token = os.environ.get("HF_TOKEN", "").strip()
     if not (token.isascii() and token.isprintable()):
         raise UserError("HF_TOKEN: is no token (a token is made of letters, digits and _)")
@@ -141,14 +154,14 @@ def _from_hub(wanted: Wanted) -> Path:
     url = clean(f"{base}/{repository}/resolve/{quote(revision or 'main', safe='')}/{file}")
     web = Web(_TIMEOUT, {origin(url): token} if token else {})
     advice = "" if token else "a private or gated repository needs HF_TOKEN"
-    return fetch(wanted.remote(url, web, advice), wanted.cache)
+    return fetch(reference.remote_file(url, web, advice), reference.cache)
 
 
-def _from_bucket(wanted: Wanted) -> Path:
-    if "::" in wanted.address:
-        raise UserError(f"{_shown(wanted.address)}: must name one store, without ::")
-    bucket = Bucket(PACKAGES[wanted.scheme])
-    return fetch(wanted.remote(wanted.address, bucket), wanted.cache)
+def _from_bucket(reference: RemoteReference) -> Path:
+    if "::" in reference.address:
+        raise UserError(f"{_shown(reference.address)}: must name one store, without ::")
+    bucket = Bucket(PACKAGES[reference.scheme])
+    return fetch(reference.remote_file(reference.address, bucket), reference.cache)
 
 
 def _check(url: str, shown: str, transfer: Transfer) -> None:
@@ -160,15 +173,16 @@ def _check(url: str, shown: str, transfer: Transfer) -> None:
         raise UserError(f"{shown} could not be fetched: {limit}") from limit
 
 
-def require_pin(path: Path, wanted: Wanted) -> Path:
-    """`path`, where it has the SHA-256 that the reference asks for.
+def require_pin(path: Path, reference: RemoteReference) -> Path:
+    """`path`, where it has the SHA-256 that the reference demands.
 
     Raises:
         UserError: it has another.
     """
-    if wanted.pin and not matches(path, sha256=wanted.pin):
+    if reference.pin and not matches(path, sha256=reference.pin):
         raise UserError(
-            f"{_shown(wanted.address)}: its SHA-256 is {digest(path)}, not the pinned {wanted.pin}"
+            f"{_shown(reference.address)}: its SHA-256 is {digest(path)}, "
+            f"not the pinned {reference.pin}"
         )
     return path
 
@@ -179,4 +193,4 @@ SCHEMES: Mapping[str, Scheme] = {
     "hf": Scheme("hf://owner/repo/file[@revision]", _from_hub),
     **{name: Scheme(f"{name}://…", _from_bucket) for name in PACKAGES},
 }
-"""The schemes that need nothing but this package; whoever resolves may know others."""
+"""The schemes that need nothing but this package; a caller of `resolve` may add others."""

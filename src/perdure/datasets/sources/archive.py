@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from perdure.datasets.files import ROOT, DamagedError
-from perdure.io.files import partial, publish, writing
+from perdure.io.atomic import publish
+from perdure.io.files import writing
+from perdure.io.locking import partial
 
 
 def extract(archive: Path, inside: str, names: Iterable[str], folder: Path, alone: bool) -> None:

@@ -11,7 +11,7 @@ from perdure.datasets.arrays import Arrays
 from perdure.datasets.fetch import FetchError
 from perdure.datasets.files import ROOT, DamagedError
 from perdure.errors import UserError
-from perdure.io.files import locked
+from perdure.io.locking import locked
 
 _OWN = "perdure"  # the one folder under data.root whose files may be replaced
 

@@ -1,6 +1,6 @@
-"""Kill runs at random instants, run the same command again, and compare the ends bit by bit.
+"""Crash test: kill runs at random instants, resume them, and compare the ends bit by bit.
 
-python scripts/kill_storm.py [--kills 50] [--methods er derpp …] [--seed 0] [--jobs 2]
+python scripts/crash_test.py [--kills 50] [--methods er derpp …] [--seed 0] [--jobs 2]
 
 For each method an undisturbed run is made, and one that is killed (SIGKILL) again and again, partly
 while it starts, partly while it trains and writes, and each time started anew with
@@ -23,8 +23,10 @@ from typing import Any
 
 import torch
 
-from perdure.checkpoint.core.format import read, sidecar
+from perdure.checkpoint.core import sidecars
+from perdure.checkpoint.core.format import read
 from perdure.checkpoint.core.ledger import entries
+from perdure.io.atomic import is_temporary
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 METHODS = ("er", "derpp", "ewc-online", "si", "agem", "lwf")
@@ -65,7 +67,7 @@ def committed(folder: Path) -> int:
 
 
 def kill_once(method: str, folder: Path, chance: random.Random) -> dict[str, Any]:
-    """Start the run, kill it at a random instant, and say where that was."""
+    """Start the run, kill it at a random instant, and return where that was."""
     before = committed(folder)
     process = start(method, folder)
     began = time.monotonic()
@@ -81,9 +83,9 @@ def kill_once(method: str, folder: Path, chance: random.Random) -> dict[str, Any
     process.wait()
     checkpoints = folder / "checkpoints"
     files = list(checkpoints.iterdir()) if checkpoints.is_dir() else []
-    torn = [p for p in files if p.name.startswith(".tmp-")] + [
+    torn = [p for p in files if is_temporary(p)] + [
         p for p in files if p.suffix in (".pt", ".pth") and not p.is_symlink()
-        and not sidecar(p).is_file()
+        and not sidecars.path_of(p).is_file()
     ]  # fmt: skip
     newest = [e for e in entries(checkpoints) if e.full][-1:]
     return {
@@ -95,33 +97,33 @@ def kill_once(method: str, folder: Path, chance: random.Random) -> dict[str, Any
     }
 
 
-def storm(method: str, kills: int, seed: int, root: Path) -> dict[str, Any]:
+def crash_test(method: str, kills: int, seed: int, root: Path) -> dict[str, Any]:
     """One undisturbed and one disturbed run of `method`, compared."""
     chance = random.Random(f"{seed}/{method}")
-    calm, rough = root / f"{method}-calm", root / f"{method}-rough"
-    finish(method, calm)
+    undisturbed, killed_run = root / f"{method}-undisturbed", root / f"{method}-killed"
+    finish(method, undisturbed)
     happened: list[dict[str, Any]] = []
     for _ in range(kills):
-        happened.append(kill_once(method, rough, chance))
+        happened.append(kill_once(method, killed_run, chance))
         if not happened[-1]["killed"]:
             break
-    finish(method, rough)
-    return {"method": method, "kills": happened, "differences": compare(calm, rough)}
+    finish(method, killed_run)
+    return {"method": method, "kills": happened, "differences": compare(undisturbed, killed_run)}
 
 
-def compare(calm: Path, rough: Path) -> list[str]:
+def compare(run: Path, other: Path) -> list[str]:
     """Every difference between the ends of two runs but for clock fields."""
     found: list[str] = []
-    for one in sorted((calm / "checkpoints").glob("*_[0-9].pt")):
-        task = one.stem.rpartition("_")[2]
-        (other,) = (rough / "checkpoints").glob(f"*_{task}.pt")
-        found += differences(read(one), read(other), f"task {task}")
+    for path in sorted((run / "checkpoints").glob("*_[0-9].pt")):
+        task = path.stem.rpartition("_")[2]
+        (counterpart,) = (other / "checkpoints").glob(f"*_{task}.pt")
+        found += differences(read(path), read(counterpart), f"task {task}")
     rows = [
-        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        for run in (calm, rough)
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (run, other)
     ]
     found += differences(rows[0], rows[1], "metrics.jsonl")
-    results = [json.loads((run / "results.json").read_text()) for run in (calm, rough)]
+    results = [json.loads((folder / "results.json").read_text()) for folder in (run, other)]
     return found + differences(results[0], results[1], "results.json")
 
 
@@ -155,22 +157,28 @@ def main() -> int:
     options = parser.parse_args()
     each = -(-options.kills // len(options.methods))
     with tempfile.TemporaryDirectory() as root, ThreadPoolExecutor(options.jobs) as pool:
-        done = list(pool.map(lambda m: storm(m, each, options.seed, Path(root)), options.methods))
+        done = list(
+            pool.map(lambda m: crash_test(m, each, options.seed, Path(root)), options.methods)
+        )
     if options.json:
         print(json.dumps(done))
-    for one in done:
-        kills = [k for k in one["kills"] if k["killed"]]
-        told = ", ".join(
-            f"{sum(k[key] for k in kills)} {words}"
-            for key, words in (
+    for outcome in done:
+        kills = [k for k in outcome["kills"] if k["killed"]]
+        counts = ", ".join(
+            f"{sum(k[key] for k in kills)} {label}"
+            for key, label in (
                 ("at_start", "at start-up"),
                 ("mid_epoch", "resumed mid-epoch"),
                 ("in_a_write", "in a write"),
             )
         )
-        ends = "bit-identical" if not one["differences"] else f"DIFFERS: {one['differences'][:5]}"
-        print(f"{one['method']:12} {len(kills)} kills ({told}): {ends}", file=sys.stderr)
-    return int(any(one["differences"] for one in done))
+        ends = (
+            "bit-identical"
+            if not outcome["differences"]
+            else f"DIFFERS: {outcome['differences'][:5]}"
+        )
+        print(f"{outcome['method']:12} {len(kills)} kills ({counts}): {ends}", file=sys.stderr)
+    return int(any(outcome["differences"] for outcome in done))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from checkpoint.fetching import DATA, OTHER, PINNED, get, refused
 from fsspec.implementations.memory import MemoryFileSystem
 
 from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core import sidecars
 from perdure.checkpoint.remote.references import resolve
 from perdure.errors import UserError
-from perdure.io.download import Limits
+from perdure.io.transfer import Limits
 
 REF = "s3://bucket/runs/er.pt"
 RESET = ConnectionResetError("reset by\npeer")
@@ -78,7 +79,7 @@ def test_a_file_of_a_bucket(store: Store, cache: Path) -> None:
     assert store.opened == [REF]
 
 
-def test_a_pinned_file_is_asked_for_once(store: Store, cache: Path) -> None:
+def test_a_pinned_file_is_requested_once(store: Store, cache: Path) -> None:
     path = get(REF + PINNED, cache)
     store.rm(REF)
     assert get(REF + PINNED, cache) == path
@@ -98,20 +99,20 @@ def test_a_changed_file_is_fetched(store: Store, cache: Path) -> None:
 def test_a_checkpoint_of_ours_can_be_read(store: Store, cache: Path, tmp_path: Path) -> None:
     path = tmp_path / "er.pt"
     files.write(path, {"w": torch.ones(3)}, {"position": {}})
-    store.pipe({REF: path.read_bytes(), f"{REF}.json": files.sidecar(path).read_bytes()})
+    store.pipe({REF: path.read_bytes(), f"{REF}.json": sidecars.path_of(path).read_bytes()})
     for _ in range(2):
         assert torch.equal(files.read(resolve(REF, cache))["w"], torch.ones(3))
     assert store.opened == [REF, f"{REF}.json"]
 
 
-def test_a_broken_transfer_goes_on(store: Store, cache: Path) -> None:
+def test_a_broken_transfer_resumes(store: Store, cache: Path) -> None:
     store.faults.extend([None, RESET])
     get(REF, cache)
     assert store.reads == [0, 100_000, 100_000, 200_000, 300_000]
 
 
 @pytest.mark.parametrize("pin", ["", PINNED], ids=["unpinned", "pinned"])
-def test_a_later_call_goes_on(store: Store, cache: Path, pin: str) -> None:
+def test_a_later_call_resumes(store: Store, cache: Path, pin: str) -> None:
     store.faults.extend([None, RESET, RESET, RESET])
     said = refused(REF + pin, cache, part=True)
     assert said == f"{REF} could not be fetched: bucket: ConnectionResetError: reset by peer"
@@ -173,13 +174,15 @@ def test_a_file_too_large_is_not_opened(store: Store, cache: Path) -> None:
     assert resolve(REF, cache, limits=Limits(n_bytes=300_000)).read_bytes() == DATA
 
 
-def test_a_file_larger_than_told_is_stopped(store: Store, cache: Path) -> None:
+def test_a_file_larger_than_stated_is_stopped(store: Store, cache: Path) -> None:
     store.lies["size"] = None
     assert "more than the 299999 bytes" in refused(REF, cache, limit=299_999)
 
 
 @pytest.mark.parametrize("size", [300_001, 299_999], ids=["truncated", "too-long"])
-def test_a_file_of_another_size_than_told_is_not_kept(store: Store, cache: Path, size: int) -> None:
+def test_a_file_of_another_size_than_stated_is_not_kept(
+    store: Store, cache: Path, size: int
+) -> None:
     store.lies["size"] = size
     assert f"of {size} bytes" in refused(REF, cache, part=size > len(DATA))
 
@@ -210,9 +213,9 @@ def test_a_store_that_hangs_is_left(
     assert f" {max(n_blocks, 0) * 100_000} bytes arrived" in said
 
 
-def test_a_size_that_is_not_told_counts_only_if_pinned(store: Store, cache: Path) -> None:
+def test_an_unstated_size_is_accepted_only_if_pinned(store: Store, cache: Path) -> None:
     store.lies["size"] = None
-    assert "does not tell where the file ends" in refused(REF, cache)
+    assert "does not mark where the file ends" in refused(REF, cache)
     get(REF + PINNED, cache)
 
 
