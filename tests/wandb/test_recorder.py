@@ -12,7 +12,7 @@ from mirrored import PROJECT, RunFolder, line, orders
 from wandb_server import StandIn
 
 from perdure.errors import UserError
-from perdure.tracking.events import CheckpointWritten, Event, RunEnd, RunStart, StepLog, Tick
+from perdure.tracking.events import CheckpointSaved, Event, RunEnd, RunStart, StepLog, Tick
 from perdure.wandb import record as records
 from perdure.wandb.record import Record
 from perdure.wandb.recorder import WandB
@@ -49,7 +49,7 @@ class Play:
 
     def written(self, at: int, kind: str = "task") -> None:
         path = self.folder.checkpoint(at, kind)
-        self.hear(CheckpointWritten(path, 0, at, 0.0))
+        self.hear(CheckpointSaved(path, 0, at, 0.0))
 
     def end(self, status: str = "finished", error: str | None = None) -> None:
         self.hear(RunEnd(self.folder.note(20, status), error))
@@ -270,7 +270,7 @@ def test_a_mistake_of_ours_does_not_end_the_run(hurried: StandIn, folder: RunFol
 
 def test_a_checkpoint_that_cannot_be_kept_is_told(hurried: StandIn, play: Play) -> None:
     play.start()
-    play.hear(CheckpointWritten(play.folder.path / "checkpoints" / "gone.pt", 0, 1, 0.0))
+    play.hear(CheckpointSaved(play.folder.path / "checkpoints" / "gone.pt", 0, 1, 0.0))
     assert "gone.pt cannot be kept for the upload" in " ".join(play.said)
     play.end("failed", "no more")
 

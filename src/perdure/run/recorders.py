@@ -33,7 +33,9 @@ def make_recorders(
     sweep: str | None,
     stop: StopFlag,
 ) -> list[Recorder]:
-    """The run's recorders, in the order in which they must hear its events.
+    """The run's recorders, in the order in which they are notified: files, console, W&B.
+
+    W&B mirrors what the files hold, so it comes after them, and shows its messages on the console.
 
     Args:
         plain: the configuration as plain data.

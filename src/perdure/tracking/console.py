@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from perdure.errors import printable
 from perdure.tracking.events import (
-    CheckpointWritten,
+    CheckpointSaved,
     Recorder,
     RunEnd,
     RunStart,
@@ -45,9 +45,9 @@ class Console(Recorder):
     named by their index from 0, as in the files; `(3/5)` counts them.
     """
 
+    name = "console"
+
     def __init__(self, stream: TextIO | None = None, plain: bool | None = None) -> None:
-        super().__init__()
-        self.name = "console"
         stream = sys.stdout if stream is None else stream
         if plain is None:
             plain = not stream.isatty() or os.environ.get("TERM") in {"dumb", "unknown"}
@@ -102,7 +102,7 @@ class Console(Recorder):
         self._say(f"after {self._task()}: {self._label}, {duration(event.seconds)}", "bold")
         self._show(accuracy_grid(event.results, self._pace.n_tasks, self._screen.width))
 
-    def on_checkpoint_written(self, event: CheckpointWritten) -> None:
+    def on_checkpoint_saved(self, event: CheckpointSaved) -> None:
         """Logged alone: rolling checkpoints would flood the screen."""
         what = (printable(event.path.name), event.task, event.global_step)
         logger.info("checkpoint %s (task %d, step %d)", *what)

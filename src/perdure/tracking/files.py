@@ -27,9 +27,9 @@ class LocalFiles(Recorder):
     passed since the start or the last drawing: a short run pays for one drawing.
     """
 
+    name = "files"
+
     def __init__(self, folder: Path, plot_every_seconds: float = 10.0) -> None:
-        super().__init__()
-        self.name = "files"
         self.folder = folder
         self._plot_every_seconds = plot_every_seconds
         self._metrics = MetricsFile(folder / "metrics.jsonl")

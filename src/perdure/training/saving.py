@@ -77,7 +77,7 @@ class Saving:
         if wait:
             self.checkpoints.wait()
         for one in self.checkpoints.written():
-            self._emit(events.CheckpointWritten(one.path, one.task, one.global_step, one.seconds))
+            self._emit(events.CheckpointSaved(one.path, one.task, one.global_step, one.seconds))
 
     def require_finite(self, loss: float) -> None:
         """Raises DivergenceError if `loss` is no finite number."""

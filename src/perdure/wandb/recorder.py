@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import UserError
-from perdure.tracking.events import CheckpointWritten, Event, Recorder, RunEnd, RunStart
+from perdure.tracking.events import CheckpointSaved, Event, Recorder, RunEnd, RunStart
 from perdure.wandb.mirror import Mirror
 from perdure.wandb.record import Record, is_sound
 from perdure.wandb.rows import flat_config
@@ -47,6 +47,8 @@ class WandB(Recorder):
         on_stop: called when somebody presses Stop on the run's page.
     """
 
+    name = "wandb"
+
     def __init__(
         self,
         folder: Path,
@@ -60,8 +62,6 @@ class WandB(Recorder):
         say: Callable[[str], None] = print,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__()
-        self.name = "wandb"
         self.folder = folder
         self.record = record
         self._online = online
@@ -112,7 +112,7 @@ class WandB(Recorder):
         self._thread = threading.Thread(target=self._work, name="W&B mirror", daemon=True)
         self._thread.start()
 
-    def on_checkpoint_written(self, event: CheckpointWritten) -> None:
+    def on_checkpoint_saved(self, event: CheckpointSaved) -> None:
         """Keep the checkpoint for the upload, out of retention's reach."""
         self._keep(event.path.name, lambda: self._outbox.add_checkpoint(event.path))
 
