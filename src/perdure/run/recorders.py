@@ -104,11 +104,11 @@ def _wandb(
         record or _new_record(plain, wanted, folder, sweep, source),
         online=mode is WandbMode.online,
         continues=continues,
-        known=record is not None,
+        recorded=record is not None,
         on_error=wanted["on_error"],
         artifacts=wanted["artifacts"],
         finish_seconds=wanted["finish_seconds"],
-        say=say,
+        notify=say,
         on_stop=lambda: stop.ask("stopped from its W&B page"),
     )
 
