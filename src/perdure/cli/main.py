@@ -42,7 +42,7 @@ from perdure.run.resume import (
     limits_of,
 )
 from perdure.sweeps import preflight
-from perdure.sweeps.report import concluding
+from perdure.sweeps.report import REPORT, with_summary
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 _FRESH = {".hydra", "train.log", ".lock", "console.log"}
@@ -263,7 +263,7 @@ def command_line(main: Callable[[], Any]) -> None:
     try:
         arguments = rendezvous.from_main("arguments", _expanded)
         sys.argv[1:] = arguments if environment.is_main() else [*arguments, *_SILENT]
-        concluding(main)
+        with_summary(main, REPORT)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if traceback_wanted:
             raise
