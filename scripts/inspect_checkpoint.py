@@ -21,7 +21,7 @@ from torch import Tensor
 from perdure.checkpoint.core.format import DamagedError, sidecar
 from perdure.checkpoint.interop.foreign import Opened, open_file
 from perdure.errors import UserError, printable
-from perdure.tracking.formatting import Grid, byte_size, percent, scenario_name, subject
+from perdure.tracking.formatting import TextTable, byte_size, percent, run_title, scenario_name
 
 KINDS = {
     "perdure": "the full state of a run",
@@ -133,7 +133,7 @@ def _subject(opened: Opened) -> str:
     """What was run, in one phrase."""
     if opened.kind == "perdure":
         known = _summary(opened)
-        return f"{subject(known)}, seed {known.get('seed')}, started {known.get('timestamp')}"
+        return f"{run_title(known)}, seed {known.get('seed')}, started {known.get('timestamp')}"
     facts = (f"{key}={opened.args[key]}" for key in MAMMOTH_FACTS if key in opened.args)
     return ", ".join(facts)
 
@@ -227,7 +227,7 @@ def _buffer(file: dict[str, Any]) -> str:
 def _accuracies(scenario: str, rows: list[list[float]]) -> list[str]:
     n_tasks = max(map(len, rows))
     header = (f"{scenario_name(scenario)} %", *(f"task {task}" for task in range(n_tasks)))
-    grid = Grid(
+    grid = TextTable(
         header,
         tuple(
             (f"after task {i}", *map(percent, row), *[""] * (n_tasks - len(row)))

@@ -55,7 +55,7 @@ def make_recorders(
     if config.tracking.console is not Screen.off:
         console = Console(plain=True if config.tracking.console is Screen.plain else None)
         recorders.append(console)
-        say = console.note
+        say = console.notify
     wanted = config.tracking.wandb
     if wanted is not None and wanted.mode is not WandbMode.disabled:
         mode = wanted.mode or _mode()
