@@ -22,7 +22,7 @@ from perdure.checkpoint.core import sidecars
 from perdure.checkpoint.core.format import DamagedError
 from perdure.checkpoint.interop.foreign import Opened, open_file
 from perdure.errors import UserError, printable
-from perdure.tracking.formatting import Grid, byte_size, percent, scenario_name, subject
+from perdure.tracking.formatting import TextTable, byte_size, percent, run_title, scenario_name
 
 KINDS = {
     "perdure": "the full state of a run",
@@ -136,7 +136,7 @@ def _subject(opened: Opened) -> str:
     if opened.kind == "perdure":
         summary = _summary(opened)
         seed, started = summary.get("seed"), summary.get("timestamp")
-        return f"{subject(summary)}, seed {seed}, started {started}"
+        return f"{run_title(summary)}, seed {seed}, started {started}"
     facts = (f"{key}={opened.args[key]}" for key in MAMMOTH_FACTS if key in opened.args)
     return ", ".join(facts)
 
@@ -230,7 +230,7 @@ def _buffer(file: dict[str, Any]) -> str:
 def _accuracies(scenario: str, rows: list[list[float]]) -> list[str]:
     n_tasks = max(map(len, rows))
     header = (f"{scenario_name(scenario)} %", *(f"task {task}" for task in range(n_tasks)))
-    grid = Grid(
+    grid = TextTable(
         header,
         tuple(
             (f"after task {i}", *map(percent, row), *[""] * (n_tasks - len(row)))

@@ -16,8 +16,9 @@ MakeTrainer = Callable[..., Trainer]
 class Listener(Recorder):
     """Keeps every event."""
 
+    name = "listener"
+
     def __init__(self) -> None:
-        self.name = "listener"
         self.events: list[Event] = []
 
     def receive(self, event: Event) -> None:

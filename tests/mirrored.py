@@ -17,8 +17,8 @@ from perdure.wandb import record as records
 from perdure.wandb import rows
 from perdure.wandb.mirror import Mirror
 from perdure.wandb.record import Record
-from perdure.wandb.session import Limits, Session
-from perdure.wandb.upload_queue import Outbox
+from perdure.wandb.session import Session, SessionLimits
+from perdure.wandb.upload_queue import UploadQueue
 
 PROJECT = "cl"
 STEPS = 10
@@ -142,8 +142,8 @@ class RunFolder:
 def open_mirror(folder: RunFolder, said: list[str] | None = None, finish: float = 10) -> Mirror:
     """A new process's mirror of the folder, opened."""
     record = records.load(folder.path) or Record("r1", PROJECT)
-    session = Session(record, folder.path, Limits(10, finish))
+    session = Session(record, folder.path, SessionLimits(10, finish))
     heard = [] if said is None else said
-    mirror = Mirror(folder.path, record, session, Outbox(folder.path), heard.append)
+    mirror = Mirror(folder.path, record, session, UploadQueue(folder.path), heard.append)
     mirror.open()
     return mirror

@@ -151,7 +151,7 @@ def test_a_killed_job_is_told_of_and_goes_on(tmp_path: Path, calm: Path) -> None
     assert status == 1
     assert "1 finished, 1 failed" in out
     assert "  failed: job 0, seed=0: killed by SIGKILL" in out
-    done = train_in(tmp_path, *AGAIN, *arguments)
+    done = train_in(tmp_path, *AGAIN, *arguments, "training.log_every=10")
     assert done.returncode == 0, done.stderr
     assert "job 1 was finished before, average accuracy " in done.stdout
     assert "job 1 started" not in done.stdout

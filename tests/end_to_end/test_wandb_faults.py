@@ -88,7 +88,7 @@ def test_training_ends_well_and_the_rest_is_sent_later(
     assert later.returncode == 0, later.stderr
     require_every_row_once(wandb_server, folder)
     assert versions(wandb_server, record_of(folder)["id"])["latest"] == "v1"
-    assert not (folder / "outbox").exists()
+    assert not (folder / "upload_queue").exists()
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_whether_a_run_is_online(
 def test_sentences_go_where_the_run_speaks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], console: str
 ) -> None:
-    mirror(f"tracking.console={console}", folder=tmp_path)._say("W&B: something")
+    mirror(f"tracking.console={console}", folder=tmp_path)._notify("W&B: something")
     heard = capsys.readouterr()
     stream, other = (heard.out, heard.err)[:: 1 if console == "plain" else -1]
     assert "W&B: something" in stream

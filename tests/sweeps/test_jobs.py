@@ -10,8 +10,15 @@ import pytest
 import yaml
 
 from perdure.errors import UserError
-from perdure.sweeps.jobs import Job, Outcome, again, finished, name_of, refuse_changed
-from perdure.sweeps.process import going_on
+from perdure.sweeps.jobs import (
+    Job,
+    Outcome,
+    command_to_continue,
+    finished,
+    name_of,
+    require_same_job,
+)
+from perdure.sweeps.process import resuming_command
 
 
 def job_in(folder: Path, *overrides: str) -> Job:
@@ -40,7 +47,7 @@ def test_a_job_is_called_by_what_varies(overrides: list[str], typed: list[str], 
 
 
 @pytest.mark.parametrize(
-    ("status", "word"),
+    ("status", "result"),
     [
         (0, "finished"),
         (75, "interrupted"),
@@ -51,8 +58,8 @@ def test_a_job_is_called_by_what_varies(overrides: list[str], typed: list[str], 
         (2, "failed"),
     ],
 )
-def test_the_word_for_an_exit_status(status: int, word: str) -> None:
-    assert Outcome(status).word == word
+def test_the_result_of_an_exit_status(status: int, result: str) -> None:
+    assert Outcome(status).result == result
 
 
 def test_only_a_finished_run_has_a_value(tmp_path: Path) -> None:
@@ -70,11 +77,13 @@ def test_only_a_finished_run_has_a_value(tmp_path: Path) -> None:
         pytest.param(["seed=0", "model=er"], id="other order"),
         pytest.param(["model=er", "seed=0", "checkpoint.resume=auto"], id="now not resuming"),
         pytest.param(["threads=1", "timestamp=20260101-000000", "model=er", "seed=0"], id="place"),
+        pytest.param(["model=er", "seed=0", "training.log_every=7"], id="logging"),
+        pytest.param(["model=er", "seed=0", "training.eval_batch_size=9"], id="evaluation"),
     ],
 )
-def test_a_job_may_go_on_in_its_folder(tmp_path: Path, before: list[str]) -> None:
+def test_a_job_may_be_resumed_in_its_folder(tmp_path: Path, before: list[str]) -> None:
     stored(tmp_path, *before)
-    refuse_changed(job_in(tmp_path, "model=er", "seed=0", "tracking.console=off"))
+    require_same_job(job_in(tmp_path, "model=er", "seed=0", "tracking.console=off"))
 
 
 @pytest.mark.parametrize(
@@ -84,27 +93,28 @@ def test_a_job_may_go_on_in_its_folder(tmp_path: Path, before: list[str]) -> Non
         (["seed=0"], "with nothing more, which would now have model=er"),
         (["seed=0", "model=er", "+x=2"], r"with \+x=2, which would now have nothing more"),
         (["seed=0", "model=er", "dataset.stop_after=1"], "with dataset.stop_after=1"),
+        (["seed=0", "model=er", "recipe=none"], "with recipe=none"),
     ],
-    ids=["seed", "more", "less", "shorter"],
+    ids=["seed", "more", "less", "shorter", "recipe"],
 )
 def test_another_job_is_refused(tmp_path: Path, before: list[str], sentence: str) -> None:
     stored(tmp_path, *before)
     with pytest.raises(UserError, match=sentence):
-        refuse_changed(job_in(tmp_path, "model=er", "seed=0"))
+        require_same_job(job_in(tmp_path, "model=er", "seed=0"))
 
 
-def test_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_that_continues_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["train.py"])
     typed = ["-m", "seed=0,1", "optimizer.lr=interval(0.1, 1)", "hydra.sweep.dir=elsewhere"]
-    assert again(typed, Path("outputs/x")) == (
+    assert command_to_continue(typed, Path("outputs/x")) == (
         "python train.py -m seed=0,1 'optimizer.lr=interval(0.1, 1)' checkpoint.resume=auto "
         "hydra.sweep.dir=outputs/x"
     )
 
 
-def test_a_requeued_job_goes_on_once_it_has_a_checkpoint(tmp_path: Path) -> None:
+def test_a_requeued_job_resumes_once_it_has_a_checkpoint(tmp_path: Path) -> None:
     job = job_in(tmp_path, "seed=0", "checkpoint.load=best.pth")
-    assert going_on(job) == ["python", "seed=0", "checkpoint.load=best.pth"]
+    assert resuming_command(job) == ["python", "seed=0", "checkpoint.load=best.pth"]
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-20_full.pth.json").touch()
-    assert going_on(job) == ["python", "seed=0", "checkpoint.resume=auto"]
+    assert resuming_command(job) == ["python", "seed=0", "checkpoint.resume=auto"]

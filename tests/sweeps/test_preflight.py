@@ -21,9 +21,9 @@ def check_search(**sweeper: object) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
-        ("n_trials", 0, "n_trials=0: must be a whole number, 1 or more"),
-        ("n_trials", "two", "n_trials=two: must be a whole number, 1 or more"),
-        ("n_jobs", 0, "n_jobs=0: must be a whole number, 1 or more"),
+        ("n_trials", 0, "n_trials=0: must be an integer, 1 or more"),
+        ("n_trials", "two", "n_trials=two: must be an integer, 1 or more"),
+        ("n_jobs", 0, "n_jobs=0: must be an integer, 1 or more"),
         ("direction", "up", "direction=up: must be maximize or minimize"),
     ],
 )

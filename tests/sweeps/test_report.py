@@ -10,20 +10,19 @@ import pytest
 from omegaconf import OmegaConf
 
 from perdure.errors import ExitRun
-from perdure.sweeps import report
 from perdure.sweeps.jobs import Job, Outcome
-from perdure.sweeps.report import Board, concluding
+from perdure.sweeps.report import SweepReport, with_summary
 
 
-def filled(outcomes: Sequence[Outcome | None], **sweeper: int) -> Board:
+def filled(outcomes: Sequence[Outcome | None], **sweeper: int) -> SweepReport:
     hydra: Any = OmegaConf.create({"sweep": {"dir": "outputs/x"}, "sweeper": sweeper})
-    kept = Board()
+    report = SweepReport()
     jobs = [Job(i, (), f"seed={i}", Path("nowhere"), (), Path()) for i in range(len(outcomes))]
-    kept.expect(jobs, hydra, "")
+    report.announce(jobs, hydra, "")
     for job, outcome in zip(jobs, outcomes, strict=True):
         if outcome is not None:
-            kept.ended(job, outcome)
-    return kept
+            report.ended(job, outcome)
+    return report
 
 
 @pytest.mark.parametrize(
@@ -41,11 +40,12 @@ def test_the_status_of_the_whole(statuses: list[int], status: int) -> None:
 
 
 def test_the_summary(capsys: pytest.CaptureFixture[str]) -> None:
-    kept = filled([
-        Outcome(0, "", 0.8665, 61.2), Outcome(0, "", 0.8, before=True), Outcome(-9, "killed"),
+    report = filled([
+        Outcome(0, "", 0.8665, 61.2), Outcome(0, "", 0.8, finished_before=True),
+        Outcome(-9, "killed"),
         Outcome(75, "stopped by SIGTERM; python train.py … goes on from there"), None,
     ])  # fmt: skip
-    kept.summary()
+    report.print_summary()
     assert capsys.readouterr().out.splitlines() == [
         "sweep in outputs/x: 5 jobs",
         "job 0 finished after 61 s, average accuracy 86.65 %: seed=0",
@@ -55,27 +55,23 @@ def test_the_summary(capsys: pytest.CaptureFixture[str]) -> None:
         "sweep in outputs/x: 2 finished, 1 failed, 1 interrupted, 1 not started",
         "  failed: job 2, seed=2: killed",
     ]
-    assert kept.missing == 3
+    assert report.n_unfinished == 3
 
 
 def test_a_search_names_its_best_trial(capsys: pytest.CaptureFixture[str]) -> None:
-    filled([Outcome(0, "", 0.5), Outcome(0, "", 0.75)], n_trials=3).summary()
+    filled([Outcome(0, "", 0.5), Outcome(0, "", 0.75)], n_trials=3).print_summary()
     first, *_, last = capsys.readouterr().out.splitlines()
     assert first == "sweep in outputs/x: 3 jobs"
     assert last == "  best: job 1, seed=1: 75.00 %"
 
 
-def test_an_error_of_the_sweeper_is_not_hidden_by_a_good_job(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_error_of_the_sweeper_is_not_hidden_by_a_finished_job() -> None:
     def fail() -> None:
         raise ValueError("no trial")
 
-    monkeypatch.setattr(report, "BOARD", filled([Outcome(0, "", 0.5)]))
     with pytest.raises(ValueError, match="no trial"):
-        concluding(fail)
-    monkeypatch.setattr(report, "BOARD", filled([Outcome(1, "diverged")]))
+        with_summary(fail, filled([Outcome(0, "", 0.5)]))
     with pytest.raises(ExitRun) as caught:
-        concluding(fail)
+        with_summary(fail, filled([Outcome(1, "diverged")]))
     assert caught.value.code == 1
     assert caught.value.sentence.startswith("1 of 1 job did not finish; python ")

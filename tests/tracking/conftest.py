@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from perdure.tracking.events import (
-    CheckpointWritten,
+    CheckpointSaved,
     Evaluation,
     Event,
     Recorder,
@@ -100,7 +100,7 @@ class FakeRun:
         yield Evaluation(task, 1, before + STEPS, True, last, "test", 0.1 * self.clock)
         yield TaskEnd(task, before + STEPS, 0.8 * self.clock, results)
         path = self.folder / "checkpoints" / f"{task}.pt"
-        yield CheckpointWritten(path, task, before + STEPS, 0.01)
+        yield CheckpointSaved(path, task, before + STEPS, 0.01)
 
     def end(self, tasks_done: int | None = None, status: str = "finished", **fields: Any) -> RunEnd:
         """The last event."""

@@ -102,7 +102,7 @@ def test_the_shape_of_the_table_is_the_same_for_every_task(make_run: Callable[..
     assert len(set(headers)) == 1
 
 
-def test_a_terminal_gets_a_live_line_tables_and_colours(
+def test_a_terminal_gets_a_live_line_tables_and_colors(
     run: Any, on_terminal: Callable[..., str]
 ) -> None:
     text = on_terminal(lambda stream: run.play(Console(stream)))
@@ -210,7 +210,7 @@ def test_a_run_without_a_finished_task_ends_without_a_table(run: Any) -> None:
 def test_a_resumed_run_and_its_notices_are_told(run: Any) -> None:
     stream = io.StringIO()
     Console(stream).receive(run.start(2, notices=("model=sgd ignores buffer.size",)))
-    assert "going on after step 200" in stream.getvalue()
+    assert "resuming after step 200" in stream.getvalue()
     assert "note: model=sgd ignores buffer.size" in stream.getvalue()
 
 

@@ -11,20 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.tracking.colors import RAMP, css, ink, ramp
+from perdure.tracking.colors import COLOR_SCALE, accuracy_color, css, text_color
 from perdure.tracking.plots import BOTTOM, DPI, GAP, LEFT, draw_accuracy_matrix
 
 Image = pytest.importorskip("PIL.Image")
 
 
-def luminance(colour: tuple[float, ...]) -> float:
+def luminance(color: tuple[float, ...]) -> float:
     """WCAG 2.2, relative luminance."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color]
     return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def pixel(image: Any, left_inches: float, up_inches: float) -> tuple[float, ...]:
-    """The colour at a place counted from the lower left corner."""
+    """The color at a place counted from the lower left corner."""
     at = (round(left_inches * DPI), image.height - round(up_inches * DPI))
     return tuple(part / 255 for part in image.convert("RGB").getpixel(at))
 
@@ -35,7 +35,7 @@ def draw(run: Any, path: Path, tasks_done: int | None = None) -> Any:
     return Image.open(path)
 
 
-def test_cells_have_the_colour_of_their_accuracy(
+def test_cells_have_the_color_of_their_accuracy(
     make_run: Callable[..., Any], tmp_path: Path
 ) -> None:
     run = make_run(n_tasks=5)
@@ -47,7 +47,7 @@ def test_cells_have_the_colour_of_their_accuracy(
             for j in range(5):
                 # A corner of the cell, beside its figure.
                 found = pixel(image, left + (j + 0.08) * width, BOTTOM + (5 - i - 0.15) * height)
-                wanted = ramp(row[j]) if j <= i else (1, 1, 1)
+                wanted = accuracy_color(row[j]) if j <= i else (1, 1, 1)
                 assert found == pytest.approx(wanted, abs=0.02), (panel, i, j)
 
 
@@ -101,14 +101,12 @@ def test_drawing_leaves_pyplot_alone(tmp_path: Path) -> None:
 
 
 @given(st.floats(0, 1))
-def test_figures_are_readable_on_every_colour(fraction: float) -> None:
-    background = ramp(fraction)
+def test_numbers_are_readable_on_every_color(fraction: float) -> None:
+    background = accuracy_color(fraction)
     light = luminance(background)
-    dark_ink, light_ink = (
-        (light + 0.05) / (luminance((17 / 255,) * 3) + 0.05),
-        1.05 / (light + 0.05),
-    )
-    chosen, other = (dark_ink, light_ink) if ink(background) == "#111" else (light_ink, dark_ink)
+    black = (light + 0.05) / (luminance((17 / 255,) * 3) + 0.05)
+    white = 1.05 / (light + 0.05)
+    chosen, other = (black, white) if text_color(background) == "#111" else (white, black)
     assert chosen >= other
     assert chosen >= 4.2
 
@@ -116,18 +114,18 @@ def test_figures_are_readable_on_every_colour(fraction: float) -> None:
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_a_higher_accuracy_is_never_lighter(a: float, b: float) -> None:
     low, high = sorted([a, b])
-    assert luminance(ramp(low)) >= luminance(ramp(high)) - 1e-9
+    assert luminance(accuracy_color(low)) >= luminance(accuracy_color(high)) - 1e-9
 
 
 @pytest.mark.parametrize(
-    ("fraction", "colour"),
-    [(-1.0, RAMP[0]), (0.0, RAMP[0]), (0.5, RAMP[2]), (1.0, RAMP[-1]), (2.0, RAMP[-1]),
-     (math.nan, RAMP[0])],
+    ("fraction", "color"),
+    [(-1.0, COLOR_SCALE[0]), (0.0, COLOR_SCALE[0]), (0.5, COLOR_SCALE[2]), (1.0, COLOR_SCALE[-1]),
+     (2.0, COLOR_SCALE[-1]), (math.nan, COLOR_SCALE[0])],
     ids=str,
 )  # fmt: skip
-def test_the_ends_of_the_scale(fraction: float, colour: tuple[float, ...]) -> None:
-    assert ramp(fraction) == pytest.approx(colour)
+def test_the_ends_of_the_scale(fraction: float, color: tuple[float, ...]) -> None:
+    assert accuracy_color(fraction) == pytest.approx(color)
 
 
-def test_css_colour() -> None:
+def test_css_color() -> None:
     assert css((0.0, 0.5, 1.0)) == "rgb(0 128 255)"

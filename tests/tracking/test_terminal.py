@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from perdure.tracking.console import Pace
 from perdure.tracking.events import TaskStart, Tick
-from perdure.tracking.terminal import Outlet, PlainScreen, Progress, TerminalScreen
+from perdure.tracking.terminal import PlainDisplay, Progress, SafeStream, TerminalDisplay
 
 
 def test_eta_of_a_resumed_run_counts_only_its_own_steps() -> None:
@@ -37,18 +37,20 @@ def test_the_rate_leaves_out_evaluation() -> None:
     st.floats(0, 1),
     st.lists(st.text("abc ", min_size=1, max_size=15), max_size=4).map(tuple),
 )
-def test_progress_fits_any_width(width: int, fraction: float, words: tuple[str, ...]) -> None:
-    line = Progress("task 1 (2/5)", fraction, words).line(width, "━", "─")
+def test_progress_fits_any_width(width: int, fraction: float, details: tuple[str, ...]) -> None:
+    line = Progress("task 1 (2/5)", fraction, details).line(width, "━", "─")
     assert len(line) <= width
     if width >= len("task 1 (2/5)"):
         assert line.startswith("task 1 (2/5)")
 
 
-@pytest.mark.parametrize("screen", [PlainScreen, TerminalScreen], ids=["plain", "terminal"])
-def test_a_stream_that_cannot_say_it_says_it_otherwise(screen: Any) -> None:
+@pytest.mark.parametrize("display", [PlainDisplay, TerminalDisplay], ids=["plain", "terminal"])
+def test_characters_that_a_stream_cannot_encode_are_replaced(display: Any) -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
-    (screen(stream) if screen is TerminalScreen else screen(stream, 0.0)).say("rotation 31.5°")
+    (display(stream) if display is TerminalDisplay else display(stream, 0.0)).print_line(
+        "rotation 31.5°"
+    )
     assert b"rotation 31.5?" in raw.getvalue()
 
 
@@ -57,10 +59,10 @@ def test_a_lost_reader_does_not_end_the_run() -> None:
         def write(self, text: str) -> int:
             raise OSError(5, "Input/output error")
 
-    outlet = Outlet(Lost())
-    assert outlet.write("abc") == 3
-    assert outlet.is_lost
-    assert outlet.write("abc") == 3
+    stream = SafeStream(Lost())
+    assert stream.write("abc") == 3
+    assert stream.is_lost
+    assert stream.write("abc") == 3
 
 
 def test_a_closed_pipe_does_not_end_the_run(tmp_path: Path) -> None:

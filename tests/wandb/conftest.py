@@ -16,3 +16,9 @@ def folder(tmp_path: Path) -> RunFolder:
     made = RunFolder(tmp_path / "run")
     made.write(20)
     return made
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Where fetched artifacts are kept."""
+    return tmp_path / "cache"

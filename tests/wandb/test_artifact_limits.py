@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from checkpoint.wandb_references import (
+from mirrored import PROJECT, RunFolder, hurried
+from wandb_references import (
     DOWNLOADS,
     SECOND,
     downloads,
@@ -21,7 +22,6 @@ from checkpoint.wandb_references import (
     refused,
     run,
 )
-from mirrored import PROJECT, RunFolder, hurried
 from wandb_server import Fault, StandIn
 
 from perdure.checkpoint.core import format as files
@@ -81,7 +81,7 @@ def test_a_download_that_hangs_does_not_keep_the_process(
 ) -> None:
     monkeypatch.setattr(hurried, "arrived", holding(hurried, gate, DOWNLOADS.index(SECOND)))
     program = (
-        "import sys; from pathlib import Path; from perdure.checkpoint import artifacts; "
+        "import sys; from pathlib import Path; from perdure.wandb import artifacts; "
         "from perdure.io.transfer import Limits; "
         "artifacts.fetch(sys.argv[1], Path(sys.argv[2]), limits=Limits(15.0))"
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint.wandb_references import (
+from mirrored import PROJECT, RunFolder, hurried
+from wandb_references import (
     DOWNLOADS,
     FIRST,
     SECOND,
@@ -16,10 +17,10 @@ from checkpoint.wandb_references import (
     get,
     impatient,
     named,
+    publish,
     refused,
     run,
 )
-from mirrored import PROJECT, RunFolder, hurried
 from wandb_server import ENTITY, Fault, StandIn
 from wandb_server.artifacts import blob_of
 
@@ -133,9 +134,10 @@ def test_what_is_not_as_it_was_is_fetched_again(run: RunFolder, cache: Path, wha
 
 def test_a_pin_must_hold(run: RunFolder, cache: Path) -> None:
     good = digest(run.path / "checkpoints" / SECOND)
-    assert digest(resolve(f"{named('latest')}#sha256={good}", cache)) == good
+    schemes = {"wandb": artifacts.SCHEME}
+    assert digest(resolve(f"{named('latest')}#sha256={good}", cache, schemes=schemes)) == good
     with pytest.raises(UserError, match="not the pinned"):
-        resolve(f"{named('latest')}#sha256={'0' * 64}", cache)
+        resolve(f"{named('latest')}#sha256={'0' * 64}", cache, schemes=schemes)
 
 
 # --- what cannot be had ---------------------------------------------------------------------------
@@ -250,22 +252,6 @@ def test_bytes_that_changed_on_the_server_are_refused(
 
 
 # --- what others made -----------------------------------------------------------------------------
-
-
-def publish(name: str, contents: dict[str, bytes], folder: Path, **more: Any) -> None:
-    """As somebody who knows nothing of us would."""
-    import wandb
-
-    folder.mkdir()
-    artifact = wandb.Artifact(name, type="model", metadata=more.get("metadata"))
-    for path, data in contents.items():
-        file = folder / path.replace("/", "-")
-        file.write_bytes(data)
-        artifact.add_file(str(file), name=path)
-    for path, uri in more.get("references", {}).items():
-        artifact.add_reference(uri, name=path, checksum=False)
-    with wandb.init(project=PROJECT, dir=str(folder), reinit="create_new") as made:
-        made.log_artifact(artifact).wait()
 
 
 def test_the_one_weights_file_of_a_foreign_artifact_is_meant(

@@ -20,7 +20,7 @@ from perdure.errors import UserError
 from perdure.wandb import record as records
 from perdure.wandb.record import Record
 from perdure.wandb.sync import sync
-from perdure.wandb.upload_queue import Outbox
+from perdure.wandb.upload_queue import UploadQueue
 
 __all__ = ["hurried"]
 
@@ -52,7 +52,7 @@ def sent(folder: RunFolder) -> str:
     """What the user is told, be it that all is sent or why not."""
     said: list[str] = []
     try:
-        sync(folder.path, project=PROJECT, say=said.append)
+        sync(folder.path, project=PROJECT, notify=said.append)
     except UserError as error:
         said.append(str(error))
     assert not any("\n" in one for one in said)
@@ -101,40 +101,55 @@ def test_a_checkpoint_that_is_a_link_is_not_kept(
     os.replace(moved, outside)
     moved.symlink_to(outside)
     with pytest.raises(OSError, match="link"):
-        Outbox(folder.path).add_checkpoint(path)
-    assert not (folder.path / "outbox").exists()
+        UploadQueue(folder.path).add_checkpoint(path)
+    assert not (folder.path / "upload_queue").exists()
     sent(folder)
     held = [name for project in hurried.root.projects.values() for name in project.sequences]
     assert not any(name.startswith("ckpt-") for name in held)
 
 
 @pytest.mark.parametrize("target", ["secret", ".", "nowhere"])
-def test_an_outbox_that_is_a_link_is_not_used(folder: RunFolder, target: str) -> None:
+def test_an_upload_queue_that_is_a_link_is_not_used(folder: RunFolder, target: str) -> None:
     outside = secret(folder).parent
     before = sorted(outside.rglob("*"))
-    (folder.path / "outbox").symlink_to(outside / target)
-    outbox = Outbox(folder.path)
-    assert outbox.waiting() == []
+    (folder.path / "upload_queue").symlink_to(outside / target)
+    queue = UploadQueue(folder.path)
+    assert queue.pending() == []
     with pytest.raises(OSError, match="link"):
-        outbox.add_results()
-    assert [p for p in sorted(outside.rglob("*")) if p.name != "outbox"] == before
+        queue.add_results()
+    assert [p for p in sorted(outside.rglob("*")) if p.name != "upload_queue"] == before
 
 
-# --- parcels ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("link", ["outbox", "upload_queue"])
+def test_uploads_of_an_earlier_version_are_not_moved_through_a_link(
+    folder: RunFolder, link: str
+) -> None:
+    outside = secret(folder).with_name("elsewhere")
+    queued = {"outbox": outside, "upload_queue": folder.path / "outbox"}[link] / "000001"
+    queued.mkdir(parents=True)
+    label = {"checkpoint": None, "aliases": ["latest", "final"], "about": {}}
+    (queued / "parcel.json").write_text(json.dumps(label))
+    outside.mkdir(exist_ok=True)
+    (folder.path / link).symlink_to(outside)
+    assert UploadQueue(folder.path).pending() == []
+    assert queued.is_dir()
+
+
+# --- pending uploads ------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def parcel(folder: RunFolder) -> Path:
-    """A parcel that waits, sound as it is."""
-    outbox = Outbox(folder.path)
-    outbox.add_checkpoint(folder.path / "checkpoints" / "0.pt")
-    (waiting,) = outbox.waiting()
-    return waiting.folder
+def upload(folder: RunFolder) -> Path:
+    """A valid pending upload."""
+    queue = UploadQueue(folder.path)
+    queue.add_checkpoint(folder.path / "checkpoints" / "0.pt")
+    (pending,) = queue.pending()
+    return pending.folder
 
 
-def label(parcel: Path, **changes: Any) -> None:
-    known = json.loads((parcel / "parcel.json").read_text())
-    (parcel / "parcel.json").write_text(json.dumps({**known, **changes}))
+def label(upload: Path, **changes: Any) -> None:
+    known = json.loads((upload / "upload.json").read_text())
+    (upload / "upload.json").write_text(json.dumps({**known, **changes}))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +160,7 @@ def label(parcel: Path, **changes: Any) -> None:
         pytest.param({"checkpoint": "/etc/x.pt"}, id="absolute-checkpoint"),
         pytest.param({"checkpoint": ".."}, id="parent"),
         pytest.param({"checkpoint": ""}, id="empty"),
-        pytest.param({"checkpoint": "parcel.json"}, id="label"),
+        pytest.param({"checkpoint": "upload.json"}, id="label"),
         pytest.param({"checkpoint": "gone.pt"}, id="not-there"),
         pytest.param({"checkpoint": 3}, id="number"),
         pytest.param({"checkpoint": ["0.pt"]}, id="list"),
@@ -153,19 +168,19 @@ def label(parcel: Path, **changes: Any) -> None:
         pytest.param({"aliases": [1]}, id="aliases-number"),
         pytest.param({"aliases": ["a/b"]}, id="aliases-slash"),
         pytest.param({"aliases": ["a\x1b"]}, id="aliases-escape"),
-        pytest.param({"about": {}}, id="about-empty"),
-        pytest.param({"about": []}, id="about-list"),
-        pytest.param({"about": {"sha256": "../x", "format": 1, "bytes": 1}}, id="about-odd"),
+        pytest.param({"metadata": {}}, id="metadata-empty"),
+        pytest.param({"metadata": []}, id="metadata-list"),
+        pytest.param({"metadata": {"sha256": "../x", "format": 1, "bytes": 1}}, id="metadata-odd"),
         pytest.param({"later": 1}, id="unknown-key"),
     ],
 )
-def test_an_odd_parcel_is_none_and_told_once(
-    folder: RunFolder, parcel: Path, changes: dict[str, Any], caplog: pytest.LogCaptureFixture
+def test_an_invalid_upload_is_not_pending_and_reported_once(
+    folder: RunFolder, upload: Path, changes: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    label(parcel, **changes)
-    outbox = Outbox(folder.path)
+    label(upload, **changes)
+    queue = UploadQueue(folder.path)
     with caplog.at_level(logging.WARNING, "perdure"):
-        assert outbox.waiting() == outbox.waiting() == []
+        assert queue.pending() == queue.pending() == []
     assert len(caplog.messages) == 1
     assert "not sent" in caplog.messages[0]
 
@@ -175,44 +190,44 @@ def to_the_secret(path: Path) -> None:
     path.symlink_to(path.parents[4] / "secret")
 
 
-@pytest.mark.parametrize("name", ["0.pt", "0.pt.json", "parcel.json"])
-def test_a_link_in_a_parcel_makes_it_none(folder: RunFolder, parcel: Path, name: str) -> None:
-    to_the_secret(parcel / name)
-    assert Outbox(folder.path).waiting() == []
+@pytest.mark.parametrize("name", ["0.pt", "0.pt.json", "upload.json"])
+def test_a_link_in_an_upload_makes_it_none(folder: RunFolder, upload: Path, name: str) -> None:
+    to_the_secret(upload / name)
+    assert UploadQueue(folder.path).pending() == []
 
 
 @pytest.mark.parametrize("name", [*RESULTS, "recorders.json", "train.log", "id_rsa", ".env"])
 def test_a_link_or_a_strange_file_beside_it_is_left_out(
-    hurried: StandIn, folder: RunFolder, parcel: Path, name: str
+    hurried: StandIn, folder: RunFolder, upload: Path, name: str
 ) -> None:
-    to_the_secret(parcel / name)
-    (parcel / "strange.txt").write_text(SECRET)
-    (waiting,) = Outbox(folder.path).waiting()
+    to_the_secret(upload / name)
+    (upload / "strange.txt").write_text(SECRET)
+    (waiting,) = UploadQueue(folder.path).pending()
     assert not {name, "strange.txt"} & {p.name for p in waiting.results}
     assert "all is at" in sent(folder)
     require_unsent(hurried)
     assert secret(folder).read_text() == SECRET
 
 
-def test_a_parcel_that_is_a_link_is_none(folder: RunFolder, parcel: Path) -> None:
-    outside = secret(folder).with_name("parcel")
-    os.replace(parcel, outside)
-    parcel.symlink_to(outside)
-    assert Outbox(folder.path).waiting() == []
+def test_an_upload_that_is_a_link_is_none(folder: RunFolder, upload: Path) -> None:
+    outside = secret(folder).with_name("upload")
+    os.replace(upload, outside)
+    upload.symlink_to(outside)
+    assert UploadQueue(folder.path).pending() == []
 
 
-def test_a_parcel_whose_checkpoint_is_another_is_not_sent(
-    hurried: StandIn, folder: RunFolder, parcel: Path
+def test_an_upload_whose_checkpoint_is_another_is_not_sent(
+    hurried: StandIn, folder: RunFolder, upload: Path
 ) -> None:
-    (parcel / "0.pt").unlink()
-    (parcel / "0.pt").write_bytes(b"PK\x03\x04" + SECRET.encode())
+    (upload / "0.pt").unlink()
+    (upload / "0.pt").write_bytes(b"PK\x03\x04" + SECRET.encode())
     said: list[str] = []
     mirror = open_mirror(folder, said)
-    assert mirror.push_parcel()
+    assert mirror.push_upload()
     mirror.close(folder.note(10))
     assert "it is not sent" in said[0]
     require_unsent(hurried)
-    assert not list(mirror.outbox.waiting())
+    assert not list(mirror.queue.pending())
 
 
 # --- wandb.json -------------------------------------------------------------------------------
@@ -259,7 +274,7 @@ def test_an_odd_record_counts_for_nothing_and_is_told(
     with caplog.at_level(logging.WARNING, "perdure"):
         assert records.load(tmp_path) is None
     (told,) = caplog.messages
-    assert "counts for nothing" in told
+    assert "is ignored" in told
     assert told.isprintable()
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint.test_artifacts import get, impatient, named, publish, refused
 from mirrored import PROJECT, RunFolder, hurried
+from wandb_references import get, impatient, named, publish, refused
 from wandb_server import ENTITY, StandIn
 
 from perdure.checkpoint.core import sidecars
@@ -45,7 +45,7 @@ def test_names_that_lead_elsewhere_are_refused(
 ) -> None:
     metadata = {"file": "0.pt", "run": "r1", "sha256": "0" * 64, **dict([key_value])}
     publish("theirs", {"0.pt": b"weights", "x": b"bad"}, tmp_path / "it", metadata=metadata)
-    assert "which is no such value" in refused(named("latest", "theirs"), cache)
+    assert "which is not valid" in refused(named("latest", "theirs"), cache)
     assert {p.name for p in tmp_path.iterdir()} <= {"it", "cache"}
 
 

@@ -167,7 +167,7 @@ def test_an_end_that_nobody_can_confirm_is_an_error(hurried: StandIn, folder: Ru
         close(mirror, folder)
 
 
-# --- parcels --------------------------------------------------------------------------------------
+# --- pending uploads ------------------------------------------------------------------------------
 
 
 def collection(server: StandIn, kind: str) -> Any:
@@ -183,11 +183,11 @@ def test_a_checkpoint_is_sent_with_the_results_that_belong_to_it(
 ) -> None:
     path = folder.checkpoint(10, "task", best=True)
     mirror = open_mirror(folder)
-    mirror.outbox.add_checkpoint(path)
+    mirror.queue.add_checkpoint(path)
     before = {name: digest(folder.path / name) for name in ("results.json", "metrics.jsonl")}
     folder.note(20)
-    assert mirror.push_parcel()
-    assert not mirror.push_parcel()  # there are no more
+    assert mirror.push_upload()
+    assert not mirror.push_upload()  # there are no more
     close(mirror, folder)
     (sent,) = collection(hurried, "ckpt").versions
     assert sent.artifactType["name"] == "model"
@@ -205,16 +205,16 @@ def test_a_checkpoint_is_sent_with_the_results_that_belong_to_it(
     record = records.load(folder.path)
     assert record is not None
     assert record.artifact_of(digest(path)) == "tester/cl/ckpt-r1:v0"
-    assert not mirror.outbox.folder.exists()
+    assert not mirror.queue.folder.exists()
 
 
 def test_aliases_move_to_newer_versions(hurried: StandIn, folder: RunFolder) -> None:
     mirror = open_mirror(folder)
     for at, kind, best in ((8, "epoch", True), (10, "task", False), (18, "epoch", True)):
-        mirror.outbox.add_checkpoint(folder.checkpoint(at, kind, best))
-        assert mirror.push_parcel()
-    mirror.outbox.add_results()
-    assert mirror.push_parcel()
+        mirror.queue.add_checkpoint(folder.checkpoint(at, kind, best))
+        assert mirror.push_upload()
+    mirror.queue.add_results()
+    assert mirror.push_upload()
     assert mirror.record.results_sha256 == digest(folder.path / "results.json")
     close(mirror, folder)
     assert named(hurried, "ckpt") == {"task-0": 1, "latest": 2, "best": 2}
@@ -222,35 +222,35 @@ def test_aliases_move_to_newer_versions(hurried: StandIn, folder: RunFolder) -> 
     assert final["final"] is final["latest"]
 
 
-def test_a_parcel_sent_twice_is_one_version(hurried: StandIn, folder: RunFolder) -> None:
+def test_an_upload_sent_twice_is_one_version(hurried: StandIn, folder: RunFolder) -> None:
     mirror = open_mirror(folder)
-    mirror.outbox.add_checkpoint(folder.checkpoint(10, "task"))
+    mirror.queue.add_checkpoint(folder.checkpoint(10, "task"))
     aside = folder.path / "aside"
-    shutil.copytree(mirror.outbox.folder, aside)
-    assert mirror.push_parcel()
-    aside.rename(mirror.outbox.folder)  # killed before it was taken out
-    assert mirror.push_parcel()
+    shutil.copytree(mirror.queue.folder, aside)
+    assert mirror.push_upload()
+    aside.rename(mirror.queue.folder)  # killed before it was taken out
+    assert mirror.push_upload()
     close(mirror, folder)
     assert [len(collection(hurried, kind).versions) for kind in ("ckpt", "results")] == [1, 1]
 
 
-def test_a_parcel_stays_until_the_server_has_committed_it(
+def test_an_upload_stays_until_the_server_has_committed_it(
     hurried: StandIn, folder: RunFolder
 ) -> None:
     commit = threading.Event()
     mirror = open_mirror(folder)
     path = folder.checkpoint(10, "task")
-    mirror.outbox.add_checkpoint(path)
+    mirror.queue.add_checkpoint(path)
     hurried.fault("CommitArtifact", hold=commit)
-    sender = threading.Thread(target=mirror.push_parcel)
+    sender = threading.Thread(target=mirror.push_upload)
     sender.start()
     for nth in (1, 2):  # the results, then the checkpoint
         hurried.wait_for("CommitArtifact", nth)
-        (waiting,) = mirror.outbox.waiting()
+        (waiting,) = mirror.queue.pending()
         assert files.verify(waiting.folder / path.name)
         commit.set()
     sender.join()
-    assert mirror.outbox.waiting() == []
+    assert mirror.queue.pending() == []
     close(mirror, folder)
 
 
@@ -268,19 +268,19 @@ def test_what_fails_is_told_once_and_sent_when_it_can_be(
     said: list[str] = []
     mirror = open_mirror(folder, said)
     hurried.fault(where, **fault)
-    mirror.outbox.add_checkpoint(folder.checkpoint(10, "task"))
-    assert not mirror.push_parcel()
-    assert not mirror.push_parcel()
+    mirror.queue.add_checkpoint(folder.checkpoint(10, "task"))
+    assert not mirror.push_upload()
+    assert not mirror.push_upload()
     assert len(said) == 1
     assert said[0].startswith("results-r1 could not be uploaded: ")
     assert words in said[0]
     assert said[0].endswith("; it is tried again")
-    assert len(mirror.outbox.waiting()) == 1
+    assert len(mirror.queue.pending()) == 1
     hurried.faults.clear()
-    assert mirror.push_parcel()
+    assert mirror.push_upload()
     hurried.fault(where, **fault)
-    mirror.outbox.add_checkpoint(folder.checkpoint(20, "task"))
-    assert not mirror.push_parcel()
+    mirror.queue.add_checkpoint(folder.checkpoint(20, "task"))
+    assert not mirror.push_upload()
     assert len(said) == 2
     close(mirror, folder)
     assert named(hurried, "ckpt") == {"latest": 0, "task-0": 0}
@@ -301,9 +301,9 @@ def test_what_fails_for_a_moment_is_no_news(
     said: list[str] = []
     mirror = open_mirror(folder, said)
     path = folder.checkpoint(10, "task")
-    mirror.outbox.add_checkpoint(path)
+    mirror.queue.add_checkpoint(path)
     hurried.fault(where, **fault)
-    assert mirror.push_parcel()
+    assert mirror.push_upload()
     close(mirror, folder)
     assert said == []
     (sent,) = collection(hurried, "ckpt").versions
@@ -316,13 +316,13 @@ def test_a_failed_upload_waits_for_its_time(
     monkeypatch.setattr("perdure.wandb.mirror._PAUSES", (3600.0,))
     mirror = open_mirror(folder)
     hurried.fault("CreateArtifact", status=403, times=1)
-    mirror.outbox.add_checkpoint(folder.checkpoint(10, "task"))
-    assert not mirror.push_parcel()
+    mirror.queue.add_checkpoint(folder.checkpoint(10, "task"))
+    assert not mirror.push_upload()
     asked = len(hurried.log)
-    assert not mirror.push_parcel()
+    assert not mirror.push_upload()
     assert "CreateArtifact" not in hurried.log[asked:]
     mirror.retry_now()
-    assert mirror.push_parcel()
+    assert mirror.push_upload()
     close(mirror, folder)
 
 
@@ -335,13 +335,13 @@ def test_a_server_that_goes_and_comes_back_misses_nothing(
     mirror.push_rows()
     hurried.wait_until(lambda: len(arrived(hurried)) == 5)
     hurried.down()
-    mirror.outbox.add_checkpoint(folder.checkpoint(10, "task"))
+    mirror.queue.add_checkpoint(folder.checkpoint(10, "task"))
     folder.log(whole)
     mirror.push_rows()
-    assert not mirror.push_parcel()
+    assert not mirror.push_upload()
     assert len(said) == 1
     hurried.up()
-    assert mirror.push_parcel()
+    assert mirror.push_upload()
     assert close(mirror, folder)
     assert arrived(hurried) == orders(20)
     assert named(hurried, "ckpt") == {"latest": 0, "task-0": 0}
@@ -355,18 +355,18 @@ def test_closing_ends_an_upload_that_hangs_and_a_later_mirror_sends_it(
     mirror.push_rows()
     hurried.wait_until(lambda: len(arrived(hurried)) == len(orders(20)))
     hurried.fault("PUT storage", hold=release)
-    mirror.outbox.add_checkpoint(folder.checkpoint(10, "task"))
+    mirror.queue.add_checkpoint(folder.checkpoint(10, "task"))
     before = len(hurried.log)
-    sender = threading.Thread(target=lambda: outcome.append(mirror.push_parcel()))
+    sender = threading.Thread(target=lambda: outcome.append(mirror.push_upload()))
     sender.start()
     hurried.wait_for("PUT storage", since=before)
     assert close(mirror, folder)
     sender.join()
     assert (outcome, said) == ([False], [])
-    assert len(mirror.outbox.waiting()) == 1
+    assert len(mirror.queue.pending()) == 1
     release.set()
     hurried.faults.clear()
     later = open_mirror(folder)
-    assert later.push_parcel()
+    assert later.push_upload()
     close(later, folder)
     assert named(hurried, "ckpt") == {"latest": 0, "task-0": 0}

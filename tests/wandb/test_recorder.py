@@ -12,12 +12,12 @@ from mirrored import PROJECT, RunFolder, line, orders
 from wandb_server import StandIn
 
 from perdure.errors import UserError
-from perdure.tracking.events import CheckpointWritten, Event, RunEnd, RunStart, StepLog, Tick
+from perdure.tracking.events import CheckpointSaved, Event, RunEnd, RunStart, StepLog, Tick
 from perdure.wandb import record as records
 from perdure.wandb.record import Record
 from perdure.wandb.recorder import WandB
 from perdure.wandb.rows import ORDER, order
-from perdure.wandb.upload_queue import Outbox
+from perdure.wandb.upload_queue import UploadQueue
 
 TICK = Tick(0, 0, 1, 1)
 STEP = StepLog(0, 0, 1, 1, 0.5, 0.1, 100.0)
@@ -36,7 +36,7 @@ class Play:
         self.stopped = threading.Event()
         record = more.pop("record", None) or Record("r1", PROJECT)
         self.recorder = WandB(
-            folder.path, record, online, say=self.said.append, on_stop=self.stopped.set, **more
+            folder.path, record, online, notify=self.said.append, on_stop=self.stopped.set, **more
         )
 
     def hear(self, event: Event) -> None:
@@ -49,7 +49,7 @@ class Play:
 
     def written(self, at: int, kind: str = "task") -> None:
         path = self.folder.checkpoint(at, kind)
-        self.hear(CheckpointWritten(path, 0, at, 0.0))
+        self.hear(CheckpointSaved(path, 0, at, 0.0))
 
     def end(self, status: str = "finished", error: str | None = None) -> None:
         self.hear(RunEnd(self.folder.note(20, status), error))
@@ -67,7 +67,7 @@ class Play:
 
     @property
     def waiting(self) -> int:
-        return len(Outbox(self.folder.path).waiting())
+        return len(UploadQueue(self.folder.path).pending())
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_run_is_mirrored_as_it_goes(hurried: StandIn, play: Play) -> None:
 
 def test_what_an_earlier_process_left_unsent_is_sent(hurried: StandIn, play: Play) -> None:
     play.folder.checkpoint(10, "task")
-    Outbox(play.folder.path).add_checkpoint(play.folder.path / "checkpoints" / "0.pt")
+    UploadQueue(play.folder.path).add_checkpoint(play.folder.path / "checkpoints" / "0.pt")
     play.start()
     hurried.wait_for("CommitArtifact", 2)
     play.end("interrupted", "stopped by SIGTERM")
@@ -270,8 +270,8 @@ def test_a_mistake_of_ours_does_not_end_the_run(hurried: StandIn, folder: RunFol
 
 def test_a_checkpoint_that_cannot_be_kept_is_told(hurried: StandIn, play: Play) -> None:
     play.start()
-    play.hear(CheckpointWritten(play.folder.path / "checkpoints" / "gone.pt", 0, 1, 0.0))
-    assert "gone.pt cannot be kept for the upload" in " ".join(play.said)
+    play.hear(CheckpointSaved(play.folder.path / "checkpoints" / "gone.pt", 0, 1, 0.0))
+    assert "gone.pt cannot be queued for upload" in " ".join(play.said)
     play.end("failed", "no more")
 
 
@@ -370,7 +370,7 @@ def test_a_retry_is_waited_for_at_rest(play: Play) -> None:
     class Failing:
         tries = 0
 
-        def push_parcel(self) -> bool:
+        def push_upload(self) -> bool:
             self.tries += 1
             return self.tries > 100
 
@@ -381,13 +381,13 @@ def test_a_retry_is_waited_for_at_rest(play: Play) -> None:
     assert mirror.tries == idle.waits == 5
 
 
-def test_a_disk_that_takes_no_parcel_ends_no_run(wandb_server: StandIn, play: Play) -> None:
+def test_a_disk_that_takes_no_upload_ends_no_run(wandb_server: StandIn, play: Play) -> None:
     play.folder.log([line(1)])
-    (play.folder.path / "outbox").write_text("in the way")
+    (play.folder.path / "upload_queue").write_text("in the way")
     play.start()
     play.written(10)
     play.end()
-    kept = [sentence for sentence in play.said if "cannot be kept for the upload" in sentence]
+    kept = [sentence for sentence in play.said if "cannot be queued for upload" in sentence]
     assert [sentence.partition(" cannot")[0] for sentence in kept] == [
         "W&B: 0.pt",
         "W&B: the results",

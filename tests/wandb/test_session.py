@@ -12,14 +12,14 @@ from wandb_server import API_KEY, ENTITY, StandIn
 from perdure.wandb.record import Record
 from perdure.wandb.session import (
     NO_KEY,
-    Limits,
     MirrorError,
     Session,
+    SessionLimits,
     explain,
     key_configured,
 )
 
-LIMITS = Limits(start=2, finish=2)
+LIMITS = SessionLimits(start=2, finish=2)
 
 
 def session(folder: Path, run: str = "r1", **facts: object) -> Session:

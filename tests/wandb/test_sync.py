@@ -21,7 +21,7 @@ from perdure.wandb import record as records
 from perdure.wandb.record import Record
 from perdure.wandb.rows import ORDER, order
 from perdure.wandb.sync import sync
-from perdure.wandb.upload_queue import Outbox
+from perdure.wandb.upload_queue import UploadQueue
 
 __all__ = ["hurried"]
 
@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def send(folder: RunFolder, **options: Any) -> Record:
     said: list[str] = []
-    url = sync(folder.path, say=said.append, **options)
+    url = sync(folder.path, notify=said.append, **options)
     record = records.load(folder.path)
     assert record is not None
     assert record.url == url
@@ -93,7 +93,7 @@ def test_what_is_there_is_not_sent_again(hurried: StandIn, folder: RunFolder) ->
     assert not {"CreateArtifact", "CommitArtifact"} & set(hurried.log[before:])
     assert arrived(hurried, first) == [*orders(20), END]
     assert aliases(hurried, first) == names
-    assert not (folder.path / "outbox").exists()
+    assert not (folder.path / "upload_queue").exists()
 
 
 def test_a_run_that_was_offline_goes_where_it_was_meant_to(
@@ -128,9 +128,9 @@ def test_what_was_partly_sent_is_completed(hurried: StandIn, folder: RunFolder) 
     folder.log(lines(12))
     killed = open_mirror(folder)
     killed.push_rows()
-    killed.outbox.add_checkpoint(folder.path / "checkpoints" / "0.pt")
-    assert killed.push_parcel()
-    killed.outbox.add_checkpoint(folder.path / "checkpoints" / "1.pt")
+    killed.queue.add_checkpoint(folder.path / "checkpoints" / "0.pt")
+    assert killed.push_upload()
+    killed.queue.add_checkpoint(folder.path / "checkpoints" / "1.pt")
     killed.close(folder.note(12, "running"))
     folder.write(20)
     record = send(folder)
@@ -151,11 +151,11 @@ def test_latest_is_the_furthest_whatever_is_sent_last(
 ) -> None:
     mirror = open_mirror(folder)
     last = folder.path / "checkpoints" / "1.pt"
-    mirror.outbox.add_checkpoint(last)
-    assert mirror.push_parcel()
+    mirror.queue.add_checkpoint(last)
+    assert mirror.push_upload()
     mirror.close(folder.note(20))
     if packed:
-        mirror.outbox.add_checkpoint(last.with_name("0.pt"))
+        mirror.queue.add_checkpoint(last.with_name("0.pt"))
     record = send(folder)
     assert aliases(hurried, record)["latest"] == aliases(hurried, record)["task-1"] == digest(last)
     assert len(hurried.project(PROJECT).sequences["ckpt-r1"].versions) == 2
@@ -234,7 +234,7 @@ def test_a_server_that_is_down_is_told_and_the_same_command_goes_on(
     for _ in range(2):
         told = refused(folder.path)
         assert "not sent: the run could not be opened: the server does not answer" in told
-        assert len(Outbox(folder.path).waiting()) == 3
+        assert len(UploadQueue(folder.path).pending()) == 3
     hurried.up()
     record = send(folder)
     assert arrived(hurried, record) == [*orders(20), END]
@@ -246,8 +246,8 @@ def test_uploads_that_fail_end_with_the_time_that_was_given(
 ) -> None:
     hurried.fault("CommitArtifact", status=403)
     said: list[str] = []
-    told = refused(folder.path, seconds=1.0, say=said.append)
-    assert told.endswith("3 uploads did not arrive in time; the same command goes on")
+    told = refused(folder.path, seconds=1.0, notify=said.append)
+    assert told.endswith("3 uploads did not arrive in time; the same command sends the rest")
     assert len(said) == 1
     assert "is tried again" in said[0]
     hurried.faults.clear()

@@ -35,7 +35,7 @@ from perdure.run.folder import RunFolder
 from perdure.run.preemption import StopFlag, follow_parent
 from perdure.run.resume import Plan, command_to_resume, job_record, limits_of, plan
 from perdure.sweeps import preflight
-from perdure.sweeps.report import concluding
+from perdure.sweeps.report import REPORT, with_summary
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 _LOCK_PATIENCE = 30.0
@@ -117,7 +117,7 @@ class Program:
             words = rendezvous.from_main("arguments", lambda: self._expanded(words))
             sys.argv[1:] = words if environment.is_main() else [*words, *_SILENT]
             run = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-            concluding(run(self.job))
+            with_summary(run(self.job), REPORT)
         except (UserError, HydraException, OmegaConfBaseException) as error:
             if shows_traceback:
                 raise

@@ -33,7 +33,9 @@ def make_recorders(
     sweep: str | None,
     stop: StopFlag,
 ) -> list[Recorder]:
-    """The run's recorders, in the order in which they must hear its events.
+    """The run's recorders, in the order in which they are notified: files, console, W&B.
+
+    W&B mirrors what the files hold, so it comes after them, and shows its messages on the console.
 
     Args:
         plain: the configuration as plain data.
@@ -53,7 +55,7 @@ def make_recorders(
     if config.tracking.console is not Screen.off:
         console = Console(plain=True if config.tracking.console is Screen.plain else None)
         recorders.append(console)
-        say = console.note
+        say = console.notify
     wanted = config.tracking.wandb
     if wanted is not None and wanted.mode is not WandbMode.disabled:
         mode = wanted.mode or _mode()
@@ -102,11 +104,11 @@ def _wandb(
         record or _new_record(plain, wanted, folder, sweep, source),
         online=mode is WandbMode.online,
         continues=continues,
-        known=record is not None,
+        recorded=record is not None,
         on_error=wanted["on_error"],
         artifacts=wanted["artifacts"],
         finish_seconds=wanted["finish_seconds"],
-        say=say,
+        notify=say,
         on_stop=lambda: stop.ask("stopped from its W&B page"),
     )
 

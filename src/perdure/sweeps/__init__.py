@@ -1,1 +1,1 @@
-"""Many runs from one command: how the jobs of a sweep are started, watched, and told of."""
+"""Sweeps (multirun): many runs from one command; launchers, jobs and the report on them."""

@@ -1,6 +1,6 @@
-"""Jobs that SLURM (through submitit) or Ray starts, each there a process of its own.
+"""Launchers for clusters: SLURM (sbatch job arrays, through submitit) and Ray.
 
-The folder of the sweep must be one that the cluster's machines share.
+Each job is a process of its own there. The cluster's machines must share the sweep's folder.
 """
 
 from __future__ import annotations
@@ -20,24 +20,23 @@ from perdure.run.preemption import StopFlag
 from perdure.sweeps.jobs import Job, Outcome
 from perdure.sweeps.launchers import SweepLauncher, with_threads
 from perdure.sweeps.process import Worker
-from perdure.sweeps.report import BOARD
 
-_GLANCE = 0.2
-"""Seconds between two looks at the cluster's jobs."""
+_POLL_SECONDS = 0.2
+"""How often the cluster's jobs are looked at."""
 
 
 class Slurm(SweepLauncher):
     """One SLURM array of all jobs; this process waits for it.
 
-    A job that is preempted or out of time saves, is queued again and goes on. Leaving this process
-    leaves the array with SLURM.
+    A job that is preempted or out of time saves, is requeued and resumes. When this process ends
+    early, the array stays with SLURM.
 
     Args:
         cluster: slurm, or local for submitit's own processes on this machine.
         folder: where submitit writes.
         max_num_timeout: how many times a job that ran out of time is queued again.
         threads: CPU threads of each job that sets none of its own; None is `cpus_per_task`.
-        submit: what submitit's executor is to be told; the names are submitit's.
+        submit: parameters of submitit's executor, under its own names.
     """
 
     def __init__(
@@ -54,11 +53,11 @@ class Slurm(SweepLauncher):
         self.threads = threads or self.submit.get("cpus_per_task", 1)
         self.flag = StopFlag()
 
-    def typed(self, overrides: list[str]) -> list[str]:
+    def job_overrides(self, overrides: list[str]) -> list[str]:
         return with_threads(overrides, self.threads)
 
     @property
-    def at_once(self) -> str:
+    def schedule(self) -> str:
         where = "as a SLURM array" if self.cluster == "slurm" else "by submitit on this machine"
         return f", {where}"
 
@@ -66,27 +65,27 @@ class Slurm(SweepLauncher):
         self.flag.install()
         waiting = dict(zip(self._submitted(jobs), jobs, strict=True))
         for handle, job in waiting.items():
-            BOARD.submitted(job, handle.job_id)
+            self.report.submitted(job, handle.job_id)
         outcomes: dict[int, Outcome] = {}
-        asked = False
+        stopping = False
         while waiting:
-            if self.flag() and not asked:
-                asked = True
+            if self.flag() and not stopping:
+                stopping = True
                 self._stop(list(waiting))
             for handle in [handle for handle in waiting if handle.done()]:
                 job = waiting.pop(handle)
-                outcomes[job.number] = _result(handle)
-                BOARD.ended(job, outcomes[job.number])
-            time.sleep(_GLANCE)
-        if asked:
+                outcomes[job.number] = _submitit_outcome(handle)
+                self.report.ended(job, outcomes[job.number])
+            time.sleep(_POLL_SECONDS)
+        if stopping:
             raise ExitRun(str(self.flag()), RESUMABLE)
         return outcomes
 
     def _submitted(self, jobs: Sequence[Job]) -> list[Any]:
-        """What submitit knows each job by.
+        """submitit's handle of each job.
 
         Raises:
-            UserError: there is no SLURM here, or it or submitit does not take the parameters.
+            UserError: there is no SLURM here, or it or submitit refuses the parameters.
         """
         import submitit
 
@@ -105,16 +104,16 @@ class Slurm(SweepLauncher):
         ids = [handle.job_id for handle in unfinished]
         if self.cluster == "slurm":
             arrays = " ".join(sorted({job_id.partition("_")[0] for job_id in ids}))
-            BOARD.rest = f"left with SLURM (scancel {arrays} ends them)"
+            self.report.rest = f"left with SLURM (scancel {arrays} ends them)"
             raise ExitRun(str(self.flag()), RESUMABLE)
         for job_id in ids:
             os.kill(int(job_id), signal.SIGTERM)
 
 
-def _result(handle: Any) -> Outcome:
+def _submitit_outcome(handle: Any) -> Outcome:
     try:
         outcome: Outcome = handle.result()
-    except Exception as error:  # what the job, the machine or SLURM did; all are submitit's to say
+    except Exception as error:  # of the job, the machine or SLURM; submitit raises them all
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return Outcome(1, f"{lines[0] if lines else type(error).__name__} ({handle.paths.stderr})")
     return outcome
@@ -137,11 +136,11 @@ class Ray(SweepLauncher):
         self.init = {"address": address, **plain}
         self.flag = StopFlag()
 
-    def typed(self, overrides: list[str]) -> list[str]:
+    def job_overrides(self, overrides: list[str]) -> list[str]:
         return with_threads(overrides, self.threads)
 
     @property
-    def at_once(self) -> str:
+    def schedule(self) -> str:
         return ", by Ray"
 
     def execute(self, jobs: Sequence[Job], configs: Mapping[int, DictConfig]) -> dict[int, Outcome]:
@@ -159,28 +158,27 @@ class Ray(SweepLauncher):
 
     def _wait(self, ray: Any, jobs: Sequence[Job]) -> dict[int, Outcome]:
         self.flag.install()
-        # A worker that is killed is told of, and not tried again behind the user's back.
+        # A worker that is killed is reported, and not restarted without the user's knowledge.
         remote = ray.remote(max_retries=0, **self.resources)(_run)
-        # As an argument, which stays in memory: Ray writes what it is told of a task's environment
-        # into its logs.
+        # As an argument, which stays in memory: Ray writes a task's environment into its logs.
         addresses = ADDRESSES.environment()
         waiting = {remote.remote(job, addresses): job for job in jobs}
         outcomes: dict[int, Outcome] = {}
-        asked = False
+        stopping = False
         while waiting:
-            if self.flag() and not asked:
-                asked = True
+            if self.flag() and not stopping:
+                stopping = True
                 for reference in waiting:
                     ray.cancel(reference)
-            ready, _ = ray.wait(list(waiting), timeout=_GLANCE)
+            ready, _ = ray.wait(list(waiting), timeout=_POLL_SECONDS)
             for reference in ready:
                 job = waiting.pop(reference)
-                outcome = _got(ray, reference)
+                outcome = _ray_outcome(ray, reference)
                 # One that was cancelled before its turn has not even a folder.
                 if outcome.status != RESUMABLE or job.folder.is_dir():
                     outcomes[job.number] = outcome
-                    BOARD.ended(job, outcome)
-        if asked:
+                    self.report.ended(job, outcome)
+        if stopping:
             raise ExitRun(str(self.flag()), RESUMABLE)
         return outcomes
 
@@ -190,7 +188,7 @@ def _run(job: Job, addresses: Mapping[str, str]) -> Outcome:
     return Worker()(job)
 
 
-def _got(ray: Any, reference: Any) -> Outcome:
+def _ray_outcome(ray: Any, reference: Any) -> Outcome:
     try:
         outcome: Outcome = ray.get(reference)
     except ray.exceptions.TaskCancelledError:

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: their commands, what became of them, and which need not run again."""
+"""The jobs of a sweep: their commands, their outcomes, and which need not run again."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from perdure.config.compare import is_free
 from perdure.config.overrides import quoted
 from perdure.errors import RESUMABLE, UserError
 from perdure.ranks import environment
@@ -25,10 +26,10 @@ _OF_THE_SWEEP = (
     "hydra.mode", "hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper",
     "hydra.sweep", "hydra.run.dir", "hydra.job.num",
 )  # fmt: skip
-_PLACES = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
-_NOT_COMPARED = (
-    "checkpoint", "tracking", "data.root", "output_root", "timestamp", "device", "threads",
-)  # fmt: skip
+_CONFIG_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
+_DECIDES_RESULT = ("dataset.stop_after", "recipe")
+"""Keys that a run which trains on may change, but not a job that is finished, since its result is
+taken as it is: `recipe` stands for values that the overrides do not show."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class Job:
     """One run of a sweep.
 
     Attributes:
-        number: its place in the sweep, which names its folder.
+        number: its index in the sweep, which names its folder.
         overrides: all that the sweep sets for it.
-        name: those that tell it from the other jobs.
+        name: the overrides in which it differs from the other jobs.
         folder: where its files go; absolute.
         command: the program and its arguments, which run it in a process of its own.
-        cwd: the folder that relative paths in the overrides start from.
+        cwd: the folder to which relative paths in the overrides refer.
     """
 
     number: int
@@ -61,18 +62,18 @@ class Outcome:
         reason: why it did not finish, in one sentence.
         value: average accuracy, if it finished.
         seconds: wall time.
-        before: whether it had finished before this command.
+        finished_before: whether it had finished before this command.
     """
 
     status: int
     reason: str = ""
     value: float | None = None
     seconds: float = 0.0
-    before: bool = False
+    finished_before: bool = False
 
     @property
-    def word(self) -> str:
-        """finished, interrupted (it can go on) or failed."""
+    def result(self) -> str:
+        """finished, interrupted (it can be resumed) or failed."""
         if self.status == 0:
             return "finished"
         return "interrupted" if self.status in _INTERRUPTED else "failed"
@@ -87,28 +88,28 @@ def name_of(overrides: Sequence[str], typed: Sequence[str]) -> str:
 
 
 def _short(override: str) -> str:
-    """A number that a search has drawn, to as many digits as a reader can use."""
+    """Without the needless digits of a float that a search has drawn."""
     key, _, value = override.partition("=")
     return f"{key}={float(value):.4g}" if re.fullmatch(r"-?\d+\.\d{6,}", value) else override
 
 
-def as_typed(config: DictConfig, kind: str) -> list[str]:
+def typed_overrides(config: DictConfig, kind: str) -> list[str]:
     """The overrides of Hydra (`hydra`) or of the run (`task`), their ${…} not yet resolved."""
     overrides: Any = OmegaConf.to_container(config.hydra.overrides[kind], resolve=False)
     return list(overrides)
 
 
 def command(config: DictConfig, number: int, overrides: Sequence[str], folder: Path) -> list[str]:
-    """What to type to run one job of the sweep `config` by itself, in its folder.
+    """The command line of one job of the sweep `config` as a run by itself, in its folder.
 
-    `hydra.job.num` and `hydra.sweep.dir` tell the run which job of which sweep it is.
+    From `hydra.job.num` and `hydra.sweep.dir` the run knows which job of which sweep it is.
     """
-    typed = as_typed(config, "hydra")
+    typed = typed_overrides(config, "hydra")
     hydra = [o for o in typed if not o.lstrip("+~").startswith(_OF_THE_SWEEP)]
     return [
         sys.executable,
         str(Path(sys.argv[0]).resolve()),
-        *_config_places(sys.argv[1:]),
+        *_config_flags(sys.argv[1:]),
         *hydra,
         "hydra.mode=RUN",
         f"hydra.run.dir={quoted(str(folder))}",
@@ -119,21 +120,21 @@ def command(config: DictConfig, number: int, overrides: Sequence[str], folder: P
     ]
 
 
-def _config_places(arguments: Sequence[str]) -> list[str]:
-    """Hydra's options that say where configuration files are, as they were typed."""
+def _config_flags(arguments: Sequence[str]) -> list[str]:
+    """Hydra's flags for the location of configuration files, as they were typed."""
     found: list[str] = []
     for at, argument in enumerate(arguments):
         if argument.startswith("--config-") and "=" in argument:
             found.append(argument)
-        elif argument in _PLACES:
+        elif argument in _CONFIG_FLAGS:
             found += arguments[at : at + 2]
     return found
 
 
-def again(arguments: Sequence[str], sweep: Path) -> str:
-    """The command line that goes on with the sweep in the folder `sweep`."""
-    mine = ("checkpoint.resume=", "hydra.sweep.dir=")
-    kept = [a for a in arguments if not a.startswith(mine)]
+def command_to_continue(arguments: Sequence[str], sweep: Path) -> str:
+    """The command line that runs what is missing of the sweep in the folder `sweep`."""
+    replaced = ("checkpoint.resume=", "hydra.sweep.dir=")
+    kept = [a for a in arguments if not a.startswith(replaced)]
     resume = ["checkpoint.resume=auto", f"hydra.sweep.dir={sweep}"]
     if environment.world_size() > 1:  # one process would give new jobs another number of shards
         return f"the same torchrun command with {shlex.join(resume)}"
@@ -141,7 +142,7 @@ def again(arguments: Sequence[str], sweep: Path) -> str:
 
 
 def finished(folder: Path) -> float | None:
-    """Average accuracy of the run that has ended well in `folder`; None if none has."""
+    """Average accuracy of the run that has finished in `folder`; None if it has not."""
     path = folder / "results.json"
     if not path.is_file():
         return None
@@ -152,8 +153,13 @@ def finished(folder: Path) -> float | None:
     return next(iter(average.values()))
 
 
-def refuse_changed(job: Job) -> None:
-    """Refuse to run a job in the folder of one that was set otherwise.
+def decides_result(key: str) -> bool:
+    """Whether jobs that differ in `key` are different settings, not to be taken for each other."""
+    return not is_free(key) or key in _DECIDES_RESULT
+
+
+def require_same_job(job: Job) -> None:
+    """Refuse to run a job in the folder of one with other settings.
 
     Raises:
         UserError: names the job and both lists of overrides.
@@ -172,12 +178,8 @@ def refuse_changed(job: Job) -> None:
 
 
 def _compared(overrides: Sequence[str]) -> set[str]:
-    """Without the settings that a run may change when it goes on."""
-    return {
-        o
-        for o in overrides
-        if not any(_key(o) == free or _key(o).startswith(f"{free}.") for free in _NOT_COMPARED)
-    }
+    """Those that a job in the same folder must have too."""
+    return {override for override in overrides if decides_result(_key(override))}
 
 
 def _key(override: str) -> str:

@@ -1,7 +1,7 @@
-"""Where the jobs of a sweep run: what Hydra's launchers have in common here, and each of them.
+"""Hydra launchers: the jobs of a sweep in this process, or in several processes of this machine.
 
 Hydra's own plugins for joblib, submitit and Ray run a job's function in a worker and wait for all
-in order: the first one that raises ends the waiting, a worker that is killed takes the sweep along,
+in order: the first one that raises ends the waiting, a worker that is killed ends the whole sweep,
 and an interrupted run is lost with the pool. Here a job is always `python train.py …` in a process
 of its own (or, by default, a call in this one), and only the scheduling differs.
 """
@@ -25,17 +25,28 @@ from perdure.errors import RESUMABLE, ExitRun, UserError
 from perdure.io.redaction import ADDRESSES
 from perdure.ranks import environment, rendezvous
 from perdure.run.preemption import StopFlag
-from perdure.sweeps.jobs import Job, Outcome, as_typed, command, finished, name_of, refuse_changed
+from perdure.sweeps.jobs import (
+    Job,
+    Outcome,
+    command,
+    finished,
+    name_of,
+    require_same_job,
+    typed_overrides,
+)
 from perdure.sweeps.process import JobProcess
-from perdure.sweeps.report import BOARD
+from perdure.sweeps.report import REPORT, SweepReport
 
 log = logging.getLogger("perdure")
-_GLANCE = 0.05
-"""Seconds between two looks at the running jobs."""
+_POLL_SECONDS = 0.05
+"""How often the running jobs are looked at."""
 
 
 class SweepLauncher(Launcher):
-    """Runs what is missing of a batch of jobs, and reports on all of it."""
+    """Runs the jobs of a batch that are not finished, and reports on all of them."""
+
+    report: SweepReport = REPORT
+    """The process-wide one, since Hydra itself makes the launcher, from the configuration alone."""
 
     config: DictConfig
     hydra_context: HydraContext
@@ -54,7 +65,7 @@ class SweepLauncher(Launcher):
 
         Raises:
             UserError: a job's folder holds another job.
-            ExitRun: the sweep was asked to stop, and its jobs have saved what they had.
+            ExitRun: the sweep is interrupted, and its jobs have saved their state.
         """
         setup_globals()
         configs = {
@@ -63,27 +74,27 @@ class SweepLauncher(Launcher):
         }
         jobs = [self._job(number, config) for number, config in configs.items()]
         for job in jobs:
-            refuse_changed(job)
-        BOARD.expect(jobs, self.config.hydra, self.at_once)
+            require_same_job(job)
+        self.report.announce(jobs, self.config.hydra, self.schedule)
         outcomes = {}
         # The ranks of a distributed sweep must run the same jobs.
-        before = rendezvous.from_main("finished", lambda: [finished(job.folder) for job in jobs])
-        for job, value in zip(jobs, before, strict=True):
+        values = rendezvous.from_main("finished", lambda: [finished(job.folder) for job in jobs])
+        for job, value in zip(jobs, values, strict=True):
             if value is not None and configs[job.number].checkpoint.resume is not None:
-                outcomes[job.number] = Outcome(0, "", value, before=True)
-                BOARD.ended(job, outcomes[job.number])
-        missing = [job for job in jobs if job.number not in outcomes]
-        if missing:
-            outcomes |= self.execute(missing, configs)
+                outcomes[job.number] = Outcome(0, "", value, finished_before=True)
+                self.report.ended(job, outcomes[job.number])
+        unfinished = [job for job in jobs if job.number not in outcomes]
+        if unfinished:
+            outcomes |= self.execute(unfinished, configs)
         return [_returned(job, outcomes[job.number]) for job in jobs]
 
     @property
-    def at_once(self) -> str:
-        """How the jobs run, for the sweep's first line."""
+    def schedule(self) -> str:
+        """How many jobs run at a time, and where, for the sweep's first line."""
         return ", one after another"
 
     def execute(self, jobs: Sequence[Job], configs: Mapping[int, DictConfig]) -> dict[int, Outcome]:
-        """Run `jobs`, telling the board; the outcome of each by its number."""
+        """Run `jobs` and report on each; returns their outcomes by their numbers."""
         raise NotImplementedError
 
     def _config(self, number: int, overrides: Sequence[str]) -> DictConfig:
@@ -95,47 +106,47 @@ class SweepLauncher(Launcher):
         return config
 
     def _job(self, number: int, config: DictConfig) -> Job:
-        overrides = as_typed(config, "task")
+        overrides = typed_overrides(config, "task")
         folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir)).absolute()
         return Job(
             number,
             tuple(overrides),
-            name_of(overrides, as_typed(self.config, "task")),
+            name_of(overrides, typed_overrides(self.config, "task")),
             folder,
-            tuple(command(self.config, number, self.typed(overrides), folder)),
+            tuple(command(self.config, number, self.job_overrides(overrides), folder)),
             Path.cwd(),
         )
 
-    def typed(self, overrides: list[str]) -> list[str]:
+    def job_overrides(self, overrides: list[str]) -> list[str]:
         """The overrides for a job's own command line."""
         return overrides
 
 
 def _returned(job: Job, outcome: Outcome) -> JobReturn:
-    # None is no error, so that no sweeper stops at it; Optuna takes it for a failed trial.
+    # None is not an error, so that no sweeper stops at it; Optuna counts it as a failed trial.
     returned = JobReturn(overrides=list(job.overrides), status=JobStatus.COMPLETED)
     returned.return_value = outcome.value
     return returned
 
 
 class OneProcess(SweepLauncher):
-    """One job after another, in this process: what is loaded and imported stays for the next."""
+    """One job after another, in this process: loaded data and imports stay for the next."""
 
     def execute(self, jobs: Sequence[Job], configs: Mapping[int, DictConfig]) -> dict[int, Outcome]:
         outcomes = {}
         for job in jobs:
-            BOARD.started(job)
+            self.report.started(job)
             outcomes[job.number] = self._run(configs[job.number])
             configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
             outcome = outcomes[job.number]
-            BOARD.ended(job, outcome)
-            # The other ranks of a distributed run would wait for this one for ever.
+            self.report.ended(job, outcome)
+            # The other ranks of a distributed run would wait forever for this one.
             if outcome.status == RESUMABLE or (outcome.status and environment.world_size() > 1):
                 raise ExitRun(outcome.reason, outcome.status)
         return outcomes
 
     def _run(self, config: DictConfig) -> Outcome:
-        since = time.monotonic()
+        started = time.monotonic()
         try:
             returned = run_job(
                 self.task_function,
@@ -145,18 +156,18 @@ class OneProcess(SweepLauncher):
                 hydra_context=self.hydra_context,
             )
         except ExitRun as leaving:
-            return Outcome(int(leaving.code or 0), leaving.sentence, None, _since(since))
+            return Outcome(int(leaving.code or 0), leaving.sentence, None, _seconds_since(started))
         if returned.status is JobStatus.COMPLETED:
-            return Outcome(0, "", returned.return_value, _since(since))
+            return Outcome(0, "", returned.return_value, _seconds_since(started))
         error: BaseException = returned._return_value
         if environment.world_size() > 1:
             raise error
         log.error("the run ended in an error", exc_info=error)
-        return Outcome(1, f"{type(error).__name__}: {error}", None, _since(since))
+        return Outcome(1, f"{type(error).__name__}: {error}", None, _seconds_since(started))
 
 
-def _since(moment: float) -> float:
-    return time.monotonic() - moment
+def _seconds_since(start: float) -> float:
+    return time.monotonic() - start
 
 
 class Local(SweepLauncher):
@@ -165,7 +176,7 @@ class Local(SweepLauncher):
     Args:
         n_jobs: how many at a time; None is one a core that this process may use.
         threads: CPU threads of each job that sets none of its own.
-        gpus: numbers of the GPUs to share out, each job seeing one; None leaves all to all.
+        gpus: indices of the GPUs; each job sees one of them. None: every job sees all.
     """
 
     def __init__(self, n_jobs: int | None, threads: int, gpus: Sequence[int] | None) -> None:
@@ -179,15 +190,15 @@ class Local(SweepLauncher):
             raise UserError(f"hydra.launcher.gpus={gpus}: must be a list like [0,1], or null")
         self.flag = StopFlag()
 
-    def setup(self, **given: Any) -> None:
-        super().setup(**given)
+    def setup(self, **arguments: Any) -> None:
+        super().setup(**arguments)
         self.flag.install()
 
     @property
-    def at_once(self) -> str:
+    def schedule(self) -> str:
         return f", {self.n_jobs} at a time"
 
-    def typed(self, overrides: list[str]) -> list[str]:
+    def job_overrides(self, overrides: list[str]) -> list[str]:
         return with_threads(overrides, self.threads)
 
     def execute(self, jobs: Sequence[Job], configs: Mapping[int, DictConfig]) -> dict[int, Outcome]:
@@ -198,27 +209,28 @@ class Local(SweepLauncher):
             while (waiting or running) and not self.flag():
                 while waiting and free:
                     job, slot = waiting.popleft(), free.popleft()
-                    BOARD.started(job)
+                    self.report.started(job)
                     running[slot] = (job, JobProcess(job, self._environment(slot)))
                 outcomes |= self._gather(running, free)
-                time.sleep(_GLANCE)
+                time.sleep(_POLL_SECONDS)
         finally:
             for _, process in running.values():
-                process.ask_to_stop()
+                process.request_stop()
             while running:
                 self._gather(running, free)
-                time.sleep(_GLANCE)
+                time.sleep(_POLL_SECONDS)
         if self.flag():
             raise ExitRun(str(self.flag()), RESUMABLE)
         return outcomes
 
-    @staticmethod
-    def _gather(running: dict[int, tuple[Job, JobProcess]], free: deque[int]) -> dict[int, Outcome]:
-        """Those that have ended; their places are free again."""
+    def _gather(
+        self, running: dict[int, tuple[Job, JobProcess]], free: deque[int]
+    ) -> dict[int, Outcome]:
+        """The outcomes of the jobs that have ended; their slots are free again."""
         ended = {}
         for slot, (job, process) in list(running.items()):
             if (outcome := process.poll()) is not None:
-                BOARD.ended(job, outcome)
+                self.report.ended(job, outcome)
                 ended[job.number] = outcome
                 free.append(slot)
                 del running[slot]
@@ -230,7 +242,7 @@ class Local(SweepLauncher):
 
 
 def with_threads(overrides: list[str], threads: int) -> list[str]:
-    """`overrides`, and how many CPU threads the job may use if they do not say."""
+    """`overrides`, with the number of CPU threads unless they set it."""
     own = any(o.lstrip("+").startswith("threads=") for o in overrides)
     return overrides if own else [f"threads={threads}", *overrides]
 

@@ -1,4 +1,4 @@
-"""What a sweep needs before it starts: packages that are no part of the core, and sense."""
+"""Preflight checks of a sweep: optional packages, options of the search, torchrun."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _PACKAGES = {
         "hydra/sweeper=optuna", "optuna", f"{_PLUGINS}.hydra_optuna_sweeper",
     ),
 }  # fmt: skip
-_HERE = f"{_PLUGINS}.perdure_launchers.OneProcess"
+_IN_PROCESS = f"{_PLUGINS}.perdure_launchers.OneProcess"
 
 
 def check(config: DictConfig) -> None:
-    """Refuse a sweep that cannot work, before anything is made.
+    """Refuse a sweep that cannot work, before any file is written.
 
     Raises:
-        UserError: says what is missing or in the way.
+        UserError: names what is missing or conflicts.
     """
     launcher, sweeper = str(config.hydra.launcher._target_), str(config.hydra.sweeper._target_)
     for target in (launcher, sweeper):
         if target in _PACKAGES:
-            _installed(*_PACKAGES[target])
+            _require_installed(*_PACKAGES[target])
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and "optuna" in sweeper:
         raise UserError(
             f"hydra/sweeper=optuna in {ranks} processes of torchrun: each would try other values; "
             "search with one process a run (python train.py -m …)"
         )
-    if ranks > 1 and "perdure_launchers" in launcher and launcher != _HERE:
+    if ranks > 1 and "perdure_launchers" in launcher and launcher != _IN_PROCESS:
         name = launcher.rpartition(".")[2].lower()
         raise UserError(
             f"hydra/launcher={name} in {ranks} processes of torchrun: each would start every job; "
@@ -48,7 +48,7 @@ def check(config: DictConfig) -> None:
         _check_search(config)
 
 
-def _installed(choice: str, extra: str, module: str) -> None:
+def _require_installed(choice: str, extra: str, module: str) -> None:
     try:
         found = find_spec(module)
     except ModuleNotFoundError:
@@ -64,10 +64,10 @@ def _check_search(config: DictConfig) -> None:
     for key in ("n_trials", "n_jobs"):
         number: Any = config.hydra.sweeper.get(key, 1)
         if type(number) is not int or number < 1:
-            raise UserError(f"hydra.sweeper.{key}={number}: must be a whole number, 1 or more")
+            raise UserError(f"hydra.sweeper.{key}={number}: must be an integer, 1 or more")
     direction: Any = config.hydra.sweeper.get("direction", "maximize")
-    wanted = direction if isinstance(direction, ListConfig) else [direction]
-    if any(getattr(d, "name", d) not in ("maximize", "minimize") for d in wanted):
+    directions = direction if isinstance(direction, ListConfig) else [direction]
+    if any(getattr(d, "name", d) not in ("maximize", "minimize") for d in directions):
         raise UserError(f"hydra.sweeper.direction={direction}: must be maximize or minimize")
     storage: Any = config.hydra.sweeper.get("storage")
     if "***" in redacted(str(storage)):
@@ -78,7 +78,7 @@ def _check_search(config: DictConfig) -> None:
         )
     if storage is not None and config.checkpoint.resume is not None:
         raise UserError(
-            "hydra.sweeper.storage with checkpoint.resume=auto: a stored search goes on with new "
-            "trials, and so in a folder of its own; without the storage the same search is "
+            "hydra.sweeper.storage with checkpoint.resume=auto: a stored search continues with "
+            "new trials, and so in a folder of its own; without the storage the same search is "
             "repeated, and its finished trials are taken from their folders"
         )

@@ -1,7 +1,7 @@
-"""One job in a process of its own: its output goes to a file, its end to the sweep.
+"""One job as a subprocess: its output goes to `console.log`, its exit status to the sweep.
 
-A run in its own process cannot take others along, whatever becomes of it, and it is stopped,
-resumed and told of like any other run of `python train.py`.
+A run in its own process cannot crash the others, and it is stopped, resumed and reported like any
+other run of `python train.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from perdure.checkpoint.core import sidecars
@@ -38,10 +37,10 @@ class JobProcess:
     ) -> None:
         job.folder.mkdir(parents=True, exist_ok=True)
         self._folder = job.folder
-        # Read through the open file: a run that is refused takes its folder away again.
+        # Read through the open file: a run that is refused removes its folder again.
         self._console = open(job.folder / CONSOLE, "ab+")  # noqa: SIM115
         self._start = self._console.seek(0, os.SEEK_END)
-        self._since = time.monotonic()
+        self._started = time.monotonic()
         self._process = subprocess.Popen(
             list(command or job.command),
             cwd=job.cwd,
@@ -49,7 +48,7 @@ class JobProcess:
             stdin=subprocess.DEVNULL,
             stdout=self._console,
             stderr=subprocess.STDOUT,
-            # Ctrl-C at the terminal is the sweep's to pass on, once.
+            # Ctrl-C at the terminal reaches the sweep alone, which passes it on once.
             start_new_session=True,
         )
 
@@ -58,13 +57,13 @@ class JobProcess:
         status = self._process.poll()
         if status is None:
             return None
-        seconds = time.monotonic() - self._since
+        seconds = time.monotonic() - self._started
         if status == 0:
             return Outcome(0, "", finished(self._folder), seconds)
         return Outcome(status, self._reason(status), None, seconds)
 
-    def ask_to_stop(self) -> None:
-        """Let it finish the step in hand, save and leave."""
+    def request_stop(self) -> None:
+        """Send SIGTERM: the run finishes the current step, saves and exits."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -76,7 +75,7 @@ class JobProcess:
         try:
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         except ChildProcessError:
-            return  # its end has been seen already
+            return  # `poll` has collected it already
 
     def _signal(self, number: int) -> None:
         if self._process.returncode is None:
@@ -91,9 +90,10 @@ class JobProcess:
         end = self._console.seek(0, os.SEEK_END)
         self._console.seek(max(self._start, end - _TAIL))
         lines = self._console.read().decode(errors="replace").strip().splitlines()
-        said = [line for line in lines if line.startswith("perdure: ")]
-        last = said[-1].removeprefix("perdure: ") if said else (lines or [""])[-1].strip()
-        return last or f"exit status {status}"
+        sentences = [line for line in lines if line.startswith("perdure: ")]
+        if sentences:
+            return sentences[-1].removeprefix("perdure: ")
+        return (lines or [""])[-1].strip() or f"exit status {status}"
 
 
 class Worker:
@@ -103,46 +103,41 @@ class Worker:
         self._process: JobProcess | None = None
 
     def __call__(self, job: Job, requeued: bool = False) -> Outcome:
-        """Run `job`; one that was requeued goes on from its newest checkpoint."""
+        """Run `job`; one that was requeued resumes from its newest checkpoint."""
         ADDRESSES.receive()
         requeued = requeued or os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-        command = going_on(job) if requeued else job.command
+        command = resuming_command(job) if requeued else job.command
         process = self._process = JobProcess(job, {}, command)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda *_: process.ask_to_stop())
+            signal.signal(signal.SIGTERM, lambda *_: process.request_stop())
         try:
             while (outcome := process.poll()) is None:
                 time.sleep(0.1)
         except BaseException:
-            process.ask_to_stop()
+            process.request_stop()
             process.wait_for_end()
             raise
         return outcome
 
     def checkpoint(self, job: Job, requeued: bool = False) -> Any:
-        """Save, and say how to go on: submitit asks before the time is up or on preemption."""
+        """Save, and say how to resume: submitit calls this near the time limit or on preemption."""
         from submitit.helpers import DelayedSubmission
 
         if self._process is not None:
-            self._process.ask_to_stop()
+            self._process.request_stop()
             self._process.wait_for_end()
         return DelayedSubmission(Worker(), job, requeued=True)
 
 
 def _environment() -> dict[str, str]:
-    """This process's, but for what `command_line` has told its own Hydra: a job says its mistakes
-    in one sentence too."""
+    """This process's, without what `command_line` has set for its own Hydra: in a job too, a user's
+    mistake is one sentence and no traceback."""
     return {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
 
 
-def going_on(job: Job) -> list[str]:
-    """The job's command, going on where its folder holds a checkpoint."""
+def resuming_command(job: Job) -> list[str]:
+    """The job's command; it resumes if the job's folder holds a checkpoint."""
     if not any(sidecars.checkpoints_in(job.folder / "checkpoints")):
         return list(job.command)
-    mine = ("checkpoint.load=", "checkpoint.resume=")
-    return [*(a for a in job.command if not a.startswith(mine)), "checkpoint.resume=auto"]
-
-
-def console_of(folder: Path) -> Path:
-    """Where the output of a job's process is."""
-    return folder / CONSOLE
+    replaced = ("checkpoint.load=", "checkpoint.resume=")
+    return [*(a for a in job.command if not a.startswith(replaced)), "checkpoint.resume=auto"]

@@ -1,4 +1,4 @@
-"""Recorders: they listen to a run's events and show it, or write it down."""
+"""Recorders (loggers, callbacks): the console, results and metrics files, the report of a run."""
 
 from perdure.tracking.console import Console
 from perdure.tracking.events import Recorder

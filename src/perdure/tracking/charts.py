@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: crisp at any size, a few kilobytes, coloured by the page's CSS."""
+"""Line charts as inline SVG: a few kilobytes, colored by the CSS of the document."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ LABEL_HEIGHT = 13
 
 @dataclass(frozen=True)
 class Line:
-    """A line; a y of None is a gap. `colour` is any CSS colour, `name` is shown at its end."""
+    """A line; a y of None is a gap. `color` is any CSS color, `name` is shown at its end."""
 
     name: str
     xs: Sequence[float]
     ys: Sequence[float | None]
-    colour: str
+    color: str
     thick: bool = False
     dots: bool = False
     hint: str = ""
@@ -73,7 +73,7 @@ def line_chart(
 def thinned(
     xs: Sequence[float], ys: Sequence[float | None], most: int = 400
 ) -> tuple[list[float], list[float | None]]:
-    """At most `most` points: means over runs of neighbours; a run without a number stays a gap."""
+    """At most `most` points: means over runs of neighbours; a run of None alone stays a gap."""
     size = max(1, math.ceil(len(xs) / most))
     starts = range(0, len(xs), size)
     return (
@@ -124,7 +124,7 @@ def _drawn(line: Line, x: Axis, y: Axis) -> str:
             path.append(f"{'M' if pen_up else 'L'}{point[0]} {point[1]}")
         pen_up = point is None
     width = 3 if line.thick else 1.8
-    drawn = f'<path d="{" ".join(path)}" stroke="{line.colour}" stroke-width="{width}"/>'
+    drawn = f'<path d="{" ".join(path)}" stroke="{line.color}" stroke-width="{width}"/>'
     if line.dots:
         drawn += "".join(_dot(line, *point) for point in points if point is not None)
     hint = f"<title>{escape(line.hint or line.name)}</title>"
@@ -132,7 +132,7 @@ def _drawn(line: Line, x: Axis, y: Axis) -> str:
 
 
 def _dot(line: Line, x: float, y: float) -> str:
-    return f'<circle cx="{x}" cy="{y}" r="2.6" fill="{line.colour}"/>'
+    return f'<circle cx="{x}" cy="{y}" r="2.6" fill="{line.color}"/>'
 
 
 def _names(lines: Sequence[Line], axis: Axis) -> list[str]:
@@ -142,12 +142,12 @@ def _names(lines: Sequence[Line], axis: Axis) -> list[str]:
     ends.sort(key=lambda end: end[0])
     texts, lowest = [], HEIGHT - BOTTOM + LABEL_HEIGHT
     y = -math.inf
-    for index, (wanted, line) in enumerate(ends):
+    for index, (own_y, line) in enumerate(ends):
         room_below = LABEL_HEIGHT * (len(ends) - 1 - index)
-        y = max(y + LABEL_HEIGHT, min(wanted + 4, lowest - room_below))
+        y = max(y + LABEL_HEIGHT, min(own_y + 4, lowest - room_below))
         weight = ' font-weight="700"' if line.thick else ""
         texts.append(
-            f'<text class="name" x="{WIDTH - RIGHT + 7}" y="{y:.1f}" fill="{line.colour}"'
+            f'<text class="name" x="{WIDTH - RIGHT + 7}" y="{y:.1f}" fill="{line.color}"'
             f"{weight}>{escape(line.name)}</text>"
         )
     return texts

@@ -1,4 +1,4 @@
-"""What a person sees of a run while it goes: its head, its progress, a table a task, its end."""
+"""Console recorder: header of a run, progress bar with ETA, accuracies after each task, summary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from perdure.errors import printable
 from perdure.tracking.events import (
-    CheckpointWritten,
+    CheckpointSaved,
     Recorder,
     RunEnd,
     RunStart,
@@ -22,37 +22,37 @@ from perdure.tracking.events import (
     Tick,
 )
 from perdure.tracking.formatting import (
-    Grid,
-    accuracy_grid,
+    TextTable,
+    accuracy_table,
     countdown,
     duration,
-    subject,
-    summary_grid,
+    run_title,
+    summary_table,
     training_rate,
 )
-from perdure.tracking.terminal import PlainScreen, Progress, Screen, TerminalScreen
+from perdure.tracking.terminal import Display, PlainDisplay, Progress, TerminalDisplay
 
 logger = logging.getLogger("perdure")
 
 STYLES = {"finished": "bold green", "interrupted": "bold yellow", "failed": "bold red"}
-RATE_MEMORY_SECONDS = 3.0
+RATE_DECAY_SECONDS = 3.0
 
 
 class Console(Recorder):
-    """Shows a run on `stream` (standard output) and says the same to the logger `perdure`.
+    """Shows a run on `stream` (standard output) and writes the same to the logger `perdure`.
 
-    `plain` is no colour, no live line: the default where the stream is not a terminal. Tasks are
+    `plain` is no color, no live line: the default where the stream is not a terminal. Tasks are
     named by their index from 0, as in the files; `(3/5)` counts them.
     """
 
+    name = "console"
+
     def __init__(self, stream: TextIO | None = None, plain: bool | None = None) -> None:
-        super().__init__()
-        self.name = "console"
         stream = sys.stdout if stream is None else stream
         if plain is None:
             plain = not stream.isatty() or os.environ.get("TERM") in {"dumb", "unknown"}
-        self._screen: Screen = (
-            PlainScreen(stream, time.monotonic()) if plain else TerminalScreen(stream)
+        self._display: Display = (
+            PlainDisplay(stream, time.monotonic()) if plain else TerminalDisplay(stream)
         )
         self._folder = Path()
         self._pace = Pace(n_tasks=1, global_step=0)
@@ -61,76 +61,76 @@ class Console(Recorder):
         self._loss: float | None = None
 
     def on_run_start(self, event: RunStart) -> None:
-        """What is about to run, where, and what the user should know first."""
+        """Print what is about to run, where, and the notices."""
         results = event.results
         self._folder = event.folder
         self._pace = Pace(event.n_tasks, event.global_step)
         self._is_joint = results.get("training") == "joint"
         tasks = f"{results.get('n_tasks', event.n_tasks)} tasks{' at once' * self._is_joint}"
-        self._say(f"{subject(results)}, {tasks}, seed {results.get('seed', '?')}", "bold")
-        self._say(f"  {event.n_parameters:,} backbone parameters on {event.device}")
-        self._say(f"  run folder {event.folder}")
+        self._print(f"{run_title(results)}, {tasks}, seed {results.get('seed', '?')}", "bold")
+        self._print(f"  {event.n_parameters:,} backbone parameters on {event.device}")
+        self._print(f"  run folder {event.folder}")
         if event.global_step:
-            self._say(f"  going on after step {event.global_step:,}", "yellow")
+            self._print(f"  resuming after step {event.global_step:,}", "yellow")
         for notice in event.notices:
-            self._say(f"  note: {notice}", "yellow")
+            self._print(f"  note: {notice}", "yellow")
 
     def on_task_start(self, event: TaskStart) -> None:
-        """On a terminal the live line tells as much, so only plain streams get a line."""
+        """Print a line to a plain stream; on a terminal the live line shows as much."""
         self._pace.start_task(event, time.monotonic())
         self._label = event.label
         self._loss = None
         counts = f"{event.n_examples:,} examples, {event.steps:,} steps"
         line = f"{self._task()}: {event.label}, {counts}"
-        if isinstance(self._screen, PlainScreen):
-            self._say(line)
+        if isinstance(self._display, PlainDisplay):
+            self._print(line)
         else:
             logger.info("%s", printable(line))
 
     def on_step_log(self, event: StepLog) -> None:
-        """Remember the loss for the next refresh."""
+        """Store the loss for the next refresh."""
         self._loss = event.loss
 
     def on_tick(self, event: Tick) -> None:
         """Refresh the progress."""
         now = time.monotonic()
         self._pace.tick(event, now)
-        self._screen.progress(self._progress(event), now)
+        self._display.show_progress(self._progress(event), now)
 
     def on_task_end(self, event: TaskEnd) -> None:
-        """The accuracies on all tasks seen."""
-        self._say(f"after {self._task()}: {self._label}, {duration(event.seconds)}", "bold")
-        self._show(accuracy_grid(event.results, self._pace.n_tasks, self._screen.width))
+        """Print the accuracies on all tasks seen."""
+        self._print(f"after {self._task()}: {self._label}, {duration(event.seconds)}", "bold")
+        self._print_table(accuracy_table(event.results, self._pace.n_tasks, self._display.width))
 
-    def on_checkpoint_written(self, event: CheckpointWritten) -> None:
-        """Logged alone: rolling checkpoints would flood the screen."""
-        what = (printable(event.path.name), event.task, event.global_step)
-        logger.info("checkpoint %s (task %d, step %d)", *what)
+    def on_checkpoint_saved(self, event: CheckpointSaved) -> None:
+        """Log it only: rolling checkpoints would flood the terminal."""
+        facts = (printable(event.path.name), event.task, event.global_step)
+        logger.info("checkpoint %s (task %d, step %d)", *facts)
 
     def on_run_end(self, event: RunEnd) -> None:
-        """How the run ended, what it reached, what it cost, and where it is."""
+        """Print how the run ended, its metrics, its cost, and its folder."""
         results = event.results
         status = str(results.get("status", "finished"))
-        self._say(_ending(status, results, event.error), STYLES.get(status, "bold"))
+        self._print(_ending(status, results, event.error), STYLES.get(status, "bold"))
         if any(value is not None for value in (results.get("average_accuracy") or {}).values()):
-            self._show(summary_grid(results))
+            self._print_table(summary_table(results))
         for line in _costs(results):
-            self._say(f"  {line}")
-        self._say(f"  run folder {self._folder}")
+            self._print(f"  {line}")
+        self._print(f"  run folder {self._folder}")
 
-    def note(self, sentence: str) -> None:
-        """Show what another recorder has to tell the user."""
-        self._say(f"  {sentence}", "yellow")
+    def notify(self, sentence: str) -> None:
+        """Show a message of another recorder."""
+        self._print(f"  {sentence}", "yellow")
 
-    def _say(self, line: str, style: str = "") -> None:
+    def _print(self, line: str, style: str = "") -> None:
         line = printable(line)
-        self._screen.say(line, style)
+        self._display.print_line(line, style)
         logger.info("%s", line)
 
-    def _show(self, grid: Grid) -> None:
-        grid = grid.printable()
-        self._screen.show(grid)
-        for line in grid.lines():
+    def _print_table(self, table: TextTable) -> None:
+        table = table.printable()
+        self._display.print_table(table)
+        for line in table.lines():
             logger.info("%s", line)
 
     def _task(self) -> str:
@@ -139,18 +139,18 @@ class Console(Recorder):
 
     def _progress(self, event: Tick) -> Progress:
         pace = self._pace
-        words = [f"epoch {min(event.epoch + 1, pace.n_epochs)}/{pace.n_epochs}"]
+        details = [f"epoch {min(event.epoch + 1, pace.n_epochs)}/{pace.n_epochs}"]
         if pace.rate is not None:
-            words.append(f"{pace.rate:,.{0 if pace.rate >= 10 else 2}f} steps/s")
+            details.append(f"{pace.rate:,.{0 if pace.rate >= 10 else 2}f} steps/s")
         if self._loss is not None:
-            words.append(f"loss {self._loss:.4f}")
+            details.append(f"loss {self._loss:.4f}")
         if pace.seconds_left is not None:
-            words.append(f"ETA {countdown(pace.seconds_left)}")
-        return Progress(self._task(), pace.fraction, tuple(words))
+            details.append(f"ETA {countdown(pace.seconds_left)}")
+        return Progress(self._task(), pace.fraction, tuple(details))
 
 
 class Pace:
-    """How far a run is and how fast it goes, by the steps and the clock of this process alone."""
+    """Progress, steps per second and ETA, from the steps and the clock of this process alone."""
 
     def __init__(self, n_tasks: int, global_step: int) -> None:
         self.n_tasks = n_tasks
@@ -168,7 +168,7 @@ class Pace:
         self._recent_steps = self._recent_seconds = 0.0
 
     def start_task(self, event: TaskStart, now: float) -> None:
-        """The clock of the rate starts anew: what came before was evaluation."""
+        """Restart the clock of the rate, since evaluation came before."""
         self.task = event.task
         self.fraction = 0.0
         self.n_epochs = max(1, math.ceil(event.steps / max(1, event.steps_per_epoch)))
@@ -178,9 +178,9 @@ class Pace:
             self._started_at = now
 
     def tick(self, event: Tick, now: float) -> None:
-        """Take note of `event` at `now` (seconds of a monotonic clock)."""
+        """Update all from `event` at `now` (seconds of a monotonic clock)."""
         steps, seconds = event.global_step - self._last_step, now - self._last_at
-        weight = math.exp(-seconds / RATE_MEMORY_SECONDS)
+        weight = math.exp(-seconds / RATE_DECAY_SECONDS)
         self._recent_steps = weight * self._recent_steps + steps
         self._recent_seconds = weight * self._recent_seconds + seconds
         self._last_step, self._last_at = event.global_step, now
@@ -194,8 +194,8 @@ class Pace:
 
 
 def _ending(status: str, results: dict[str, Any], error: str | None) -> str:
-    """One line, whatever the error looks like."""
-    line = f"{status}: {subject(results)}"
+    """One line, even if the error has several."""
+    line = f"{status}: {run_title(results)}"
     if status != "finished":
         done, of = results.get("tasks_done", 0), results.get("n_tasks", "?")
         line += f", {done} of {of} tasks done, step {results.get('global_step', 0):,}"

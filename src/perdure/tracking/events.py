@@ -1,18 +1,33 @@
-"""What the trainer tells the recorders: plain facts about a run, in the order they happen.
+"""Training events and the base class of recorders (callbacks, loggers) that handle them.
 
+An event is a plain fact about a run; the trainer emits events in the order in which they happen.
 Accuracies are fractions in [0, 1]. A *scenario name* is `class_il`, `task_il` or `domain_il`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 
+class Event(ABC):
+    """Something that happened in a run.
+
+    Each kind of event names its handler, so that the type checker sees both ends.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def deliver(self, recorder: Recorder) -> None:
+        """Call the method of `recorder` that handles this kind of event."""
+
+
 @dataclass(frozen=True)
-class RunStart:
-    """The run is built and about to train (or to go on from `global_step` when resumed)."""
+class RunStart(Event):
+    """The run is built and about to train (from `global_step` when it is resumed)."""
 
     folder: Path
     config: dict[str, Any]
@@ -25,9 +40,12 @@ class RunStart:
     notices: tuple[str, ...] = ()
     """Sentences the user should see once before training starts."""
 
+    def deliver(self, recorder: Recorder) -> None:
+        recorder.on_run_start(self)
+
 
 @dataclass(frozen=True)
-class TaskStart:
+class TaskStart(Event):
     """A task's data are ready; its first step comes next."""
 
     task: int
@@ -38,9 +56,12 @@ class TaskStart:
     """Optimizer steps the whole task takes."""
     steps_per_epoch: int
 
+    def deliver(self, recorder: Recorder) -> None:
+        recorder.on_task_start(self)
+
 
 @dataclass(frozen=True)
-class Tick:
+class Tick(Event):
     """Time passed (a few times a second): where training stands, without reading the device."""
 
     task: int
@@ -49,9 +70,12 @@ class Tick:
     """Steps done in this task."""
     global_step: int
 
+    def deliver(self, recorder: Recorder) -> None:
+        recorder.on_tick(self)
+
 
 @dataclass(frozen=True)
-class StepLog:
+class StepLog(Event):
     """Every `training.log_every` steps: the mean loss since the last such event, and the rate."""
 
     task: int
@@ -63,9 +87,12 @@ class StepLog:
     lr: float
     steps_per_second: float
 
+    def deliver(self, recorder: Recorder) -> None:
+        recorder.on_step_log(self)
+
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Event):
     """Accuracy on tasks, measured after task `task` ended (`boundary`) or within it."""
 
     task: int
@@ -79,9 +106,12 @@ class Evaluation:
     """`test` or `validation`."""
     seconds: float
 
+    def deliver(self, recorder: Recorder) -> None:
+        recorder.on_evaluation(self)
+
 
 @dataclass(frozen=True)
-class TaskEnd:
+class TaskEnd(Event):
     """A task is trained and evaluated; `results` is what results.json holds from now on."""
 
     task: int
@@ -89,9 +119,12 @@ class TaskEnd:
     seconds: float
     results: dict[str, Any]
 
+    def deliver(self, recorder: Recorder) -> None:
+        recorder.on_task_end(self)
+
 
 @dataclass(frozen=True)
-class CheckpointWritten:
+class CheckpointSaved(Event):
     """A checkpoint is durable on disk."""
 
     path: Path
@@ -99,49 +132,75 @@ class CheckpointWritten:
     global_step: int
     seconds: float
 
+    def deliver(self, recorder: Recorder) -> None:
+        recorder.on_checkpoint_saved(self)
+
 
 @dataclass(frozen=True)
-class RunEnd:
+class RunEnd(Event):
     """Training is over: `results["status"]` is finished, interrupted or failed."""
 
     results: dict[str, Any]
     error: str | None = None
 
+    def deliver(self, recorder: Recorder) -> None:
+        recorder.on_run_end(self)
 
-Event = RunStart | TaskStart | Tick | StepLog | Evaluation | TaskEnd | CheckpointWritten | RunEnd
 
-
-@dataclass
 class Recorder:
-    """Listens to a run; a subclass defines `on_<event>` for the events it wants.
+    """Observes a run; a subclass overrides the handlers of the events that concern it.
 
-    `on_run_start`, `on_task_start`, `on_tick`, `on_step_log`, `on_evaluation`, `on_task_end`,
-    `on_checkpoint_written`, `on_run_end`. The trainer knows recorders only through `receive`.
+    Recorders are notified in the order of the list that the trainer is given: one that reads what
+    another writes comes after it. A handler that returns late delays training.
+
+    Attributes:
+        name: the key of its state in a checkpoint, so no two recorders of a run share one.
     """
 
-    name: str = field(default="recorder", init=False)
+    name = "recorder"
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Refuse a handler of no event.
+
+        Raises:
+            TypeError: a method is called `on_…` as none of this class is.
+        """
+        super().__init_subclass__(**arguments)
+        unknown = [n for n in vars(cls) if n.startswith("on_") and not hasattr(Recorder, n)]
+        if unknown:
+            raise TypeError(f"{cls.__name__}.{unknown[0]} handles no event of perdure.tracking")
 
     def receive(self, event: Event) -> None:
-        """Hand `event` to its method, when this recorder has one."""
-        method = getattr(self, _METHODS[type(event)], None)
-        if method is not None:
-            method(event)
+        """Handle `event`; the trainer calls nothing else while it trains."""
+        event.deliver(self)
+
+    def on_run_start(self, event: RunStart) -> None:
+        """The run is about to train."""
+
+    def on_task_start(self, event: TaskStart) -> None:
+        """A task is about to be trained."""
+
+    def on_tick(self, event: Tick) -> None:
+        """Time passed."""
+
+    def on_step_log(self, event: StepLog) -> None:
+        """`training.log_every` steps were made."""
+
+    def on_evaluation(self, event: Evaluation) -> None:
+        """Accuracy was measured."""
+
+    def on_task_end(self, event: TaskEnd) -> None:
+        """A task is trained and evaluated."""
+
+    def on_checkpoint_saved(self, event: CheckpointSaved) -> None:
+        """A checkpoint is durable."""
+
+    def on_run_end(self, event: RunEnd) -> None:
+        """Training is over."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What must survive a kill for this recorder to go on (plain types and tensors)."""
+        """What this recorder needs to resume after a kill (plain types and tensors)."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()` of an earlier process."""
-
-
-_METHODS: dict[type, str] = {
-    RunStart: "on_run_start",
-    TaskStart: "on_task_start",
-    Tick: "on_tick",
-    StepLog: "on_step_log",
-    Evaluation: "on_evaluation",
-    TaskEnd: "on_task_end",
-    CheckpointWritten: "on_checkpoint_written",
-    RunEnd: "on_run_end",
-}
+        """Resume from `state_dict()` of an earlier process."""

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder, written as the run goes, so that a kill loses nothing done."""
+"""results.json, metrics.jsonl, accuracy.csv: written while the run trains; a kill loses no row."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class LocalFiles(Recorder):
     passed since the start or the last drawing: a short run pays for one drawing.
     """
 
+    name = "files"
+
     def __init__(self, folder: Path, plot_every_seconds: float = 10.0) -> None:
-        super().__init__()
-        self.name = "files"
         self.folder = folder
         self._plot_every_seconds = plot_every_seconds
         self._metrics = MetricsFile(folder / "metrics.jsonl")
@@ -38,15 +38,15 @@ class LocalFiles(Recorder):
         self._drawn_is_current = False
 
     def state_dict(self) -> dict[str, Any]:
-        """How much of metrics.jsonl belongs to the run so far; that much is on disk when told."""
+        """The bytes of metrics.jsonl so far; they are durable on disk when this returns."""
         return {"metrics_bytes": self._metrics.durable_size()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Cut metrics.jsonl back, when the run starts, to where it stood at `state_dict()`."""
+        """When the run starts, truncate metrics.jsonl to its size at `state_dict()`."""
         self._metrics.size = int(state["metrics_bytes"])
 
     def on_run_start(self, event: RunStart) -> None:
-        """Bring the folder's files to where the run stands, be it new or resumed."""
+        """Truncate metrics.jsonl to the run's position, and write results.json as of now."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._start = event
         self._drawn_at = time.monotonic()
@@ -84,13 +84,13 @@ class LocalFiles(Recorder):
         )
 
     def on_task_end(self, event: TaskEnd) -> None:
-        """Everything known after a task; the last task's picture waits for the end of the run."""
+        """Write a row and results.json; the last task's picture waits for the end of the run."""
         self._metrics.append(
             {
                 "kind": "task",
                 "task": event.task,
                 "global_step": event.global_step,
-                **_figures(event.results),
+                **_summary_metrics(event.results),
                 "clock": _clock(seconds=event.seconds),
             }
         )
@@ -101,7 +101,7 @@ class LocalFiles(Recorder):
             self._draw(event.results)
 
     def on_run_end(self, event: RunEnd) -> None:
-        """The last row and results first, then what is only for looking at."""
+        """The last row and results first, then the picture and the report."""
         if self._start is None:
             return
         results = event.results
@@ -112,7 +112,7 @@ class LocalFiles(Recorder):
                 "global_step": results.get("global_step"),
                 "status": results["status"],
                 "error": event.error,
-                **_figures(results),
+                **_summary_metrics(results),
                 "clock": _clock(**phases),
             }
         )
@@ -127,7 +127,7 @@ class LocalFiles(Recorder):
         write_atomically(self.folder / "accuracy.csv", accuracy_rows(results).encode())
 
     def _draw(self, results: dict[str, Any]) -> None:
-        """A picture must not end a run: what goes wrong is logged."""
+        """A picture must not end a run: errors are logged."""
         from perdure.tracking.plots import draw_accuracy_matrix
 
         try:
@@ -138,7 +138,7 @@ class LocalFiles(Recorder):
         self._drawn_is_current = True
 
     def _report(self, start: RunStart, results: dict[str, Any], error: str | None) -> None:
-        """A report must not end a run: what goes wrong is logged."""
+        """A report must not end a run: errors are logged."""
         from perdure.tracking.report import write_report
 
         try:
@@ -148,7 +148,7 @@ class LocalFiles(Recorder):
 
 
 class MetricsFile:
-    """One JSON object a line, each handed to the system at once; `size` bytes belong to the run."""
+    """JSON lines, each flushed at once; the first `size` bytes belong to the run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -156,21 +156,21 @@ class MetricsFile:
         self._file: BinaryIO | None = None
 
     def open(self) -> None:
-        """Cut off what was written after `size`: those steps will be done, and written, again.
+        """Truncate what was written after `size`: those steps are trained, and written, again.
 
         Raises:
             UserError: the file is a link, which may lead out of the run's folder.
         """
         if self.path.is_symlink():
-            raise UserError(f"{self.path}: is a link, and a run writes to files of its own alone")
+            raise UserError(f"{self.path}: is a link, and a run writes only to files of its own")
         self._file = self.path.open("ab")
-        found = self._file.tell()
-        if found < self.size:
+        n_bytes = self._file.tell()
+        if n_bytes < self.size:
             logger.warning(
-                "%s holds %d bytes but the checkpoint knew %d: its earlier rows are lost, "
-                "new ones follow", self.path, found, self.size,
+                "%s holds %d bytes but the checkpoint counted %d: its earlier rows are lost, "
+                "new ones follow", self.path, n_bytes, self.size,
             )  # fmt: skip
-            self.size = self._whole_lines(found)
+            self.size = self._complete_lines(n_bytes)
         self._file.truncate(self.size)
 
     def append(self, row: dict[str, Any]) -> None:
@@ -183,20 +183,20 @@ class MetricsFile:
         self.size += len(line)
 
     def durable_size(self) -> int:
-        """`size`, once the file has so many bytes even after a power loss."""
+        """`size`, once that many bytes are durable (fsync)."""
         if self._file is not None:
             os.fsync(self._file.fileno())
         return self.size
 
     def close(self) -> None:
-        """Make the rows durable and let the file go; further rows are refused."""
+        """Make the rows durable and close the file; further rows are refused."""
         if self._file is not None:
             self.durable_size()
             self._file.close()
             self._file = None
 
-    def _whole_lines(self, n_bytes: int) -> int:
-        """How many of the first `n_bytes` end with a whole line."""
+    def _complete_lines(self, n_bytes: int) -> int:
+        """How many of the first `n_bytes` are complete lines."""
         return self.path.read_bytes()[:n_bytes].rfind(b"\n") + 1
 
 
@@ -243,25 +243,25 @@ def accuracy_rows(results: dict[str, Any]) -> str:
     return text.getvalue()
 
 
-def _figures(results: dict[str, Any]) -> dict[str, Any]:
+def _summary_metrics(results: dict[str, Any]) -> dict[str, Any]:
     keys = ("average_accuracy", "forgetting", "backward_transfer", "forward_transfer")
     return {key: results[key] for key in keys if key in results}
 
 
 def _machine() -> dict[str, float]:
-    """What this process has taken of the machine so far, in seconds and MB."""
+    """CPU seconds and peak memory (MB) of this process so far."""
     import resource
 
     import torch
 
     unit = 2**20 if sys.platform == "darwin" else 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    taken = {"cpu_seconds": round(time.process_time(), 3), "peak_memory_mb": round(peak, 1)}
+    usage = {"cpu_seconds": round(time.process_time(), 3), "peak_memory_mb": round(peak, 1)}
     if torch.cuda.is_initialized():
-        taken["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    return taken
+        usage["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return usage
 
 
 def _clock(**fields: Any) -> dict[str, Any]:
-    """All that depends on time, under one key, so that runs can be compared without it."""
+    """All values that depend on time, under one key, so that runs can be compared without them."""
     return {**fields, "time": time.time()}

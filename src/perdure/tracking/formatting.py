@@ -1,4 +1,4 @@
-"""How figures are said to people: percent, durations, small aligned tables."""
+"""Formatting of metrics for people: percent, durations, byte sizes, small aligned text tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from perdure.errors import printable
 
 SCENARIOS = {"class_il": "class-IL", "task_il": "task-IL", "domain_il": "domain-IL"}
-FIGURE_WIDTH = len("100.00")
+NUMBER_WIDTH = len("100.00")
 LABEL_WIDTH = len("  accuracy %")
 
 
@@ -20,7 +20,7 @@ def scenario_name(key: str) -> str:
 
 
 def percent(fraction: float | None, decimals: int = 2) -> str:
-    """0.8702 → `87.02`; `-` where there is no number."""
+    """0.8702 → `87.02`; `-` for None and NaN."""
     if fraction is None or not math.isfinite(fraction):
         return "-"
     return f"{100 * fraction:.{decimals}f}"
@@ -54,8 +54,8 @@ def byte_size(n_bytes: int) -> str:
     return f"{size:.1f} GB"
 
 
-def subject(results: dict[str, Any]) -> str:
-    """What was run, in one phrase: `er on seq-mnist, buffer 500`."""
+def run_title(results: dict[str, Any]) -> str:
+    """Method, benchmark and buffer in one phrase: `er on seq-mnist, buffer 500`."""
     size = results.get("buffer_size") or 0
     buffer = f"buffer {size:,}" if size else "no buffer"
     joint = ", trained jointly" if results.get("training") == "joint" else ""
@@ -76,60 +76,60 @@ def training_rate(results: dict[str, Any]) -> float | None:
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A small table of words: the first column is a label, the others are figures."""
+class TextTable:
+    """A small table of texts: the first column is a label, the others are numbers."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    strong: str = "mean"
-    """The column that a screen with styles brings forward."""
+    emphasized: str = "mean"
+    """The column that a terminal with styles prints bold."""
 
-    def printable(self) -> Grid:
-        """The same with names that a terminal shows as they are."""
+    def printable(self) -> TextTable:
+        """The same without control characters."""
         rows = tuple(tuple(map(printable, row)) for row in self.rows)
-        return Grid(tuple(map(printable, self.header)), rows, self.strong)
+        return TextTable(tuple(map(printable, self.header)), rows, self.emphasized)
 
     def lines(self) -> list[str]:
         """The table as aligned plain text, indented by two."""
         table = (self.header, *self.rows)
-        widths = [max(FIGURE_WIDTH, *map(len, column)) for column in zip(*table, strict=True)]
+        widths = [max(NUMBER_WIDTH, *map(len, column)) for column in zip(*table, strict=True)]
         return [_aligned(row, widths) for row in table]
 
 
-def accuracy_grid(results: dict[str, Any], n_tasks: int, width: int) -> Grid:
+def accuracy_table(results: dict[str, Any], n_tasks: int, width: int) -> TextTable:
     """Accuracy in percent on each task seen; its mean, worst and last where `width` is short.
 
     The shape depends on the whole run's `n_tasks`, so that it stays the same from task to task.
     """
     rows = last_rows(results)
     n_columns = max([n_tasks, *map(len, rows.values())])
-    cell_width = 2 + max(FIGURE_WIDTH, len(f"task {n_columns - 1}"))
+    cell_width = 2 + max(NUMBER_WIDTH, len(f"task {n_columns - 1}"))
     if LABEL_WIDTH + cell_width * (n_columns + 1) <= width:
         return _full(rows)
     return _compact(rows)
 
 
-def summary_grid(results: dict[str, Any]) -> Grid:
+def summary_table(results: dict[str, Any]) -> TextTable:
     """Average accuracy and forgetting of each scenario, in percent."""
     average = results.get("average_accuracy") or {}
     forgetting = results.get("forgetting") or {}
     rows = [(scenario_name(key), percent(average[key]), percent(forgetting.get(key)))
             for key in average]  # fmt: skip
     header = ("percent", "average accuracy", "forgetting")
-    return Grid(header, tuple(rows), strong="average accuracy")
+    return TextTable(header, tuple(rows), emphasized="average accuracy")
 
 
-def _full(rows: dict[str, list[float]]) -> Grid:
+def _full(rows: dict[str, list[float]]) -> TextTable:
     n_seen = max(map(len, rows.values()), default=0)
     header = ("accuracy %", *(f"task {task}" for task in range(n_seen)), "mean")
-    return Grid(header, tuple(
+    return TextTable(header, tuple(
         (scenario_name(key), *map(percent, row), percent(_mean(row)))
         for key, row in rows.items()
     ))  # fmt: skip
 
 
-def _compact(rows: dict[str, list[float]]) -> Grid:
-    return Grid(("accuracy %", "mean", "worst", "last"), tuple(
+def _compact(rows: dict[str, list[float]]) -> TextTable:
+    return TextTable(("accuracy %", "mean", "worst", "last"), tuple(
         (scenario_name(key), percent(_mean(row)), _worst(row), percent(row[-1]))
         for key, row in rows.items()
     ))  # fmt: skip
@@ -147,5 +147,5 @@ def _worst(row: list[float]) -> str:
 
 def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
     label, *cells = row
-    figures = (f"  {cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
-    return f"  {label:<{widths[0]}}{''.join(figures)}".rstrip()
+    numbers = (f"  {cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
+    return f"  {label:<{widths[0]}}{''.join(numbers)}".rstrip()

@@ -1,4 +1,4 @@
-"""The frame of report.html: its style, light and dark, for a phone, a wide screen, and paper."""
+"""The HTML document around a report: CSS for light and dark, phones, wide screens and print."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ from collections.abc import Iterable
 from html import escape
 
 STYLE = """
-:root { color-scheme: light dark; --paper: #fbfaf7; --card: #fff; --ink: #1d2327; --soft: #5b6770;
-  --edge: #e1ddd3; --accent: #12708a; --line-light: 42%; --good: #19734a; --warn: #93590a;
-  --bad: #ad2b2b; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14181b; --card: #1c2226; --ink: #e8eaeb;
-  --soft: #9aa6ae; --edge: #333c42; --accent: #5cc1d8; --line-light: 62%; --good: #63c795;
-  --warn: #e0a84e; --bad: #f08a8a; } }
-@media print { :root { color-scheme: light; --paper: #fff; --card: #fff; --ink: #000; --soft: #444;
-  --edge: #bbb; --accent: #12708a; --line-light: 38%; } section, figure { break-inside: avoid; } }
+:root { color-scheme: light dark; --background: #fbfaf7; --card: #fff; --text: #1d2327;
+  --muted: #5b6770; --edge: #e1ddd3; --accent: #12708a; --line-light: 42%; --good: #19734a;
+  --warn: #93590a; --bad: #ad2b2b; }
+@media (prefers-color-scheme: dark) { :root { --background: #14181b; --card: #1c2226;
+  --text: #e8eaeb; --muted: #9aa6ae; --edge: #333c42; --accent: #5cc1d8; --line-light: 62%;
+  --good: #63c795; --warn: #e0a84e; --bad: #f08a8a; } }
+@media print { :root { color-scheme: light; --background: #fff; --card: #fff; --text: #000;
+  --muted: #444; --edge: #bbb; --accent: #12708a; --line-light: 38%; }
+  section, figure { break-inside: avoid; } }
 * { box-sizing: border-box; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 body { margin: 0 auto; max-width: 76rem; padding: 1.5rem clamp(1rem, 4vw, 3rem) 3rem;
-  background: var(--paper); color: var(--ink); line-height: 1.5;
+  background: var(--background); color: var(--text); line-height: 1.5;
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
 h1 { margin: .5rem 0 .25rem; font-size: clamp(1.4rem, 4vw, 2rem); line-height: 1.2;
   overflow-wrap: anywhere; }
 h2 { margin: 2rem 0 .7rem; font-size: 1.1rem; border-bottom: 1px solid var(--edge);
   padding-bottom: .3rem; }
-.under, figcaption, summary, .path { color: var(--soft); }
+.under, figcaption, summary, .path { color: var(--muted); }
 .under { margin: 0 0 1rem; }
 .status { font-weight: 600; padding: .1rem .6rem; border-radius: 1rem; border: 1px solid; }
 .finished { color: var(--good); } .interrupted, .running, .unknown { color: var(--warn); }
@@ -33,7 +34,7 @@ h2 { margin: 2rem 0 .7rem; font-size: 1.1rem; border-bottom: 1px solid var(--edg
   margin: 1rem 0 0; }
 .cards div { background: var(--card); border: 1px solid var(--edge); border-radius: .6rem;
   padding: .7rem .9rem; }
-.cards dt { color: var(--soft); font-size: .82rem; line-height: 1.3; }
+.cards dt { color: var(--muted); font-size: .82rem; line-height: 1.3; }
 .cards dd { margin: .15rem 0 0; font-size: 1.35rem; font-weight: 600;
   font-variant-numeric: tabular-nums; }
 .side { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr));
@@ -43,38 +44,38 @@ figcaption { font-size: .9rem; margin-bottom: .4rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: separate; border-spacing: 2px; font-variant-numeric: tabular-nums; }
 .matrix { font-size: .85rem; }
-.matrix th { font-weight: 500; color: var(--soft); padding: 0 .4rem; }
+.matrix th { font-weight: 500; color: var(--muted); padding: 0 .4rem; }
 .matrix tbody td { min-width: 3.1rem; padding: .45rem .2rem; text-align: center;
   border-radius: .2rem; }
 .matrix.many { font-size: .68rem; border-spacing: 1px; }
 .matrix.many tbody td { min-width: 2.1rem; padding: .2rem .05rem; }
-.figures { border-spacing: 0; } .figures th, .figures td { padding: .3rem 1.4rem .3rem 0; }
-.figures th { text-align: left; font-weight: 500; } .figures td { text-align: right; }
-.figures thead th { color: var(--soft); font-size: .85rem; }
-.figures thead th:not(:first-child) { text-align: right; }
-.figures tbody * { border-top: 1px solid var(--edge); } .figures tbody tr { border: 0; }
+.metrics { border-spacing: 0; } .metrics th, .metrics td { padding: .3rem 1.4rem .3rem 0; }
+.metrics th { text-align: left; font-weight: 500; } .metrics td { text-align: right; }
+.metrics thead th { color: var(--muted); font-size: .85rem; }
+.metrics thead th:not(:first-child) { text-align: right; }
+.metrics tbody * { border-top: 1px solid var(--edge); } .metrics tbody tr { border: 0; }
 svg { display: block; width: 100%; height: auto; font-size: 12px; }
 @media (max-width: 40rem) { svg { font-size: 15px; } }
 svg text { font-family: inherit; } svg path { fill: none; stroke-linejoin: round; }
-.tick, .axis { fill: var(--soft); } .grid { stroke: var(--edge); }
-.mark { stroke: var(--soft); stroke-dasharray: 3 4; opacity: .55; }
+.tick, .axis { fill: var(--muted); } .grid { stroke: var(--edge); }
+.mark { stroke: var(--muted); stroke-dasharray: 3 4; opacity: .55; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr));
   gap: 0 2.5rem; margin: .5rem 0; font-size: .9rem; }
 .facts div { display: flex; justify-content: space-between; gap: 1rem;
   border-bottom: 1px solid var(--edge); padding: .2rem 0; break-inside: avoid; }
-.facts dt { color: var(--soft); } .facts dd { margin: 0; text-align: right; }
+.facts dt { color: var(--muted); } .facts dd { margin: 0; text-align: right; }
 .facts dt, .facts dd, .files, .path { overflow-wrap: anywhere; }
-summary { cursor: pointer; } .files { padding-left: 1.1rem; } .files span { color: var(--soft); }
+summary { cursor: pointer; } .files { padding-left: 1.1rem; } .files span { color: var(--muted); }
 a { color: var(--accent); }
 @media print { body { font-size: 13px; }
   .side { grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); } }
 """
 
 
-def page(title: str, body: Iterable[str]) -> str:
+def html_document(title: str, body: Iterable[str]) -> str:
     """A whole HTML document; `title` is escaped here, `body` is markup already.
 
-    The content policy forbids every address but the page itself: opening it never calls anyone.
+    The content policy forbids every address but its own: opening it makes no request.
     """
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -1,4 +1,4 @@
-"""The accuracy matrix as a picture: drawn without pyplot, which keeps global state and a GUI."""
+"""Heatmap of the accuracy matrix with matplotlib; without pyplot, which keeps global state."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perdure.io.atomic import write_atomically
-from perdure.tracking.colors import RAMP, ink, ramp
-from perdure.tracking.formatting import percent, scenario_name, subject
+from perdure.tracking.colors import COLOR_SCALE, accuracy_color, text_color
+from perdure.tracking.formatting import percent, run_title, scenario_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,8 +21,8 @@ DPI = 110
 LEFT, RIGHT, TOP, BOTTOM, GAP = 0.75, 0.25, 0.72, 0.58, 0.45
 """Inches around the panels, where axis names and titles go, and between two of them."""
 TITLE_INCHES_PER_LETTER = 0.1
-SCALE_WIDTH = 0.16
-"""Inches of the colour scale, drawn where the cells hold no figures."""
+COLOR_BAR_WIDTH = 0.16
+"""Inches of the color scale, drawn where the cells hold no numbers."""
 
 
 def draw_accuracy_matrix(results: dict[str, Any], path: Path) -> None:
@@ -41,9 +41,9 @@ def draw_accuracy_matrix(results: dict[str, Any], path: Path) -> None:
     with_text = max(n_rows, n_columns) <= MOST_TASKS_WITH_TEXT
     width, height = _panel_size(n_rows, n_columns, with_text)
     right = LEFT + len(matrices) * (width + GAP) - GAP
-    scale_room = 0 if with_text else GAP + 2 * SCALE_WIDTH
-    title = f"{subject(results)}, seed {results.get('seed', '?')}"
-    right_edge = max(right + scale_room, LEFT + TITLE_INCHES_PER_LETTER * len(title))
+    color_bar_room = 0 if with_text else GAP + 2 * COLOR_BAR_WIDTH
+    title = f"{run_title(results)}, seed {results.get('seed', '?')}"
+    right_edge = max(right + color_bar_room, LEFT + TITLE_INCHES_PER_LETTER * len(title))
     figure = Figure((right_edge + RIGHT, BOTTOM + height + TOP), dpi=DPI)
     FigureCanvasAgg(figure)
     for panel, (scenario, rows) in enumerate(matrices.items()):
@@ -51,7 +51,7 @@ def draw_accuracy_matrix(results: dict[str, Any], path: Path) -> None:
         _heat_map(axes, rows, n_columns, with_text)
         _name_axes(axes, scenario, results, n_rows, n_columns, first=panel == 0)
     if not with_text:
-        _scale(_axes(figure, right + GAP / 2, SCALE_WIDTH, height))
+        _color_bar(_axes(figure, right + GAP / 2, COLOR_BAR_WIDTH, height))
     title_at = (LEFT / figure.get_figwidth(), 1 - 0.12 / figure.get_figheight())
     figure.text(*title_at, title, va="top", size=11, weight="bold", parse_math=False)
     image = io.BytesIO()
@@ -75,28 +75,28 @@ def _axes(figure: Figure, left: float, width: float, height: float) -> Axes:
     return axes
 
 
-def _colours() -> Colormap:
+def _colormap() -> Colormap:
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("accuracy", RAMP)
+    return LinearSegmentedColormap.from_list("accuracy", COLOR_SCALE)
 
 
 def _heat_map(axes: Axes, rows: list[list[float]], n_columns: int, with_text: bool) -> None:
     grid = [[*row, *[math.nan] * (n_columns - len(row))] for row in rows]
-    axes.pcolormesh(grid, cmap=_colours(), vmin=0, vmax=1, edgecolors="white", linewidth=1)
+    axes.pcolormesh(grid, cmap=_colormap(), vmin=0, vmax=1, edgecolors="white", linewidth=1)
     if not with_text:
         return
     for i, row in enumerate(rows):
         for j, accuracy in enumerate(row):
             axes.text(
                 j + 0.5, i + 0.5, percent(accuracy, 1), ha="center", va="center",
-                fontsize=8.5, color=ink(ramp(accuracy)),
+                fontsize=8.5, color=text_color(accuracy_color(accuracy)),
             )  # fmt: skip
 
 
-def _scale(axes: Axes) -> None:
-    """What a colour means, for cells too small for figures."""
-    axes.pcolormesh([[step / 40] for step in range(41)], cmap=_colours(), vmin=0, vmax=1)
+def _color_bar(axes: Axes) -> None:
+    """What a color means, for cells too small for numbers."""
+    axes.pcolormesh([[step / 40] for step in range(41)], cmap=_colormap(), vmin=0, vmax=1)
     axes.set_xticks([])
     axes.yaxis.tick_right()
     axes.set_yticks([0, 20.5, 41], ["0 %", "50 %", "100 %"])

@@ -1,7 +1,7 @@
-"""The code that ran, kept beside what it produced: git's view, the text files, the packages.
+"""Code snapshot of a run: git commit and diff, the text files, the installed packages.
 
-Files that look like secrets are left out, and secrets in addresses are redacted; diff.patch says
-of which files.
+Files that look like secrets are left out, and secrets in addresses are redacted; diff.patch lists
+both.
 """
 
 from __future__ import annotations
@@ -93,10 +93,10 @@ def read_code(root: Path) -> CodeSnapshot:
                 files[name] = shown
                 redacted.append(name)
     files["environment.txt"] = environment().encode()
-    commit, patch = git.answers()
+    commit, patch = git.outputs()
     # Lines before the first `diff --git` are a preamble that `git apply` skips.
     patch = "".join(f"# {REDACTED}: {name}\n" for name in redacted).encode() + patch
-    version = _in_a_word(commit)
+    version = _short_version(commit)
     files["diff.patch"] = patch
     identity = hashlib.sha256()
     for name, data in sorted(files.items()):
@@ -106,7 +106,7 @@ def read_code(root: Path) -> CodeSnapshot:
     return CodeSnapshot(version, files)
 
 
-def _in_a_word(commit: str) -> str:
+def _short_version(commit: str) -> str:
     name, *rest = commit.splitlines()
     if not name.startswith("commit "):
         return "unknown"
@@ -117,7 +117,7 @@ def text_files(root: Path) -> Iterator[Path]:
     """The code and configuration below `root`: small text files, no caches, no way out of it."""
     inside = root.resolve()
     for name in SCRIPTS:
-        yield from (path for path in [root / name] if _is_wanted(path, inside))
+        yield from (path for path in [root / name] if _is_copied(path, inside))
     for name in FOLDERS:
         if not (root / name).resolve().is_relative_to(inside):
             continue
@@ -128,7 +128,7 @@ def text_files(root: Path) -> Iterator[Path]:
                 if f != "__pycache__" and not f.startswith(".") and f.lower() not in _SECRET_FOLDERS
             )
             yield from (
-                path for path in (Path(here, n) for n in sorted(names)) if _is_wanted(path, inside)
+                path for path in (Path(here, n) for n in sorted(names)) if _is_copied(path, inside)
             )
 
 
@@ -147,7 +147,7 @@ def environment() -> str:
     return "\n".join(lines + [f"{name}=={versions[name]}" for name in sorted(versions)]) + "\n"
 
 
-def _is_wanted(path: Path, inside: Path) -> bool:
+def _is_copied(path: Path, inside: Path) -> bool:
     if path.suffix not in SUFFIXES or looks_secret(path.name):
         return False
     try:
@@ -184,28 +184,28 @@ def _written_version(metadata: Path) -> str:
 
 
 class _Git:
-    """Two questions to git, asked at once and answered while the files are read.
+    """Two git processes, started together; they run while the files are read.
 
     Without optional locks and refreshes git leaves its index alone, so that runs which start
     together, or a person at work in the checkout, are not disturbed.
     """
 
     def __init__(self, root: Path) -> None:
-        self._status = _ask(root, *STATUS, "--", *FOLDERS, *SCRIPTS)
-        self._diff = _ask(root, *DIFF, "--", ".")
+        self._status = _start_git(root, *STATUS, "--", *FOLDERS, *SCRIPTS)
+        self._diff = _start_git(root, *DIFF, "--", ".")
 
-    def answers(self) -> tuple[str, bytes]:
-        """What commit.txt says, and the patch from that commit to the code that ran."""
+    def outputs(self) -> tuple[str, bytes]:
+        """The content of commit.txt, and the patch from that commit to the code that ran."""
         deadline = time.monotonic() + GIT_SECONDS
-        status, problem = _answer(self._status, deadline)
-        patch, _ = _answer(self._diff, deadline)
+        status, problem = _output(self._status, deadline)
+        patch, _ = _output(self._diff, deadline)
         if problem:
             return problem, b""
-        patch, told = _without_secrets(patch)
+        patch, notes = _without_secrets(patch)
         lines = status.decode("utf-8", "replace").splitlines()
         facts = dict(line[2:].partition(" ")[::2] for line in lines if line.startswith("# "))
         untracked = [line[2:] for line in lines if line.startswith("? ")]
-        is_dirty = bool(patch or told) or any(not line.startswith("# ") for line in lines)
+        is_dirty = bool(patch or notes) or any(not line.startswith("# ") for line in lines)
         commit = (
             f"commit {facts.get('branch.oid', 'unknown')}\n"
             f"branch {facts.get('branch.head', 'unknown')}\n"
@@ -213,8 +213,8 @@ class _Git:
         )
         for path in untracked:
             what = LEFT_OUT if looks_secret(path) else "untracked, copied beside this file"
-            told.append(f"# {what}: {path}\n")
-        return commit, "".join(told).encode("utf-8", "surrogateescape") + patch
+            notes.append(f"# {what}: {path}\n")
+        return commit, "".join(notes).encode("utf-8", "surrogateescape") + patch
 
 
 def looks_secret(path: str) -> bool:
@@ -227,19 +227,19 @@ def looks_secret(path: str) -> bool:
 
 
 def _without_secrets(patch: bytes) -> tuple[bytes, list[str]]:
-    """The patch without files that look like secrets, in whatever it renames; lines that say so."""
-    kept, told = "", []
+    """The patch without files that look like secrets, renamed ones too; lines that list them."""
+    kept, notes = "", []
     for section in _SECTION.split(patch.decode("utf-8", "surrogateescape")):
         names = _names(section)
         secret = sorted(name for name in names if looks_secret(name))
         if secret:
-            told += [f"# {LEFT_OUT}: {name}\n" for name in sorted(names)]
+            notes += [f"# {LEFT_OUT}: {name}\n" for name in sorted(names)]
             continue
         shown = redacted_words(section)
         if shown != section:
-            told += [f"# {REDACTED_HERE}: {name}\n" for name in sorted(names)]
+            notes += [f"# {REDACTED_HERE}: {name}\n" for name in sorted(names)]
         kept += shown
-    return kept.encode("utf-8", "surrogateescape"), told
+    return kept.encode("utf-8", "surrogateescape"), notes
 
 
 def _names(section: str) -> set[str]:
@@ -257,7 +257,7 @@ def _redacted(data: bytes) -> bytes:
     return redacted_words(text).encode("utf-8", "surrogateescape")
 
 
-def _ask(root: Path, *arguments: str) -> subprocess.Popen[bytes] | None:
+def _start_git(root: Path, *arguments: str) -> subprocess.Popen[bytes] | None:
     command = ["git", "-C", str(root), *SETTINGS, "--no-pager", *arguments]
     try:
         return subprocess.Popen(
@@ -271,7 +271,7 @@ def _ask(root: Path, *arguments: str) -> subprocess.Popen[bytes] | None:
         return None
 
 
-def _answer(process: subprocess.Popen[bytes] | None, deadline: float) -> tuple[bytes, str]:
+def _output(process: subprocess.Popen[bytes] | None, deadline: float) -> tuple[bytes, str]:
     """(Output, ""), or (nothing, why there is none)."""
     if process is None:
         return b"", "git is not installed"
@@ -288,7 +288,7 @@ def _answer(process: subprocess.Popen[bytes] | None, deadline: float) -> tuple[b
 
 
 def _free_folder(folder: Path, commit: bytes) -> Path | None:
-    """Where a new snapshot goes; None where the latest one says the same.
+    """Where a new snapshot goes; None where the latest one is equal.
 
     commit.txt is written last, so a snapshot without one was cut short and is written again.
     """

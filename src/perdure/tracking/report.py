@@ -1,4 +1,4 @@
-"""report.html: one page about a run, self-contained, for a screen, a phone, or paper."""
+"""report.html: metrics, charts, configuration and files of a run in one self-contained document."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from urllib.parse import quote
 from perdure.errors import printable
 from perdure.io.atomic import write_atomically
 from perdure.tracking.charts import Axis, Line, line_chart, nice_axis, thinned
-from perdure.tracking.colors import css, ink, ramp
+from perdure.tracking.colors import accuracy_color, css, text_color
 from perdure.tracking.events import RunStart
 from perdure.tracking.formatting import (
     byte_size,
     duration,
     percent,
+    run_title,
     scenario_name,
-    subject,
     training_rate,
 )
-from perdure.tracking.html import page
+from perdure.tracking.html import html_document
 
 MOST_NAMES = 20
 """Lines of a chart that are named; of more, every second, third, …"""
@@ -56,7 +56,9 @@ def write_report(
         _section("Environment", _facts(_environment(start, results))),
         _section("Files", _files(folder, results.get("status") == "finished")),
     ]
-    html = page(title=f"{subject(results)}, seed {results.get('seed', '?')}", body=sections)
+    html = html_document(
+        title=f"{run_title(results)}, seed {results.get('seed', '?')}", body=sections
+    )
     html = "\n".join(map(printable, html.splitlines()))
     write_atomically(folder / "report.html", html.encode("utf-8", "replace"))
 
@@ -76,23 +78,23 @@ def _section(heading: str, content: str) -> str:
 
 def _header(start: RunStart, results: dict[str, Any], error: str | None) -> str:
     status = str(results.get("status", "?"))
-    known = status if status in {"finished", "interrupted", "failed", "running"} else "unknown"
+    style = status if status in {"finished", "interrupted", "failed", "running"} else "unknown"
     when = escape(str(results.get("timestamp", "")))
-    wrong = f'<p class="error">{escape(error)}</p>' if error else ""
+    problem = f'<p class="error">{escape(error)}</p>' if error else ""
     notices = "".join(f'<p class="notice">{escape(text)}</p>' for text in start.notices)
     cards = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in _key_figures(results)
+        for name, value in _key_metrics(results)
     )
     return (
-        f'<header><h1>{escape(subject(results))}</h1><p class="under">'
-        f'<span class="status {known}">{escape(status)}</span> '
+        f'<header><h1>{escape(run_title(results))}</h1><p class="under">'
+        f'<span class="status {style}">{escape(status)}</span> '
         f"seed {escape(str(results.get('seed', '?')))} · {when}</p>"
-        f'{wrong}{notices}<dl class="cards">{cards}</dl></header>'
+        f'{problem}{notices}<dl class="cards">{cards}</dl></header>'
     )
 
 
-def _key_figures(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _key_metrics(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for metric in ("average_accuracy", "forgetting"):
         for scenario, value in (results.get(metric) or {}).items():
             if value is not None:
@@ -132,13 +134,13 @@ def _matrix(scenario: str, rows: list[list[float]], joint: bool) -> str:
 
 
 def _cell(accuracy: float | None) -> str:
-    colour = ramp(accuracy or 0.0)
-    style = f"background:{css(colour)};color:{ink(colour)}"
+    color = accuracy_color(accuracy or 0.0)
+    style = f"background:{css(color)};color:{text_color(color)}"
     return f'<td style="{style}">{percent(accuracy, 1)}</td>'
 
 
 def _accuracy_charts(results: dict[str, Any]) -> str:
-    """A chart a scenario; nothing before the second task, when there is no time to speak of."""
+    """A chart a scenario; nothing before the second task, which makes the first line."""
     matrices = results.get("accuracy_matrix") or {}
     charts = [
         f"<figure><figcaption>{escape(scenario_name(key))}, percent</figcaption>"
@@ -156,16 +158,16 @@ def _accuracy_chart(name: str, rows: list[list[float]]) -> str:
     for task in range(n_tasks):
         after, hint = range(task, n_tasks), f"task {task}"
         ys = [100 * rows[i][task] for i in after]
-        colour, label = _line_colour(task, n_tasks), "" if task % every else hint
-        lines.append(Line(label, after, ys, colour, dots=True, hint=hint))
+        color, label = _line_color(task, n_tasks), "" if task % every else hint
+        lines.append(Line(label, after, ys, color, dots=True, hint=hint))
     means = [100 * sum(row) / len(row) for row in rows]
-    lines.append(Line("mean", range(n_tasks), means, "var(--ink)", thick=True))
+    lines.append(Line("mean", range(n_tasks), means, "var(--text)", thick=True))
     x = Axis("after task", 0, n_tasks - 1, range(0, n_tasks, 1 if n_tasks <= 12 else 5))
     y = nice_axis("accuracy", min(y for line in lines for y in line.ys if y is not None), 100)
     return line_chart(f"accuracy on each task after each task, {name}", lines, x, y)
 
 
-def _line_colour(task: int, n_tasks: int) -> str:
+def _line_color(task: int, n_tasks: int) -> str:
     """Hues from red to violet in order of the tasks: neighbours look alike, ends do not."""
     hue = round(10 + 280 * task / max(n_tasks - 1, 1))
     return f"hsl({hue} 65% var(--line-light))"
@@ -224,7 +226,7 @@ def _table(header: list[str], rows: list[tuple[str, list[str]]]) -> str:
         for name, values in rows
     )
     return (
-        f'<div class="scroll"><table class="figures"><thead><tr>{heads}</tr></thead>'
+        f'<div class="scroll"><table class="metrics"><thead><tr>{heads}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 
@@ -237,7 +239,7 @@ def _environment(start: RunStart, results: dict[str, Any]) -> Iterator[tuple[str
 
 def _facts(facts: Iterable[tuple[str, Any]], folded: bool = False) -> str:
     rows = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(_said(value))}</dd></div>"
+        f"<div><dt>{escape(name)}</dt><dd>{escape(_shown(value))}</dd></div>"
         for name, value in facts
     )
     listing = f'<dl class="facts">{rows}</dl>'
@@ -246,12 +248,12 @@ def _facts(facts: Iterable[tuple[str, Any]], folded: bool = False) -> str:
     return f"<details open><summary>every key as the run used it</summary>{listing}</details>"
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _files(folder: Path, finished: bool) -> str:
-    """Links to what stays: a finished run drops its rolling checkpoints after its report."""
+    """Links to the files; a finished run removes its rolling checkpoints after its report."""
     checkpoints = [
         path
         for path in sorted((folder / "checkpoints").glob("*.pt*"))

@@ -1,4 +1,4 @@
-"""Where a run is shown: a terminal (colours and one live line), or plain lines for a pipe."""
+"""Output to a terminal (colors, a live progress line) or as plain lines to a pipe or file."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import textwrap
 from dataclasses import dataclass
 from typing import Protocol, TextIO, cast
 
-from perdure.tracking.formatting import FIGURE_WIDTH, Grid
+from perdure.tracking.formatting import NUMBER_WIDTH, TextTable
 
 PLAIN_WIDTH = 100
-"""Columns of a plain stream when COLUMNS does not say."""
+"""Columns of a plain stream when COLUMNS is not set."""
 PLAIN_SECONDS = 30.0
 LIVE_SECONDS = 0.2
-LEAST_BAR, MOST_BAR = 8, 24
+MIN_BAR, MAX_BAR = 8, 24
+"""Columns of the progress bar."""
 
 
-class Outlet(io.TextIOBase):
-    """A stream that never ends a run: letters it cannot encode become `?`, a lost reader silence.
+class SafeStream(io.TextIOBase):
+    """A stream that never ends a run: characters it cannot encode become `?`, errors are ignored.
 
     A closed pipe (`| head`) or a vanished terminal raises in `write`; training goes on without it.
     """
@@ -43,101 +44,101 @@ class Outlet(io.TextIOBase):
             self._stream.flush()
         except (OSError, ValueError):
             self.is_lost = True
-            self._forget()
+            self._detach()
         return len(text)
 
     def isatty(self) -> bool:
-        """Whether a person's terminal is behind the stream."""
+        """Whether the stream is a terminal."""
         with contextlib.suppress(ValueError):
             return self._stream.isatty()
         return False
 
-    def _forget(self) -> None:
-        """Point the broken descriptor at nothing, or Python fails again when it flushes at exit."""
+    def _detach(self) -> None:
+        """Redirect the descriptor to the null device, or Python fails when it flushes at exit."""
         with contextlib.suppress(OSError, ValueError):
-            nothing = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nothing, self._stream.fileno())
-            os.close(nothing)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())
+            os.close(null)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands, as words that fit any width."""
+    """The position of training, as a line that fits any width."""
 
     task: str
     fraction: float
     """Of the task, in [0, 1]."""
-    words: tuple[str, ...]
-    """Most important last: what does not fit is dropped from the front."""
+    details: tuple[str, ...]
+    """Most important last: those that do not fit are dropped from the front."""
 
     def line(self, width: int, full: str = "", rest: str = "") -> str:
         """One line of at most `width` columns, with a bar of `full` and `rest` if there is room."""
-        words = [f"{100 * self.fraction:3.0f} %", *self.words]
-        while len(words) > 1 and len(self._joined(words)) > width:
-            del words[0]
-        length = min(width - len(self._joined(words)) - 2, MOST_BAR)
-        if not full or length < LEAST_BAR:
-            return self._joined(words)[:width]
+        parts = [f"{100 * self.fraction:3.0f} %", *self.details]
+        while len(parts) > 1 and len(self._joined(parts)) > width:
+            del parts[0]
+        length = min(width - len(self._joined(parts)) - 2, MAX_BAR)
+        if not full or length < MIN_BAR:
+            return self._joined(parts)[:width]
         done = round(self.fraction * length)
-        return self._joined([full * done + rest * (length - done), *words])
+        return self._joined([full * done + rest * (length - done), *parts])
 
-    def _joined(self, words: list[str]) -> str:
-        return "  ".join([self.task, *words])
+    def _joined(self, parts: list[str]) -> str:
+        return "  ".join([self.task, *parts])
 
 
-class Screen(Protocol):
-    """What the console recorder needs of a place to show things."""
+class Display(Protocol):
+    """What the console recorder needs of its output."""
 
     @property
     def width(self) -> int:
-        """Columns there are."""
+        """Columns of a line."""
 
-    def say(self, line: str, style: str = "") -> None:
-        """Show a line that stays; `style` is a colour or weight where there are such."""
+    def print_line(self, line: str, style: str = "") -> None:
+        """Print a line; `style` is a color or weight where the output has such."""
 
-    def show(self, grid: Grid) -> None:
-        """Show a table that stays."""
+    def print_table(self, table: TextTable) -> None:
+        """Print a table."""
 
-    def progress(self, progress: Progress, now: float) -> None:
-        """Show where training stands, if it is time to (`now`: seconds of a monotonic clock)."""
+    def show_progress(self, progress: Progress, now: float) -> None:
+        """Show the progress if a refresh is due (`now`: seconds of a monotonic clock)."""
 
 
-class PlainScreen:
+class PlainDisplay:
     """Lines without control codes, for files, pipes and notebooks.
 
     Progress is rare there: after each tenth of a task, but not twice within half a minute.
     """
 
     def __init__(self, stream: TextIO, now: float) -> None:
-        self._outlet = Outlet(stream)
-        self._said_at = now
-        self._said_tenth = 0
+        self._stream = SafeStream(stream)
+        self._printed_at = now
+        self._printed_tenth = 0
 
     @property
     def width(self) -> int:
         """COLUMNS if set."""
         return shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
 
-    def say(self, line: str, style: str = "") -> None:
+    def print_line(self, line: str, style: str = "") -> None:
         """Write `line`."""
-        self._outlet.write(line + "\n")
+        self._stream.write(line + "\n")
 
-    def show(self, grid: Grid) -> None:
+    def print_table(self, table: TextTable) -> None:
         """Write the table's lines."""
-        for line in grid.lines():
-            self.say(line)
+        for line in table.lines():
+            self.print_line(line)
 
-    def progress(self, progress: Progress, now: float) -> None:
+    def show_progress(self, progress: Progress, now: float) -> None:
         """Write one line, a tenth of a task and half a minute after the last one."""
         tenth = int(10 * progress.fraction)
-        self._said_tenth = min(self._said_tenth, tenth)
-        if tenth == self._said_tenth or now - self._said_at < PLAIN_SECONDS:
+        self._printed_tenth = min(self._printed_tenth, tenth)
+        if tenth == self._printed_tenth or now - self._printed_at < PLAIN_SECONDS:
             return
-        self._said_at, self._said_tenth = now, tenth
-        self.say(progress.line(self.width))
+        self._printed_at, self._printed_tenth = now, tenth
+        self.print_line(progress.line(self.width))
 
 
-class TerminalScreen:
+class TerminalDisplay:
     """A terminal: styles through rich (which honours NO_COLOR and COLUMNS), and one live line.
 
     The live line is rewritten in place and the cursor is never hidden, so that even SIGKILL
@@ -147,8 +148,8 @@ class TerminalScreen:
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
 
-        self._outlet = Outlet(stream)
-        file = cast("TextIO", self._outlet)
+        self._stream = SafeStream(stream)
+        file = cast("TextIO", self._stream)
         self._console = Console(file=file, force_terminal=True, highlight=False)
         self._drawn_at = -float("inf")
         self._is_live = False
@@ -158,8 +159,8 @@ class TerminalScreen:
         """Columns of the terminal now."""
         return self._console.width
 
-    def say(self, line: str, style: str = "") -> None:
-        """Print `line`, wrapped at blanks alone, so that a long path can be copied."""
+    def print_line(self, line: str, style: str = "") -> None:
+        """Print `line`, wrapped at spaces only, so that a long path can be copied."""
         from rich.text import Text
 
         self._clear()
@@ -172,43 +173,43 @@ class TerminalScreen:
         )
         self._console.print(Text("\n".join(parts), style=style), soft_wrap=True)
 
-    def show(self, grid: Grid) -> None:
-        """Print the table, its header quiet, one column strong."""
+    def print_table(self, table: TextTable) -> None:
+        """Print the table, its header dim, one column bold."""
         from rich.padding import Padding
         from rich.table import Table
         from rich.text import Text
 
         self._clear()
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        for name in grid.header:
-            table.add_column(
+        rich_table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        for name in table.header:
+            rich_table.add_column(
                 Text(name),
-                justify="left" if name == grid.header[0] else "right",
-                style="bold" if name == grid.strong else "",
-                min_width=FIGURE_WIDTH,
+                justify="left" if name == table.header[0] else "right",
+                style="bold" if name == table.emphasized else "",
+                min_width=NUMBER_WIDTH,
                 no_wrap=True,
             )
-        for row in grid.rows:
-            table.add_row(*map(Text, row))
-        self._console.print(Padding(table, (0, 0, 0, 2)))
+        for row in table.rows:
+            rich_table.add_row(*map(Text, row))
+        self._console.print(Padding(rich_table, (0, 0, 0, 2)))
 
-    def progress(self, progress: Progress, now: float) -> None:
+    def show_progress(self, progress: Progress, now: float) -> None:
         """Rewrite the live line, at most five times a second."""
         if now - self._drawn_at < LIVE_SECONDS:
             return
         from rich.text import Text
 
         self._drawn_at = now
-        full, rest = ("━", "─") if self._outlet.encoding.lower().startswith("utf") else ("#", ".")
+        full, rest = ("━", "─") if self._stream.encoding.lower().startswith("utf") else ("#", ".")
         text = Text(progress.line(self.width - 1, full, rest))
         text.highlight_regex(f"{full}+", "cyan")
         text.highlight_regex(f"{rest}{{2,}}", "dim")
         with self._console.capture() as captured:
             self._console.print(text, end="", soft_wrap=True)
-        self._outlet.write(f"\r{captured.get()}\x1b[K")
+        self._stream.write(f"\r{captured.get()}\x1b[K")
         self._is_live = True
 
     def _clear(self) -> None:
         if self._is_live:
-            self._outlet.write("\r\x1b[K")
+            self._stream.write("\r\x1b[K")
             self._is_live = False

@@ -99,9 +99,7 @@ class CheckpointHook:
         if wait:
             self.checkpoints.wait()
         for saved in self.checkpoints.take_saved():
-            event = events.CheckpointWritten(
-                saved.path, saved.task, saved.global_step, saved.seconds
-            )
+            event = events.CheckpointSaved(saved.path, saved.task, saved.global_step, saved.seconds)
             self._emit(event)
 
     def require_finite(self, loss: float) -> None:

@@ -1,6 +1,7 @@
 """Weights & Biases as a mirror of the run's folder: what is on disk is the truth.
 
-`rows` says how a line of metrics.jsonl looks there, `record` which run mirrors a folder, `outbox`
-what waits to be uploaded, `session` is the one place that talks to the client, `mirror` brings the
-server to what the folder holds, and `recorder` lets it do so while a run goes on.
+`rows` converts lines of metrics.jsonl, `record` is the id of the run that mirrors a folder,
+`upload_queue` holds pending uploads, `session` is the one place that calls the client, `mirror`
+sends what the server lacks, `recorder` runs it while training, `sync` afterwards. `artifacts`
+fetches checkpoints from there, `artifact_download` their files.
 """

@@ -1,9 +1,9 @@
-"""Lines of metrics.jsonl as rows of W&B's history, and results as its summary.
+"""Conversion of metrics.jsonl to rows of W&B's history, of results to its summary and config.
 
 Every row has its own `global_step`, `task` and `epoch`; W&B's internal step means nothing here.
-A row's *order* grows strictly over a run and depends on its place alone, never on the clock or on
-how often something was logged before. So the last order that a server has tells what it lacks,
-whatever killed the process that sent it.
+A row's *order* grows strictly over a run and depends on its position alone, never on the clock or
+on how often something was logged before. So the last order in the server's history says which rows
+it lacks, even when the process that sent them was killed.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ AXES = {
 
 
 def order(kind: str, global_step: int) -> int:
-    """The place of a row among all rows of its run."""
+    """The position of a row among all rows of its run."""
     return len(_RANK) * global_step + _RANK[kind]
 
 
 def to_row(line: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A line of metrics.jsonl as W&B gets it; none for what is no measurement.
+    """The row of W&B for a line of metrics.jsonl; None if the line is no measurement.
 
     Raises:
-        KeyError, TypeError, AttributeError, ValueError: it is no line that a run wrote.
+        KeyError, TypeError, AttributeError, ValueError: a run writes no such line.
     """
     kind = line["kind"]
-    if kind not in _MEASURED:
+    if kind not in _VALUES:
         return None
-    place = {key: line[key] for key in ("global_step", "task", "epoch") if key in line}
-    values = {key: value for key, value in _MEASURED[kind](line) if value is not None}
-    if not all(type(value) in (int, float) for value in (*place.values(), *values.values())):
-        raise ValueError("a measurement is a number")
-    return {**place, **values, ORDER: order(kind, line["global_step"])}
+    position = {key: line[key] for key in ("global_step", "task", "epoch") if key in line}
+    values = {key: value for key, value in _VALUES[kind](line) if value is not None}
+    if not all(type(value) in (int, float) for value in (*position.values(), *values.values())):
+        raise ValueError("a measurement must be an integer or float")
+    return {**position, **values, ORDER: order(kind, line["global_step"])}
 
 
 def _of_step(line: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -64,24 +64,24 @@ def _of_evaluation(line: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, accuracies in line["accuracy"].items():
         for task, accuracy in enumerate(accuracies):
             yield f"eval/{name}/task{task}/acc", accuracy
-        known = [accuracy for accuracy in accuracies if accuracy is not None]
-        if known:
-            yield f"eval/{name}/avg_acc", sum(known) / len(known)
+        measured = [accuracy for accuracy in accuracies if accuracy is not None]
+        if measured:
+            yield f"eval/{name}/avg_acc", sum(measured) / len(measured)
     yield "speed/evaluation_seconds", line["clock"].get("seconds")
 
 
 def _of_task(line: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for figure, short in _SHORT.items():
-        for name, value in (line.get(figure) or {}).items():
+    for metric, short in _SHORT.items():
+        for name, value in (line.get(metric) or {}).items():
             yield f"after_task/{name}/{short}", value
     yield "speed/task_seconds", line["clock"].get("seconds")
 
 
-_MEASURED = {"step": _of_step, "evaluation": _of_evaluation, "task": _of_task}
+_VALUES = {"step": _of_step, "evaluation": _of_evaluation, "task": _of_task}
 
 
 def summary(results: Mapping[str, Any], best: Mapping[str, float]) -> dict[str, Any]:
-    """What stands in the run's summary: the last figures, the best ones, and the costs.
+    """The run's summary: the last metrics, the best ones, and the costs.
 
     Args:
         results: what results.json holds.
@@ -92,8 +92,8 @@ def summary(results: Mapping[str, Any], best: Mapping[str, float]) -> dict[str, 
         "tasks_done": results.get("tasks_done"),
         "global_step": results.get("global_step"),
     }
-    for figure, short in _SHORT.items():
-        for name, value in (results.get(figure) or {}).items():
+    for metric, short in _SHORT.items():
+        for name, value in (results.get(metric) or {}).items():
             values[f"last/{name}/{short}"] = value
     for key, value in best.items():
         values[key.replace("after_task/", "best/", 1)] = value
@@ -104,7 +104,7 @@ def summary(results: Mapping[str, Any], best: Mapping[str, float]) -> dict[str, 
 
 
 def flat_config(args: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration as people filter runs: `model`, `buffer_size`, … and `optimizer/lr`, ….
+    """The configuration by which people filter runs: `model`, `buffer_size`, …, `optimizer/lr`, ….
 
     Args:
         args: the composed configuration as plain data.

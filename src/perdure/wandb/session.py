@@ -1,7 +1,8 @@
-"""The one place that talks to the W&B client: every call is bounded, every failure a sentence.
+"""The one place that calls the W&B client: init, log, artifact upload; timeouts and API keys.
 
-The client raises errors of a dozen unrelated classes, blocks for minutes to days where it is not
-told otherwise, and loses uploads without a word; see the options and checks below.
+Every call is bounded, every failure becomes a sentence. The client raises errors of a dozen
+unrelated classes, blocks by default for minutes to days, and loses uploads without a message; see
+the options and checks below.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ NO_KEY = "no API key is configured (`wandb login`, or WANDB_API_KEY)"
 REQUEST_SECONDS = 10
 """How long the server may take to answer a request."""
 _SEND_SECONDS = 5
-"""How often rows go to the server (the client's own is 15, too slow for whoever watches)."""
+"""How often rows go to the server (the client's default is 15, too slow for who watches)."""
 _RETRIES = 3
-"""Attempts within one call of the client; the mirror itself tries again later, with pauses."""
+"""Attempts within one call of the client; the mirror itself retries later, with pauses."""
 
 
 class MirrorError(Exception):
@@ -31,12 +32,12 @@ class MirrorError(Exception):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Seconds that W&B is given.
+class SessionLimits:
+    """Timeouts of the client, in seconds.
 
     Attributes:
-        start: to open a run.
-        finish: to take what is left when the run is closed.
+        start: for opening a run.
+        finish: for sending the rest when the run is closed.
     """
 
     start: float = 20.0
@@ -50,19 +51,19 @@ class Session:
         record: which run; its entity and url are filled in when it is opened.
         folder: the run's folder, where the client keeps its own files.
         limits: how long the client may take.
-        on_stop: called, in a thread of the client's, when somebody presses Stop on the run's page.
+        on_stop: called, in a thread of the client, when somebody presses Stop on the run's page.
     """
 
     def __init__(
         self,
         record: Record,
         folder: Path,
-        limits: Limits | None = None,
+        limits: SessionLimits | None = None,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self.record = record
         self.folder = folder
-        self.limits = limits or Limits()
+        self.limits = limits or SessionLimits()
         self._on_stop = on_stop
         self._run: Any = None
 
@@ -70,18 +71,18 @@ class Session:
         """Open the run, a new one or that of an earlier process; returns the last order it has.
 
         Raises:
-            MirrorError: the server cannot be reached, or lets nobody in.
+            MirrorError: the server cannot be reached, or refuses the key.
         """
         prepare_environment()
         if not key_configured():
             raise MirrorError(NO_KEY)
-        with _worded("the run could not be opened"):
+        with _as_mirror_error("the run could not be opened"):
             import wandb
 
             try:
                 self._run = wandb.init(**self._options(wandb))
             except BaseException:
-                # Otherwise the client takes the next run of this id for one that is going on.
+                # Otherwise the client takes the next run of this id for one that is still open.
                 wandb.teardown()
                 raise
             self._name_axes()
@@ -94,19 +95,19 @@ class Session:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Send one row; never waits for the server."""
-        with _worded("a row could not be handed over"):
+        with _as_mirror_error("a row could not be handed over"):
             self._run.log(dict(row))
 
-    def summarise(self, values: Mapping[str, Any]) -> None:
+    def update_summary(self, values: Mapping[str, Any]) -> None:
         """Set entries of the run's summary."""
-        with _worded("the summary could not be handed over"):
+        with _as_mirror_error("the summary could not be handed over"):
             self._run.summary.update(dict(values))
 
     def show_matrix(
         self, matrix: Mapping[str, list[list[float]]], image: Path | None, order: int, step: int
     ) -> None:
         """Log the accuracy matrix as tables, one a scenario name, and as a picture."""
-        with _worded("the accuracy matrix could not be handed over"):
+        with _as_mirror_error("the accuracy matrix could not be handed over"):
             import wandb
 
             row: dict[str, Any] = {"global_step": step, ORDER: order}
@@ -130,7 +131,7 @@ class Session:
         aliases: Sequence[str],
         metadata: Mapping[str, Any],
     ) -> str:
-        """Send `files` as a version of the artifact `name`, and wait until the server has it.
+        """Upload `files` as a version of the artifact `name`, and wait until the server has it.
 
         The same files again make no second version; the aliases move. The wait has no limit of
         its own (the client drops what it no longer waits for) but that of its retries; closing
@@ -149,7 +150,7 @@ class Session:
         Raises:
             MirrorError: it is not there; trying again is safe.
         """
-        with _worded(f"{name} could not be uploaded"):
+        with _as_mirror_error(f"{name} could not be uploaded"):
             import wandb
 
             artifact = wandb.Artifact(name, type=kind, metadata=dict(metadata))
@@ -162,9 +163,9 @@ class Session:
         """The last order that the server has; -1 when it has no rows.
 
         Raises:
-            MirrorError: the server cannot be asked.
+            MirrorError: the server does not answer.
         """
-        with _worded("its history could not be read"):
+        with _as_mirror_error("its history could not be read"):
             import wandb
 
             record = self.record
@@ -174,7 +175,7 @@ class Session:
             return max((int(row[ORDER]) for row in rows if row.get(ORDER) is not None), default=-1)
 
     def close(self, exit_code: int = 0, preempted: bool = False) -> None:
-        """End the run on W&B; what has not arrived within the limit is left to a later sync.
+        """End the run on W&B; what has not arrived within the limit remains for a later sync.
 
         Raises:
             MirrorError: it could not be ended.
@@ -182,7 +183,7 @@ class Session:
         run, self._run = self._run, None
         if run is None:
             return
-        with _worded("the run could not be closed"):
+        with _as_mirror_error("the run could not be closed"):
             if preempted:
                 run.mark_preempting()
             run.finish(exit_code=exit_code)
@@ -226,7 +227,7 @@ class Session:
 
 
 def key_configured() -> bool:
-    """Whether the client would find a key without asking anybody; reads no network."""
+    """Whether the client would find an API key; uses no network."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     if not os.path.isfile(os.environ.get("NETRC") or os.path.expanduser("~/.netrc")):
@@ -236,9 +237,9 @@ def key_configured() -> bool:
     from wandb.sdk.lib import wbauth
 
     try:
-        # Which names a host goes by (its port, its old name) only the client knows.
+        # Only the client knows the names of a host (with its port, its former name).
         return wbauth.read_netrc_auth(host=wandb.setup().settings.base_url) is not None
-    except wandb.errors.AuthenticationError:  # one that is no key: what is said when it is used
+    except wandb.errors.AuthenticationError:  # an invalid key: reported when it is used
         return True
 
 
@@ -252,7 +253,7 @@ _MEANINGS = (
 
 
 def explain(error: BaseException) -> str:
-    """What a client's error means, where that is known, else the first line of what it says."""
+    """The meaning of a client's error, where that is known, else its first line."""
     text = f"{error} ({type(error).__name__})"
     for pattern, meaning in _MEANINGS:
         if re.search(pattern, text):
@@ -262,8 +263,8 @@ def explain(error: BaseException) -> str:
 
 
 @contextmanager
-def _worded(what: str) -> Iterator[None]:
-    """Any error of the client's, whose classes have nothing in common, as a MirrorError."""
+def _as_mirror_error(what: str) -> Iterator[None]:
+    """Turn any error of the client, whose classes have nothing in common, into a MirrorError."""
     try:
         yield
     except MirrorError:
@@ -273,7 +274,7 @@ def _worded(what: str) -> Iterator[None]:
 
 
 def prepare_environment() -> None:
-    """Settings that the client takes from its environment alone, when it is first used."""
+    """Set what the client reads from its environment alone, when it is first used."""
     os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(REQUEST_SECONDS))
     # A server that is down otherwise costs five seconds more, twice, before `init` even begins.
     os.environ.setdefault("WANDB_X_DISABLE_VIEWER", "true")

@@ -1,4 +1,4 @@
-"""Sends to W&B what a run's folder holds and W&B lacks; what is there already is not sent again."""
+"""Upload of a finished, offline or interrupted run's folder to W&B; sends only what W&B lacks."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from perdure.wandb import record as records
 from perdure.wandb.mirror import Mirror
 from perdure.wandb.record import Record, is_id, name_of, new_id
 from perdure.wandb.rows import flat_config
-from perdure.wandb.session import Limits, MirrorError, Session
-from perdure.wandb.upload_queue import Outbox
+from perdure.wandb.session import MirrorError, Session, SessionLimits
+from perdure.wandb.upload_queue import UploadQueue
 
 _LARGEST = 64 * 2**20
 """Bytes of results.json that are read."""
@@ -34,25 +34,25 @@ def sync(
     entity: str | None = None,
     artifacts: bool = True,
     seconds: float = 600.0,
-    say: Callable[[str], None] = print,
+    notify: Callable[[str], None] = print,
 ) -> str:
     """Bring W&B to what the run in `folder` holds; safe to repeat, and after any kill.
 
     Args:
         folder: a run's folder, whether it was mirrored, offline, or never meant for W&B.
-        project: where a run that W&B does not know yet goes; none is as it was configured, else
+        project: of a run that W&B does not have yet; None is as it was configured, else
             `perdure`.
-        entity: likewise; none is the key's own.
+        entity: likewise; None is the default of the API key.
         artifacts: whether its checkpoints and results are uploaded too.
-        seconds: how long uploads may go on.
-        say: shows a sentence.
+        seconds: how long uploads may take.
+        notify: shows a sentence to the user.
 
     Returns:
         The page of the run.
 
     Raises:
-        UserError: it is no run's folder, or may not be written, the run is going on, or W&B does
-            not take it.
+        UserError: it is no run's folder, or not writable, the run is still training, or W&B refuses
+            it.
     """
     results = _results(folder)
     lock = RunLock(folder)
@@ -62,12 +62,12 @@ def sync(
         raise UserError(f"{folder}: cannot write there ({error.strerror})") from error
     try:
         record = records.load(folder) or _new_record(folder, results, project or "perdure", entity)
-        _place(record, project, entity, folder)
-        outbox = Outbox(folder)
+        _apply_address(record, project, entity, folder)
+        queue = UploadQueue(folder)
         if artifacts:
-            _pack(folder, record, outbox)
+            _enqueue_missing(folder, record, queue)
         try:
-            return _push(folder, record, outbox, results, time.monotonic() + seconds, say)
+            return _push(folder, record, queue, results, time.monotonic() + seconds, notify)
         except MirrorError as error:
             raise UserError(f"{folder}: not sent: {error}") from error
         except json.JSONDecodeError as error:
@@ -80,27 +80,27 @@ def sync(
 def _push(
     folder: Path,
     record: Record,
-    outbox: Outbox,
+    queue: UploadQueue,
     results: dict[str, Any],
     deadline: float,
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> str:
-    session = Session(record, folder, Limits(finish=60.0))
-    mirror = Mirror(folder, record, session, outbox, say)
+    session = Session(record, folder, SessionLimits(finish=60.0))
+    mirror = Mirror(folder, record, session, queue, notify)
     mirror.open()
-    waiting = outbox.waiting()
+    n_uploads = len(queue.pending())
     try:
         mirror.push_end(results)
-        while outbox.waiting() and time.monotonic() < deadline:
-            if not mirror.push_parcel():
+        while queue.pending() and time.monotonic() < deadline:
+            if not mirror.push_upload():
                 time.sleep(0.2)
     finally:
         arrived = mirror.close(results)
-    unsent = outbox.waiting()
+    unsent = queue.pending()
     if unsent or not arrived:
         what = _counted(len(unsent)) if unsent else "the last rows"
-        raise MirrorError(f"{what} did not arrive in time; the same command goes on")
-    say(f"{folder}: {_counted(len(waiting))} sent, all is at {record.url}")
+        raise MirrorError(f"{what} did not arrive in time; the same command sends the rest")
+    notify(f"{folder}: {_counted(n_uploads)} sent, all is at {record.url}")
     return record.url or ""
 
 
@@ -112,14 +112,13 @@ def _results(folder: Path) -> dict[str, Any]:
     path = folder / "results.json"
     try:
         results: dict[str, Any] = read_json(path, _LARGEST)
-        known = results["timestamp"], results["status"]
-        if not all(map(is_id, known)):
+        if not is_id(results["timestamp"]) or not is_id(results["status"]):
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder}: no run's folder (it holds no results.json)") from None
-    wrong = [key for key, is_sound in _RESULTS.items() if not is_sound(results.get(key))]
-    if wrong:
-        raise UserError(f"{path}: its {wrong[0]} is none that a run writes")
+    invalid = [key for key, is_valid in _RESULTS.items() if not is_valid(results.get(key))]
+    if invalid:
+        raise UserError(f"{path}: its {invalid[0]} is not valid; no run writes such a value")
     return results
 
 
@@ -131,7 +130,7 @@ def _is_number(value: Any) -> bool:
     return value is None or type(value) in (int, float)
 
 
-def _are_figures(value: Any) -> bool:
+def _are_metrics(value: Any) -> bool:
     return value is None or (isinstance(value, dict) and all(map(_is_number, value.values())))
 
 
@@ -148,19 +147,19 @@ def _listed(value: Any) -> list[Any]:
 
 _RESULTS: Mapping[str, Callable[[Any], bool]] = {
     "accuracy_matrix": _are_matrices,
-    "average_accuracy": _are_figures,
-    "forgetting": _are_figures,
-    "backward_transfer": _are_figures,
-    "forward_transfer": _are_figures,
-    "seconds": _are_figures,
-    "cpu_seconds": _are_figures,
+    "average_accuracy": _are_metrics,
+    "forgetting": _are_metrics,
+    "backward_transfer": _are_metrics,
+    "forward_transfer": _are_metrics,
+    "seconds": _are_metrics,
+    "cpu_seconds": _are_metrics,
     "global_step": _is_count,
     "tasks_done": _is_count,
     "buffer_size": _is_count,
     "seed": _is_count,
     "environment": lambda value: isinstance(value, dict | None),
 }
-"""Entries of results.json that are sent → whether a value can be that."""
+"""Entries of results.json that are sent → the check of their values."""
 
 
 def _new_record(folder: Path, results: dict[str, Any], project: str, entity: str | None) -> Record:
@@ -184,54 +183,55 @@ def _new_record(folder: Path, results: dict[str, Any], project: str, entity: str
 
 
 def _args(folder: Path) -> dict[str, Any]:
-    """The run's configuration, as it was composed: as text, whatever it asks to be resolved."""
+    """The run's configuration as it was composed; its interpolations stay text."""
     path = folder / ".hydra" / "config.yaml"
     if not os.path.lexists(path):
         return {}
     return {**yaml_data.config(path), "timestamp": _results(folder)["timestamp"]}
 
 
-def _place(record: Record, project: str | None, entity: str | None, folder: Path) -> None:
-    """A run that W&B does not know yet goes where one says; any other stays where it is."""
+def _apply_address(record: Record, project: str | None, entity: str | None, folder: Path) -> None:
+    """Set project and entity of a run that W&B does not have yet; those of any other are fixed."""
     if record.url is None:
         record.project, record.entity = project or record.project, entity or record.entity
-    for key, wanted, known in (
+    for key, requested, recorded in (
         ("project", project, record.project),
         ("entity", entity, record.entity),
     ):
-        if wanted is not None and wanted != known:
+        if requested is not None and requested != recorded:
             raise UserError(
-                f"{folder}: is mirrored in {key} {known}, so not in {wanted}; remove "
+                f"{folder}: is mirrored in {key} {recorded}, so not in {requested}; remove "
                 f"{folder / records.NAME} to send it as a new run"
             )
 
 
-def _pack(folder: Path, record: Record, outbox: Outbox) -> None:
-    """Put into the outbox what the folder keeps and W&B lacks: a state once, with all its names."""
-    waiting = [p.about["sha256"] for p in outbox.waiting() if p.checkpoint is not None]
-    known = {*waiting, *(one["sha256"] for one in record.sent)}
+def _enqueue_missing(folder: Path, record: Record, queue: UploadQueue) -> None:
+    """Queue what the folder keeps and W&B lacks: each state once, with all its aliases."""
+    pending = [p.metadata["sha256"] for p in queue.pending() if p.checkpoint is not None]
+    present = {*pending, *(entry["sha256"] for entry in record.sent)}
     full = [entry for entry in entries(folder_of(folder)) if entry.full]
-    last = waiting[-1] if waiting else None
+    last = pending[-1] if pending else None
     for entry in full:
         sha256 = _hash_of(entry)
-        # The newest always closes the row: `latest` must not stay with what is sent after it.
+        # The newest is always sent last, if need be again: the alias `latest` is that of the upload
+        # that was sent last.
         again = entry is full[-1] and last not in (None, sha256)
-        if again or (_lasts(entry, full) and sha256 not in known):
+        if again or (_is_version(entry, full) and sha256 not in present):
             try:
-                outbox.add_checkpoint(entry.path)
+                queue.add_checkpoint(entry.path)
             except (OSError, ValueError) as error:
-                raise UserError(f"{entry.path}: cannot be kept for the upload ({error})") from error
-            known.add(sha256)
+                raise UserError(f"{entry.path}: cannot be queued for upload ({error})") from error
+            present.add(sha256)
             last = sha256
     if record.results_sha256 != digest(folder / "results.json"):
-        outbox.add_results()
+        queue.add_results()
 
 
 def _hash_of(entry: Entry) -> str:
     return str(committed(entry.path)["sha256"])
 
 
-def _lasts(entry: Entry, full: list[Entry]) -> bool:
-    """Whether the state is worth a version: a task's end, the best of all, or the newest."""
+def _is_version(entry: Entry, full: list[Entry]) -> bool:
+    """Whether the state becomes a version: a task's end, the best of all, or the newest."""
     best = entry.path.with_name("best_full.pth")
     return entry.kind == "task" or entry is full[-1] or best.resolve() == entry.path.resolve()

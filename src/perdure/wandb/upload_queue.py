@@ -1,12 +1,16 @@
-"""What waits to be uploaded, in `<run>/outbox/`, out of reach of retention and of crashes.
+"""The upload queue: checkpoints and results on disk in `<run>/upload_queue/` until W&B has them.
 
-A parcel is a folder that appears whole: hard links to a checkpoint and its sidecar (copies where a
-file system has no links), what was known of the results then, and `parcel.json`. It is removed when
-the server has it. A checkpoint that nothing but `latest` would name is given up for a newer one, so
-that a slow connection never fills the disk.
+A pending upload is a folder that appears whole: hard links to a checkpoint and its sidecar (copies
+where a file system has no links), the results as they were then, and `upload.json`. So neither
+retention nor a crash takes a file away before it is sent. It is removed when the server has it. A
+checkpoint that only `latest` would name is dropped for a newer one, so that a slow connection never
+fills the disk.
 
-A folder may have come from elsewhere, with a parcel in it: only files of the known names are sent,
-and none that is a link, which could lead to anything on this machine.
+A folder may have come from elsewhere, with a pending upload in it: only files of the known names
+are sent, and no link, which could lead to anything on this machine.
+
+Runs of version 0.1 kept the same in `<run>/outbox/`, each with a `parcel.json`; what is found there
+is moved into the queue.
 """
 
 from __future__ import annotations
@@ -30,8 +34,10 @@ from perdure.io.files import is_own, read_json
 
 logger = logging.getLogger("perdure")
 
-FOLDER = "outbox"
-_ABOUT = "parcel.json"
+FOLDER = "upload_queue"
+_LABEL = "upload.json"
+_OLD_FOLDER = "outbox"
+_OLD_LABEL = "parcel.json"
 _RESULTS = ("results.json", "metrics.jsonl", "accuracy.csv")
 _REPORT = ("accuracy_matrix.png", "report.html", "train.log")
 RECORDERS = "recorders.json"
@@ -40,24 +46,24 @@ _ALIAS = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
 @dataclass
-class Parcel:
-    """Something to upload.
+class PendingUpload:
+    """A checkpoint with its results, or results alone, that the server does not have yet.
 
     Attributes:
-        folder: holds it.
-        checkpoint: name of the checkpoint's file; none for results alone.
-        aliases: what the new version will be called besides its number.
-        about: what the checkpoint's sidecar says; empty for results alone.
+        folder: where its files are.
+        checkpoint: name of the checkpoint's file; None for results alone.
+        aliases: names that the new version gets besides its number.
+        metadata: content of the checkpoint's sidecar; empty for results alone.
     """
 
     folder: Path
     checkpoint: str | None
     aliases: list[str]
-    about: dict[str, Any]
+    metadata: dict[str, Any]
 
     @property
     def lasting(self) -> bool:
-        """Whether more than `latest` names it."""
+        """Whether it has another alias than `latest`."""
         return self.checkpoint is None or set(self.aliases) != {"latest"}
 
     @property
@@ -67,64 +73,85 @@ class Parcel:
         return [path for name in names if is_own(path := self.folder / name, self.folder)]
 
     def save(self) -> None:
-        about = {"checkpoint": self.checkpoint, "aliases": self.aliases, "about": self.about}
-        write_atomically(self.folder / _ABOUT, json.dumps(about).encode(), durable=False)
+        """Write its label."""
+        label = {"checkpoint": self.checkpoint, "aliases": self.aliases, "metadata": self.metadata}
+        write_atomically(self.folder / _LABEL, json.dumps(label).encode(), durable=False)
 
 
-class Outbox:
-    """The parcels of the run in `folder`; one thread adds, another sends."""
+class UploadQueue:
+    """The pending uploads of the run in `folder`; one thread adds, another sends."""
 
     def __init__(self, folder: Path) -> None:
         self.run = folder
         self.folder = folder / FOLDER
         self._sending: Path | None = None
-        self._refused: set[Path] = set()
+        self._rejected: set[Path] = set()
         self._lock = threading.Lock()
+        self._adopt(folder / _OLD_FOLDER)
 
     def add_checkpoint(self, path: Path) -> None:
-        """Keep the committed checkpoint `path`, whatever becomes of it in its own folder.
+        """Queue the committed checkpoint `path`, even if retention removes it from its folder.
 
         Raises:
             OSError: the disk's own error, or it does not lie in the run's folder.
-            ValueError: its sidecar is none.
+            ValueError: its sidecar is not valid.
         """
         sidecar = sidecars.path_of(path)
         for file in (path, sidecar):
             if not is_own(file, self.run):
                 raise OSError(errno.EPERM, "it is a link, or not in the run's folder", str(file))
-        about = sidecars.read(path)
-        aliases = ["latest", *_task_alias(about)]
-        if _is_best(path, about["sha256"]):
+        metadata = sidecars.read(path)
+        aliases = ["latest", *_task_alias(metadata)]
+        if _is_best(path, metadata["sha256"]):
             aliases.append("best")
-        self._add(path.name, (path, sidecar), _RESULTS, aliases, about)
+        self._add(path.name, (path, sidecar), _RESULTS, aliases, metadata)
 
     def add_results(self) -> None:
-        """Keep the results as they are now, with what is made for people to look at."""
+        """Queue the results as they are now, with the picture, the report and the log."""
         self._add(None, (), (*_RESULTS, *_REPORT), ["latest", "final"], {})
 
-    def waiting(self) -> list[Parcel]:
-        """What is not sent yet, the oldest first."""
+    def pending(self) -> list[PendingUpload]:
+        """The uploads that the server does not have yet, the oldest first."""
         with self._lock:
             return self._read()
 
-    def begin(self, parcel: Parcel) -> bool:
-        """Whether `parcel` is still wanted; from now on it is not given up for another."""
+    def begin(self, upload: PendingUpload) -> bool:
+        """Whether `upload` is still queued; from now on it is not dropped for a newer one."""
         with self._lock:
-            self._sending = parcel.folder if parcel.folder.is_dir() else None
+            self._sending = upload.folder if upload.folder.is_dir() else None
             return self._sending is not None
 
     def failed(self) -> None:
-        """What was being sent could not be, and waits again."""
+        """The upload that was begun could not be sent, and is pending again."""
         with self._lock:
             self._sending = None
 
-    def sent(self, parcel: Parcel) -> None:
-        """The server has `parcel`: it goes, and so does the folder of the last one."""
+    def sent(self, upload: PendingUpload) -> None:
+        """The server has `upload`: remove it, and the queue's folder after the last one."""
         with self._lock:
             self._sending = None
-            self._remove(parcel.folder)
+            self._remove(upload.folder)
             if not self._read():
                 shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _adopt(self, old: Path) -> None:
+        """Move the uploads of a run of version 0.1 into this queue, under their own numbers."""
+        if old.is_symlink() or not old.is_dir() or self.folder.is_symlink():
+            return
+        try:
+            for path in sorted(old.glob("[0-9]*")):
+                self.folder.mkdir(exist_ok=True)
+                target = self.folder / path.name
+                if os.path.lexists(target):  # that version has resumed the run after this one
+                    target = self.folder / f"{self._next_number():06d}"
+                os.rename(path, target)
+            shutil.rmtree(old, ignore_errors=True)
+        except OSError as error:
+            shown = printable(str(old)), printable(str(error))
+            logger.warning("%s cannot be moved, so its uploads are not sent: %s", *shown)
+
+    def _next_number(self) -> int:
+        return 1 + max((int(upload.folder.name) for upload in self._read()), default=0)
 
     def _add(
         self,
@@ -132,28 +159,29 @@ class Outbox:
         links: Iterable[Path],
         copies: Iterable[str],
         aliases: list[str],
-        about: dict[str, Any],
+        metadata: dict[str, Any],
     ) -> None:
         if self.folder.is_symlink():
             raise OSError(errno.EPERM, "it is a link", str(self.folder))
         with self._lock:
             before = self._read()
-            number = 1 + max((int(p.folder.name) for p in before), default=0)
-            parcel = Parcel(self.folder / f".{number:06d}", checkpoint, aliases, about)
-            shutil.rmtree(parcel.folder, ignore_errors=True)
-            parcel.folder.mkdir(parents=True)
+            number = self._next_number()
+            upload = PendingUpload(self.folder / f".{number:06d}", checkpoint, aliases, metadata)
+            shutil.rmtree(upload.folder, ignore_errors=True)
+            upload.folder.mkdir(parents=True)
             for path in links:
-                _link(path, parcel.folder / path.name)
+                _link(path, upload.folder / path.name)
             for name in copies:
                 if is_own(self.run / name, self.run):
-                    shutil.copyfile(self.run / name, parcel.folder / name)
-            parcel.save()
+                    shutil.copyfile(self.run / name, upload.folder / name)
+            upload.save()
             target = self.folder / f"{number:06d}"
             shutil.rmtree(target, ignore_errors=True)  # half removed, else it had been read
-            os.replace(parcel.folder, target)
+            os.replace(upload.folder, target)
             self._supersede(before, checkpoint is None, aliases)
 
-    def _supersede(self, before: list[Parcel], results: bool, aliases: list[str]) -> None:
+    def _supersede(self, before: list[PendingUpload], results: bool, aliases: list[str]) -> None:
+        """Take from older uploads the alias `best`, and drop those that need not be sent now."""
         for old in before:
             if old.folder == self._sending or (old.checkpoint is None) is not results:
                 continue
@@ -163,60 +191,76 @@ class Outbox:
             if results or not old.lasting:
                 self._remove(old.folder)
 
-    def _read(self) -> list[Parcel]:
+    def _read(self) -> list[PendingUpload]:
         found = []
         if self.folder.is_symlink() or not self.folder.is_dir():
             return []
         for path in sorted(self.folder.glob("[0-9]*")):
             try:
-                found.append(_parcel(path))
+                found.append(_upload_in(path))
             except FileNotFoundError:
                 continue  # half removed by a process that was killed
             except (OSError, ValueError) as error:
-                if path not in self._refused:
-                    words = printable(str(path)), printable(str(error))
-                    logger.warning("%s is no upload that was kept, and not sent: %s", *words)
-                self._refused.add(path)
+                if path not in self._rejected:
+                    shown = printable(str(path)), printable(str(error))
+                    logger.warning("%s is not a valid pending upload, and not sent: %s", *shown)
+                self._rejected.add(path)
         return found
 
     def _remove(self, folder: Path) -> None:
-        (folder / _ABOUT).unlink(missing_ok=True)
+        # The label goes first: without it the folder is no upload. The newer label goes last, since
+        # the older one, where there is one, may list aliases that have moved on.
+        for label in (_OLD_LABEL, _LABEL):
+            (folder / label).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _parcel(folder: Path) -> Parcel:
-    """The parcel in `folder`; raises OSError and ValueError where there is none to be sent."""
+def _upload_in(folder: Path) -> PendingUpload:
+    """The pending upload in `folder`.
+
+    Raises:
+        FileNotFoundError: it has no label.
+        OSError, ValueError: it is not valid.
+    """
     if folder.is_symlink() or re.fullmatch("[0-9]{1,18}", folder.name) is None:
         raise ValueError("not a folder of its own")
-    label = read_json(folder / _ABOUT)
-    if not isinstance(label, dict) or label.keys() != {"checkpoint", "aliases", "about"}:
-        raise ValueError("its label is none")
-    name, aliases, about = label["checkpoint"], label["aliases"], label["about"]
+    name, aliases, metadata = _label_of(folder)
     if not isinstance(aliases, list) or not all(map(_is_alias, aliases)):
-        raise ValueError("its aliases are none")
+        raise ValueError("its aliases are not valid")
     if name is None:
-        return Parcel(folder, None, aliases, {})
+        return PendingUpload(folder, None, aliases, {})
     if not isinstance(name, str) or _CHECKPOINT.fullmatch(name) is None or name.startswith("."):
-        raise ValueError("its checkpoint is named as none is")
+        raise ValueError("its checkpoint's name is not valid")
     for file in (folder / name, sidecars.path_of(folder / name)):
         if not is_own(file, folder):
-            raise ValueError(f"{file.name} is no file of its own")
-    return Parcel(folder, name, aliases, sidecars.validated(about))
+            raise ValueError(f"{file.name} is not a file of its own")
+    return PendingUpload(folder, name, aliases, sidecars.validated(metadata))
+
+
+def _label_of(folder: Path) -> tuple[Any, Any, Any]:
+    """Checkpoint, aliases and metadata, unchecked; version 0.1 called the last one `about`."""
+    try:
+        label, key = read_json(folder / _LABEL), "metadata"
+    except FileNotFoundError:
+        label, key = read_json(folder / _OLD_LABEL), "about"
+    if not isinstance(label, dict) or label.keys() != {"checkpoint", "aliases", key}:
+        raise ValueError("its label is not valid")
+    return label["checkpoint"], label["aliases"], label[key]
 
 
 def _is_alias(value: Any) -> bool:
     return isinstance(value, str) and _ALIAS.fullmatch(value) is not None
 
 
-def _task_alias(about: dict[str, Any]) -> list[str]:
-    if about.get("kind") != "task":
+def _task_alias(metadata: dict[str, Any]) -> list[str]:
+    if metadata.get("kind") != "task":
         return []
-    stage = str(about.get("stage", ""))
+    stage = str(metadata.get("stage", ""))
     return ["joint" if stage == "joint" else f"task-{stage.removeprefix('task')}"]
 
 
 def _is_best(path: Path, sha256: str) -> bool:
-    """Whether the run's best epoch is the very state in `path`."""
+    """Whether `path` holds the state of the run's best epoch."""
     best = path.with_name("best_full.pth")
     if not best.is_symlink():
         return False

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from summarise_sweep import main
+from summarize_sweep import main
 
 
 def write(sweep: Path, job: str, accuracy: float | None, *overrides: str) -> None:
