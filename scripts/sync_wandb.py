@@ -1,48 +1,10 @@
-"""Send runs to Weights & Biases: what ran offline, what was left unsent, what never was mirrored.
-
-    python scripts/sync_wandb.py outputs/20261122-081146
-    python scripts/sync_wandb.py outputs/20261122-081146/* --project cl --entity my-team
-
-Nothing is sent twice: the same command again sends what is missing, or says that all is there.
-"""
+"""`perdure sync-wandb`, from a checkout."""
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
-from perdure.errors import UserError
-
-
-def main() -> int:
-    """Sync each folder; exit status 2 when one could not be, the others all the same."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER")
-    parser.add_argument("--project", help="for runs that W&B does not know yet (perdure)")
-    parser.add_argument("--entity", help="team or user (the key's own)")
-    parser.add_argument("--no-artifacts", action="store_true", help="metrics alone")
-    parser.add_argument("--seconds", type=float, default=600.0, help="for each run's uploads")
-    options = parser.parse_args()
-    from perdure.wandb.sync import sync
-
-    status = 0
-    for folder in options.folders:
-        try:
-            sync(
-                folder,
-                project=options.project,
-                entity=options.entity,
-                artifacts=not options.no_artifacts,
-                seconds=options.seconds,
-            )
-        except UserError as error:
-            print(f"perdure: {error}", file=sys.stderr)
-            status = 2
-    return status
-
+from perdure.cli.sync_wandb import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -144,6 +145,12 @@ def parse(text: str) -> Typed:
     except HydraException:
         return Typed(text, text.lstrip("+~").partition("=")[0], None)
     return Typed(text, override.key_or_group, override)
+
+
+def program() -> str:
+    """How this program was started, for the commands that messages show."""
+    name = sys.argv[0]
+    return name if name.startswith("perdure ") else f"python {os.path.basename(name) or 'train.py'}"
 
 
 # --- values in the grammar of overrides -----------------------------------------------------------

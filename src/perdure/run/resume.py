@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perdure.config.overrides import Arguments, parse, quoted
+from perdure.config.overrides import Arguments, parse, program, quoted
 from perdure.config.stored import (
     GROUPS,
     NOT_STORED,
@@ -374,7 +374,7 @@ def command_to_resume(typed: Arguments, config: Mapping[str, Any], folder: Path)
     allowed = [*classes_to_allow(config, typed), *map(str, typed.value("checkpoint.allow") or [])]
     if allowed:
         kept.append(f"checkpoint.allow=[{','.join(dict.fromkeys(allowed))}]")
-    return f"python train.py {shlex.join([*flags, f'checkpoint.load={folder}', *kept])}"
+    return f"{program()} {shlex.join([*flags, f'checkpoint.load={folder}', *kept])}"
 
 
 # --- clusters -------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from perdure.config.compare import is_free
-from perdure.config.overrides import quoted
+from perdure.config.overrides import program, quoted
 from perdure.errors import RESUMABLE, UserError
 from perdure.ranks import environment
 
@@ -108,7 +108,9 @@ def command(config: DictConfig, number: int, overrides: Sequence[str], folder: P
     hydra = [o for o in typed if not o.lstrip("+~").startswith(_OF_THE_SWEEP)]
     return [
         sys.executable,
-        str(Path(sys.argv[0]).resolve()),
+        "-m",
+        "perdure",
+        "train",
         *_config_flags(sys.argv[1:]),
         *hydra,
         "hydra.mode=RUN",
@@ -138,7 +140,7 @@ def command_to_continue(arguments: Sequence[str], sweep: Path) -> str:
     resume = ["checkpoint.resume=auto", f"hydra.sweep.dir={sweep}"]
     if environment.world_size() > 1:  # one process would give new jobs another number of shards
         return f"the same torchrun command with {shlex.join(resume)}"
-    return f"python {shlex.join([sys.argv[0], *kept, *resume])}"
+    return f"{program()} {shlex.join([*kept, *resume])}"
 
 
 def finished(folder: Path) -> float | None:

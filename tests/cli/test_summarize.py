@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from summarize_sweep import main
+
+from perdure.cli.summarize import main
 
 
 def write(sweep: Path, job: str, accuracy: float | None, *overrides: str) -> None:

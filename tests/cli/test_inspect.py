@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import inspect_checkpoint
 import pytest
 import torch
 from others import MammothMLP, mammoth_checkpoint
@@ -18,6 +17,7 @@ from perdure.backbones.mlp import MLP
 from perdure.buffers.reservoir import Reservoir
 from perdure.checkpoint.core import format as files
 from perdure.checkpoint.core import sidecars
+from perdure.cli import inspect
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental
 from perdure.io import atomic
@@ -26,7 +26,6 @@ from perdure.training.recording import Recording
 from perdure.training.settings import Settings
 from perdure.training.trainer import Trainer
 
-SCRIPT = Path(inspect_checkpoint.__file__)
 Run = dict[str, Any]
 
 
@@ -64,7 +63,7 @@ def flip(path: Path) -> None:
 
 
 def run_script(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    status = inspect_checkpoint.main([str(a) for a in arguments])
+    status = inspect.main([str(a) for a in arguments])
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 
@@ -229,7 +228,10 @@ def test_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_as_a_command(path: Path) -> None:
     flip(path)
     done = subprocess.run(
-        [sys.executable, SCRIPT, path], capture_output=True, text=True, timeout=90
+        [sys.executable, "-m", "perdure", "inspect", path],
+        capture_output=True,
+        text=True,
+        timeout=90,
     )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
