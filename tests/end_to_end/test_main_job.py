@@ -112,7 +112,7 @@ def test_one_full_checkpoint_a_task(main_job: tuple[Path, str]) -> None:
     assert state["buffer"]["seen"] == 36017
     assert state["buffer"]["fields"]["raw"].dtype == torch.uint8
     assert sidecars.path_of(checkpoints / names[2]).is_file()
-    assert torch.load(checkpoints / names[0], weights_only=True)["format"] == 1
+    assert torch.load(checkpoints / names[0], weights_only=True)["format"] == 2
 
 
 def test_the_screen_tells_the_story(main_job: tuple[Path, str]) -> None:
