@@ -34,7 +34,7 @@ PIXEL = bytes.fromhex(
 def hurried(wandb_server: StandIn, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     """The server, to a client that tries again soon, and seldom; and so does the mirror."""
     for kind in ("GRAPHQL", "FILE_TRANSFER", "FILE_STREAM"):
-        for limit in ("MIN", "MAX"):  # less than a second counts as none said
+        for limit in ("MIN", "MAX"):  # less than a second counts as none set
             monkeypatch.setenv(f"WANDB_X_{kind}_RETRY_WAIT_{limit}_SECONDS", "1")
     monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "1")
     monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "1")
@@ -139,11 +139,11 @@ class RunFolder:
         return path
 
 
-def open_mirror(folder: RunFolder, said: list[str] | None = None, finish: float = 10) -> Mirror:
+def open_mirror(folder: RunFolder, messages: list[str] | None = None, finish: float = 10) -> Mirror:
     """A new process's mirror of the folder, opened."""
     record = records.load(folder.path) or Record("r1", PROJECT)
     session = Session(record, folder.path, SessionLimits(10, finish))
-    heard = [] if said is None else said
-    mirror = Mirror(folder.path, record, session, UploadQueue(folder.path), heard.append)
+    shown = [] if messages is None else messages
+    mirror = Mirror(folder.path, record, session, UploadQueue(folder.path), shown.append)
     mirror.open()
     return mirror

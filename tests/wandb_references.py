@@ -1,4 +1,4 @@
-"""What the tests of wandb:// references share: a run that was sent, and how it is asked for."""
+"""What the tests of wandb:// references share: a run that was sent, and how it is fetched."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def get(address: str, cache: Path, limits: Limits = DEFAULT_LIMITS) -> Fetched:
 
 
 def refused(address: str, cache: Path, limits: Limits = DEFAULT_LIMITS) -> str:
-    """What is told; the cache is left as it was."""
+    """The message of the error; the cache stays as it was."""
     before = sorted(cache.rglob("*"))
     with pytest.raises(UserError) as caught:
         get(address, cache, limits)
@@ -64,7 +64,7 @@ def downloads(server: StandIn) -> int:
 
 
 def publish(name: str, contents: dict[str, bytes], folder: Path, **more: Any) -> None:
-    """As somebody who knows nothing of us would."""
+    """As somebody would who does not use this package."""
     import wandb
 
     folder.mkdir()

@@ -66,7 +66,7 @@ def versions(server: StandIn, run_id: str, kind: str = "ckpt") -> dict[str, str]
     return {alias: f"v{artifact.versionIndex}" for alias, artifact in held.items()}
 
 
-def said(done: subprocess.CompletedProcess[str] | str) -> list[str]:
+def wandb_lines(done: subprocess.CompletedProcess[str] | str) -> list[str]:
     text = done if isinstance(done, str) else done.stdout
     return [line.strip() for line in text.splitlines() if "W&B:" in line]
 

@@ -144,7 +144,7 @@ def test_mistakes_of_the_user_alone_end_with_2(tmp_path: Path) -> None:
     assert "model=er-ace with buffer=none" in done.stdout
 
 
-def test_a_killed_job_is_told_of_and_goes_on(tmp_path: Path, calm: Path) -> None:
+def test_a_killed_job_is_reported_and_resumes(tmp_path: Path, calm: Path) -> None:
     arguments = ("hydra/launcher=local", "hydra.launcher.n_jobs=2", "seed=0,1", *LONG)
     job = tmp_path / "sweep" / "0"
     status, out, _ = disturb(tmp_path, lambda _: os.kill(holder(job), signal.SIGKILL), *arguments)
@@ -247,7 +247,7 @@ def test_a_stored_search_goes_on_though_no_trial_is_good(tmp_path: Path) -> None
         assert database.execute("SELECT state FROM trials").fetchall() == [("FAIL",)] * 4
     done = train_in(tmp_path, *AGAIN, *arguments)
     assert done.returncode == 2
-    assert "goes on with new trials, and so in a folder of its own" in done.stderr
+    assert "continues with new trials, and so in a folder of its own" in done.stderr
 
 
 # --- clusters -------------------------------------------------------------------------------------

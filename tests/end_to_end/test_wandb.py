@@ -23,11 +23,11 @@ from wandb_runs import (
     record_of,
     require_every_row_once,
     rows_of,
-    said,
     server_steps,
     start,
     sync,
     versions,
+    wandb_lines,
 )
 from wandb_server.server import StandIn
 
@@ -121,7 +121,9 @@ def test_an_offline_run_is_synced_once(wandb_server: StandIn, tmp_path: Path) ->
     done = train_in(tmp_path, *MIRRORED, *SAVED, env=env)
     assert done.returncode == 0, done.stderr
     folder = run_folder(tmp_path)
-    assert said(done) == [f"W&B: offline; python scripts/sync_wandb.py {folder} sends it later"]
+    assert wandb_lines(done) == [
+        f"W&B: offline; python scripts/sync_wandb.py {folder} sends it later"
+    ]
     assert wandb_server.log == []
     first = sync(wandb_server, tmp_path, str(folder))
     assert first.returncode == 0, first.stderr
@@ -267,7 +269,7 @@ def test_a_mirrored_run_can_go_on_unmirrored(wandb_server: StandIn, tmp_path: Pa
     assert train_in(tmp_path, *MIRRORED, *SAVED, env=env).returncode == 0
     done = train_in(tmp_path, "checkpoint.load=latest", "tracking=local", env=env)
     assert done.returncode == 0, done.stderr
-    assert not said(done)
+    assert not wandb_lines(done)
 
 
 def test_a_folder_sent_as_a_new_run_goes_on_there(wandb_server: StandIn, tmp_path: Path) -> None:

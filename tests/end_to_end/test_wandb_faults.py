@@ -18,10 +18,10 @@ from wandb_runs import (
     record_of,
     require_every_row_once,
     rows_of,
-    said,
     start,
     sync,
     versions,
+    wandb_lines,
 )
 from wandb_server.server import StandIn
 
@@ -78,7 +78,7 @@ def test_training_ends_well_and_the_rest_is_sent_later(
     assert done.stderr == ""
     folder = run_folder(tmp_path)
     assert json.loads((folder / "results.json").read_text())["status"] == "finished"
-    sentences = said(done)
+    sentences = wandb_lines(done)
     assert re.search(told, sentences[-1]), sentences
     assert f"python scripts/sync_wandb.py {folder}" in sentences[-1]
     wandb_server.up()
@@ -102,7 +102,7 @@ def test_what_a_failure_means_is_the_users_choice(
     choice = (f"tracking.wandb.on_error={policy}", "tracking.wandb.mode=online")
     done = train_in(tmp_path, *QUICK, *choice, env=env)
     assert done.returncode == status
-    assert told in (done.stderr if status else said(done)[-1])
+    assert told in (done.stderr if status else wandb_lines(done)[-1])
     assert "Traceback" not in done.stderr
 
 
@@ -124,7 +124,7 @@ def test_passing_faults_lose_nothing(
     done = train_in(tmp_path, *QUICK, limits, env=machine(wandb_server, tmp_path))
     assert done.returncode == 0, done.stderr
     folder = run_folder(tmp_path)
-    assert "all is at" in said(done)[-1]
+    assert "all is at" in wandb_lines(done)[-1]
     require_every_row_once(wandb_server, folder)
     assert versions(wandb_server, record_of(folder)["id"])["task-1"] == "v1"
     assert wandb_server.log.count(where) > fault["times"]
@@ -143,7 +143,7 @@ def test_a_server_that_dies_for_a_while_misses_nothing(
     wandb_server.up()
     out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
-    assert "all is at" in said(out)[-1], out
+    assert "all is at" in wandb_lines(out)[-1], out
     require_every_row_once(wandb_server, folder)
     assert versions(wandb_server, record_of(folder)["id"])["latest"] != "v0"
 
@@ -157,7 +157,7 @@ def test_a_server_that_dies_for_good_is_waited_for_no_longer_than_agreed(
     wandb_server.down()
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert "sends the rest" in said(out)[-1]
+    assert "sends the rest" in wandb_lines(out)[-1]
     wandb_server.up()
     folder = run_folder(tmp_path)
     assert sync(wandb_server, tmp_path, str(folder)).returncode == 0

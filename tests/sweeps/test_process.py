@@ -78,13 +78,13 @@ time.sleep(60)
 
 def test_a_worker_that_is_interrupted_stops_its_job(tmp_path: Path) -> None:
     """As submitit does it: its handler runs in the middle of the worker's waiting."""
-    worker, asked = Worker(), []
+    worker, submissions = Worker(), []
     job = job_that(tmp_path, PATIENT)
 
     def requeue(*_: object) -> None:
         if (tmp_path / "ready").exists():
             signal.setitimer(signal.ITIMER_REAL, 0)
-            asked.append(worker.checkpoint(job))
+            submissions.append(worker.checkpoint(job))
             raise SystemExit(144)
 
     pytest.importorskip("submitit")
@@ -98,7 +98,7 @@ def test_a_worker_that_is_interrupted_stops_its_job(tmp_path: Path) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before:
             signal.signal(number, handler)
-    (again,) = asked
-    assert (again.args, again.kwargs) == ((job,), {"requeued": True})
+    (submission,) = submissions
+    assert (submission.args, submission.kwargs) == ((job,), {"requeued": True})
     assert worker._process is not None
     assert ended(worker._process).status == 75

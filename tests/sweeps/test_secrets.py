@@ -75,10 +75,10 @@ def files_with(secret: str, root: Path) -> list[Path]:
 
 
 def finished(jobs: list[Job], outcomes: dict[int, Outcome]) -> None:
-    said = [(job.folder / "console.log").read_text() for job in jobs]
-    assert [outcomes[job.number].status for job in jobs] == [0, 0], said
-    assert all(line.startswith("fetching http://127.0.0.1") for line in said)
-    assert all("?token=*** Addresses(1)" in line for line in said)
+    outputs = [(job.folder / "console.log").read_text() for job in jobs]
+    assert [outcomes[job.number].status for job in jobs] == [0, 0], outputs
+    assert all(line.startswith("fetching http://127.0.0.1") for line in outputs)
+    assert all("?token=*** Addresses(1)" in line for line in outputs)
     assert VARIABLE not in os.environ
 
 
@@ -145,9 +145,9 @@ def test_a_job_without_the_address_says_so(tmp_path: Path, jobs: list[Job]) -> N
 def test_a_password_of_a_search_is_refused(storage: str) -> None:
     from perdure.errors import UserError
 
-    with pytest.raises(UserError, match=r"^hydra\.sweeper\.storage=.*must be without it") as told:
+    with pytest.raises(UserError, match=r"^hydra\.sweeper\.storage=.*must be without it") as caught:
         check(search_in(storage))
-    assert "s3cret" not in str(told.value)
+    assert "s3cret" not in str(caught.value)
     for harmless in ("sqlite:///search.db?timeout=10", "postgresql://user@host/db", None):
         check(search_in(harmless))
 

@@ -115,7 +115,7 @@ class FakeRun:
         yield self.end()
 
     def play(self, recorder: Recorder) -> None:
-        """Let `recorder` hear the whole run."""
+        """Deliver all events of the run to `recorder`."""
         for event in self.events():
             recorder.receive(event)
 

@@ -18,7 +18,7 @@ COLOUR = re.compile(r"\x1b\[(?:[\d;]*;)?(?:3[0-7]|9[0-7])[;m]")
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that pass only when a test says so."""
+    """Seconds that pass only when a test advances them."""
     now = [0.0]
     monkeypatch.setattr("perdure.tracking.console.time.monotonic", lambda: now[0])
     return now
@@ -71,7 +71,7 @@ def test_joint_training_has_no_task_numbers(make_run: Callable[..., Any]) -> Non
     assert "task 0 (1/1)" not in text
 
 
-def test_many_tasks_are_told_by_mean_worst_and_last(make_run: Callable[..., Any]) -> None:
+def test_many_tasks_are_reported_by_mean_worst_and_last(make_run: Callable[..., Any]) -> None:
     lines = piped(make_run(n_tasks=20)).splitlines()
     at = lines.index("after task 19 (20/20): classes 38 39, 0.8 s")
     assert lines[at + 1].split() == ["accuracy", "%", "mean", "worst", "last"]
@@ -207,7 +207,7 @@ def test_a_run_without_a_finished_task_ends_without_a_table(run: Any) -> None:
     assert "failed: er on seq-mnist" in stream.getvalue()
 
 
-def test_a_resumed_run_and_its_notices_are_told(run: Any) -> None:
+def test_a_resumed_run_and_its_notices_are_reported(run: Any) -> None:
     stream = io.StringIO()
     Console(stream).receive(run.start(2, notices=("model=sgd ignores buffer.size",)))
     assert "resuming after step 200" in stream.getvalue()

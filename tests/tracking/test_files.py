@@ -36,7 +36,7 @@ def rows(folder: Path, clock: bool = True) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if clock or k != "clock"} for row in parsed]
 
 
-def tell(recorder: LocalFiles, *events: Event) -> None:
+def deliver(recorder: LocalFiles, *events: Event) -> None:
     for event in events:
         recorder.receive(event)
 
@@ -48,18 +48,18 @@ def test_a_run_leaves_its_files_and_no_temporary_ones(run: Any) -> None:
 
 def test_results_json_is_what_the_events_carried(run: Any) -> None:
     recorder = LocalFiles(run.folder)
-    tell(recorder, run.start())
+    deliver(recorder, run.start())
     assert strict((run.folder / "results.json").read_text())["status"] == "running"
-    tell(recorder, *run.task(0))
+    deliver(recorder, *run.task(0))
     assert strict((run.folder / "results.json").read_text()) == run.results(1)
-    tell(recorder, run.end(1, "interrupted"))
+    deliver(recorder, run.end(1, "interrupted"))
     assert strict((run.folder / "results.json").read_text()) == run.results(1, "interrupted")
 
 
 def test_results_json_of_a_resumed_run_says_running(run: Any) -> None:
     resumed = run.start(1)
     resumed.results["status"] = "interrupted"
-    tell(LocalFiles(run.folder), resumed)
+    deliver(LocalFiles(run.folder), resumed)
     assert strict((run.folder / "results.json").read_text())["status"] == "running"
 
 
@@ -92,13 +92,13 @@ def test_only_the_clock_differs_between_a_slow_and_a_fast_run(
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf], ids=str)
 def test_a_loss_that_is_no_number_is_null(run: Any, loss: float) -> None:
     recorder = LocalFiles(run.folder)
-    tell(recorder, run.start(), StepLog(0, 0, 1, 1, loss, 0.1, 5.0))
+    deliver(recorder, run.start(), StepLog(0, 0, 1, 1, loss, 0.1, 5.0))
     assert rows(run.folder)[0]["loss"] is None
 
 
 def test_rows_are_in_the_file_at_once(run: Any) -> None:
     recorder = LocalFiles(run.folder)
-    tell(recorder, run.start(), StepLog(0, 0, 1, 1, 0.5, 0.1, 5.0))
+    deliver(recorder, run.start(), StepLog(0, 0, 1, 1, 0.5, 0.1, 5.0))
     assert len(rows(run.folder)) == 1
 
 
@@ -133,36 +133,38 @@ def test_a_resumed_run_cuts_the_rows_that_it_will_write_again(
     run, undisturbed = make_run(), make_run(tmp_path / "undisturbed")
     undisturbed.play(LocalFiles(undisturbed.folder))
     killed = LocalFiles(run.folder)
-    tell(killed, run.start(), *run.task(0))
+    deliver(killed, run.start(), *run.task(0))
     state = killed.state_dict()
     kept = (run.folder / "metrics.jsonl").read_bytes()
-    tell(killed, *list(run.task(1))[:7])
+    deliver(killed, *list(run.task(1))[:7])
     with (run.folder / "metrics.jsonl").open("ab") as file:
         file.write(b'{"kind": "st')
     resumed = LocalFiles(run.folder)
     resumed.load_state_dict(json.loads(json.dumps(state)))
-    tell(resumed, run.start(1))
+    deliver(resumed, run.start(1))
     assert (run.folder / "metrics.jsonl").read_bytes() == kept
-    tell(resumed, *run.task(1), *run.task(2), run.end())
+    deliver(resumed, *run.task(1), *run.task(2), run.end())
     assert rows(run.folder, clock=False) == rows(undisturbed.folder, clock=False)
-    ours, theirs = (folder / "accuracy.csv" for folder in (run.folder, undisturbed.folder))
-    assert ours.read_bytes() == theirs.read_bytes()
+    resumed_csv, undisturbed_csv = (
+        folder / "accuracy.csv" for folder in (run.folder, undisturbed.folder)
+    )
+    assert resumed_csv.read_bytes() == undisturbed_csv.read_bytes()
 
 
 def test_the_end_row_of_an_interrupted_run_is_gone_after_a_resume(run: Any) -> None:
     first = LocalFiles(run.folder)
-    tell(first, run.start(), *run.task(0))
+    deliver(first, run.start(), *run.task(0))
     state = first.state_dict()
-    tell(first, run.end(1, "interrupted"))
+    deliver(first, run.end(1, "interrupted"))
     assert first.state_dict()["metrics_bytes"] > state["metrics_bytes"]
     resumed = LocalFiles(run.folder)
     resumed.load_state_dict(state)
-    tell(resumed, run.start(1), *run.task(1), *run.task(2), run.end())
+    deliver(resumed, run.start(1), *run.task(1), *run.task(2), run.end())
     assert [row["kind"] for row in rows(run.folder)].count("end") == 1
 
 
 @pytest.mark.parametrize("left", [None, b"", b'{"kind": "step"}\n{"kin'], ids=["none", "0", "torn"])
-def test_rows_that_are_lost_are_told_and_the_run_goes_on(
+def test_rows_that_are_lost_are_reported_and_training_continues(
     run: Any, caplog: pytest.LogCaptureFixture, left: bytes | None
 ) -> None:
     run.folder.mkdir()
@@ -171,7 +173,7 @@ def test_rows_that_are_lost_are_told_and_the_run_goes_on(
     recorder = LocalFiles(run.folder)
     recorder.load_state_dict({"metrics_bytes": 5000})
     with caplog.at_level(logging.WARNING, "perdure"):
-        tell(recorder, run.start(1), *run.task(1))
+        deliver(recorder, run.start(1), *run.task(1))
     assert "metrics.jsonl" in caplog.text
     assert [row["kind"] for row in rows(run.folder)][-7:] == ["step"] * 5 + ["evaluation", "task"]
     size = (run.folder / "metrics.jsonl").stat().st_size
@@ -179,14 +181,14 @@ def test_rows_that_are_lost_are_told_and_the_run_goes_on(
 
 
 def test_a_run_that_starts_over_in_its_folder_starts_with_no_rows(run: Any) -> None:
-    tell(LocalFiles(run.folder), run.start(), *run.task(0))
-    tell(LocalFiles(run.folder), run.start())
+    deliver(LocalFiles(run.folder), run.start(), *run.task(0))
+    deliver(LocalFiles(run.folder), run.start())
     assert rows(run.folder) == []
     assert (run.folder / "accuracy.csv").read_text() == "after_task,task,class_il,task_il\n"
 
 
 def test_a_failure_before_the_start_writes_nothing(run: Any) -> None:
-    tell(LocalFiles(run.folder), RunEnd(run.results(0, "failed"), "no data"))
+    deliver(LocalFiles(run.folder), RunEnd(run.results(0, "failed"), "no data"))
     assert not run.folder.exists()
 
 
@@ -216,7 +218,7 @@ def test_a_picture_that_fails_does_not_end_the_run(
 
 def test_a_run_without_a_finished_task_ends_well(run: Any) -> None:
     recorder = LocalFiles(run.folder)
-    tell(recorder, run.start(), run.end(0, "failed", error="the loss is not a number"))
+    deliver(recorder, run.start(), run.end(0, "failed", error="the loss is not a number"))
     assert {path.name for path in run.folder.iterdir()} == FILES - {"accuracy_matrix.png"}
     assert rows(run.folder)[-1]["error"] == "the loss is not a number"
 
@@ -275,9 +277,9 @@ def test_task_end_costs_no_more_than_a_few_writes(
         written.append(path.name)
 
     recorder = LocalFiles(run.folder)
-    tell(recorder, run.start())
+    deliver(recorder, run.start())
     monkeypatch.setattr(files, "write_atomically", note)
-    tell(recorder, TaskEnd(0, 100, 0.8, run.results(1)))
+    deliver(recorder, TaskEnd(0, 100, 0.8, run.results(1)))
     assert written == ["results.json", "accuracy.csv"]
 
 

@@ -47,8 +47,8 @@ def test_cells_have_the_color_of_their_accuracy(
             for j in range(5):
                 # A corner of the cell, beside its figure.
                 found = pixel(image, left + (j + 0.08) * width, BOTTOM + (5 - i - 0.15) * height)
-                wanted = accuracy_color(row[j]) if j <= i else (1, 1, 1)
-                assert found == pytest.approx(wanted, abs=0.02), (panel, i, j)
+                expected = accuracy_color(row[j]) if j <= i else (1, 1, 1)
+                assert found == pytest.approx(expected, abs=0.02), (panel, i, j)
 
 
 @pytest.mark.parametrize(

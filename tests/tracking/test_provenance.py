@@ -126,7 +126,7 @@ def test_an_untracked_file_alone_makes_a_checkout_dirty(checkout: Path, tmp_path
 
 
 @needs_git
-def test_a_repository_without_a_commit_is_told(root: Path, tmp_path: Path) -> None:
+def test_a_repository_without_a_commit_is_reported(root: Path, tmp_path: Path) -> None:
     git(root, "init", "-q", "-b", "main")
     read_code(root).write(tmp_path / "run")
     assert (tmp_path / "run/code/commit.txt").read_text().startswith("commit (initial)\n")

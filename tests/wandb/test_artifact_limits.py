@@ -102,8 +102,10 @@ def test_a_file_above_the_limit_is_not_asked_for(
     hurried: StandIn, run: RunFolder, cache: Path
 ) -> None:
     before, size = downloads(hurried), (run.path / "checkpoints" / SECOND).stat().st_size
-    told = refused(named("latest"), cache, Limits(n_bytes=size))  # and its sidecar is one too many
-    assert f"more than the {size} bytes that checkpoint.max_gigabytes=" in told
+    message = refused(
+        named("latest"), cache, Limits(n_bytes=size)
+    )  # and its sidecar is one too many
+    assert f"more than the {size} bytes that checkpoint.max_gigabytes=" in message
     assert downloads(hurried) == before + DOWNLOADS.index(SECOND)
 
 

@@ -85,9 +85,9 @@ def test_what_is_there_is_not_fetched_again(hurried: StandIn, run: RunFolder, ca
     before = downloads(hurried)
     assert get(named("v1"), cache) == first
     assert downloads(hurried) == before > 0
-    asked = len(hurried.log)
-    assert artifacts.fetch(named("v1"), cache) == first  # within a process: not even asked for
-    assert len(hurried.log) == asked
+    n_requests = len(hurried.log)
+    assert artifacts.fetch(named("v1"), cache) == first  # within a process: no request
+    assert len(hurried.log) == n_requests
 
 
 def test_ranks_that_want_the_same_fetch_it_once(
@@ -102,12 +102,12 @@ def test_ranks_that_want_the_same_fetch_it_once(
         threading.Thread(target=lambda: found.append(artifacts.fetch(named("latest"), cache)))
         for _ in range(3)
     ]
-    asked = len(hurried.log)
+    n_requests = len(hurried.log)
     for rank in ranks:
         rank.start()
     # Each asks for the version before it looks whether it is there.
-    hurried.wait_for("ArtifactMembershipByName", 3, since=asked)
-    hurried.wait_for("GET storage", since=asked)
+    hurried.wait_for("ArtifactMembershipByName", 3, since=n_requests)
+    hurried.wait_for("GET storage", since=n_requests)
     go.set()
     for rank in ranks:
         rank.join()
@@ -155,16 +155,18 @@ def test_a_pin_must_hold(run: RunFolder, cache: Path) -> None:
         pytest.param("wandb://a/b/c/d:latest", "must be wandb://entity", id="too-long"),
     ],
 )
-def test_what_is_not_there_is_told(run: RunFolder, cache: Path, address: str, words: str) -> None:
+def test_what_is_not_there_is_reported(
+    run: RunFolder, cache: Path, address: str, words: str
+) -> None:
     assert words in refused(address, cache)
 
 
-def test_no_permission_is_told(hurried: StandIn, run: RunFolder, cache: Path) -> None:
+def test_no_permission_is_reported(hurried: StandIn, run: RunFolder, cache: Path) -> None:
     hurried.deny()
     assert "the API key has no permission there" in refused(named("latest"), cache)
 
 
-def test_no_key_is_told(
+def test_no_key_is_reported(
     hurried: StandIn, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY")
@@ -173,7 +175,7 @@ def test_no_key_is_told(
     assert hurried.log == []
 
 
-def test_a_server_that_is_down_is_told_and_asked_again(
+def test_a_server_that_is_down_is_reported_and_called_again(
     hurried: StandIn, run: RunFolder, cache: Path
 ) -> None:
     hurried.down()
@@ -270,9 +272,9 @@ def test_of_several_weights_files_one_is_chosen(
     hurried: StandIn, tmp_path: Path, cache: Path
 ) -> None:
     publish("theirs", {"a/net.pth": b"first", "b/net.pth": b"second!"}, tmp_path / "it")
-    told = refused(named("latest", "theirs"), cache)
-    assert "choose one of its files" in told
-    assert "a/net.pth, b/net.pth" in told
+    message = refused(named("latest", "theirs"), cache)
+    assert "choose one of its files" in message
+    assert "a/net.pth, b/net.pth" in message
     for path, data in (("a/net.pth", b"first"), ("b/net.pth", b"second!"), ("a/net.pth", b"first")):
         assert get(named(f"latest/{path}", "theirs"), cache).path.read_bytes() == data
     assert "choose one of its files" in refused(named("latest/c.pth", "theirs"), cache)
@@ -280,8 +282,8 @@ def test_of_several_weights_files_one_is_chosen(
 
 def test_a_reference_is_no_file(hurried: StandIn, tmp_path: Path, cache: Path) -> None:
     publish("theirs", {}, tmp_path / "it", references={"net.pth": "https://example.org/net.pth"})
-    told = refused(named("latest", "theirs"), cache)
-    assert "net.pth is a mere reference to https://example.org/net.pth" in told
+    message = refused(named("latest", "theirs"), cache)
+    assert "net.pth is a mere reference to https://example.org/net.pth" in message
 
 
 def test_an_artifact_without_files_has_nothing_to_choose(

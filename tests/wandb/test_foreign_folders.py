@@ -1,4 +1,4 @@
-"""A run folder that somebody else made: nothing outside it is sent, and nothing in it acts."""
+"""A run folder that somebody else made: nothing outside it is sent, nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def require_unsent(server: StandIn) -> None:
 
 
 def sent(folder: RunFolder) -> str:
-    """What the user is told, be it that all is sent or why not."""
-    said: list[str] = []
+    """The messages to the user: that all is sent, or why not."""
+    messages: list[str] = []
     try:
-        sync(folder.path, project=PROJECT, notify=said.append)
+        sync(folder.path, project=PROJECT, notify=messages.append)
     except UserError as error:
-        said.append(str(error))
-    assert not any("\n" in one for one in said)
-    return " ".join(said)
+        messages.append(str(error))
+    assert not any("\n" in one for one in messages)
+    return " ".join(messages)
 
 
 # --- files that are links ---------------------------------------------------------------------
@@ -221,11 +221,11 @@ def test_an_upload_whose_checkpoint_is_another_is_not_sent(
 ) -> None:
     (upload / "0.pt").unlink()
     (upload / "0.pt").write_bytes(b"PK\x03\x04" + SECRET.encode())
-    said: list[str] = []
-    mirror = open_mirror(folder, said)
+    messages: list[str] = []
+    mirror = open_mirror(folder, messages)
     assert mirror.push_upload()
     mirror.close(folder.note(10))
-    assert "it is not sent" in said[0]
+    assert "it is not sent" in messages[0]
     require_unsent(hurried)
     assert not list(mirror.queue.pending())
 
@@ -267,15 +267,15 @@ def test_an_upload_whose_checkpoint_is_another_is_not_sent(
     ],
     ids=repr,
 )
-def test_an_odd_record_counts_for_nothing_and_is_told(
+def test_an_invalid_record_is_ignored_and_reported(
     tmp_path: Path, changes: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / records.NAME).write_text(json.dumps({"id": "r1", "project": "cl", **changes}))
     with caplog.at_level(logging.WARNING, "perdure"):
         assert records.load(tmp_path) is None
-    (told,) = caplog.messages
-    assert "is ignored" in told
-    assert told.isprintable()
+    (message,) = caplog.messages
+    assert "is ignored" in message
+    assert message.isprintable()
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_a_link_in_the_place_of_the_record_is_not_written_to(folder: RunFolder) 
     ],
     ids=repr,
 )
-def test_a_line_that_is_no_measurement_is_told(
+def test_a_line_that_is_no_measurement_is_reported(
     hurried: StandIn, folder: RunFolder, line: Any
 ) -> None:
     folder.log([*lines(10), line])
@@ -370,13 +370,13 @@ def test_a_line_that_is_no_measurement_is_told(
     ],
     ids=repr,
 )
-def test_results_that_no_run_writes_are_told(
+def test_results_that_no_run_writes_are_reported(
     hurried: StandIn, folder: RunFolder, changes: dict[str, Any]
 ) -> None:
     known = json.loads((folder.path / "results.json").read_text())
     (folder.path / "results.json").write_text(json.dumps({**known, **changes}))
-    told = sent(folder)
-    assert "results.json" in told
+    message = sent(folder)
+    assert "results.json" in message
     assert hurried.log == []
 
 

@@ -1,4 +1,4 @@
-"""Artifacts that somebody made to look like ours: what their metadata may decide, and what not."""
+"""Artifacts that somebody made to look like a checkpoint: what their metadata may decide."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_names_that_lead_elsewhere_are_refused(
 def test_what_only_says_that_it_is_ours_is_refused(
     hurried: StandIn, tmp_path: Path, cache: Path, metadata: dict[str, Any], words: str
 ) -> None:
-    said = {"file": "0.pt", "run": "r1", "sha256": "0" * 64, **metadata}
-    publish("theirs", {"0.pt": b"weights"}, tmp_path / "it", metadata=said)
+    claimed = {"file": "0.pt", "run": "r1", "sha256": "0" * 64, **metadata}
+    publish("theirs", {"0.pt": b"weights"}, tmp_path / "it", metadata=claimed)
     assert words in refused(named("latest", "theirs"), cache)
 
 
@@ -78,18 +78,18 @@ def test_what_only_says_that_it_is_ours_is_refused(
 def test_results_come_from_the_results_of_the_same_project_alone(
     hurried: StandIn, tmp_path: Path, cache: Path, results: Any
 ) -> None:
-    said = {"file": "0.pt", "run": "r1", "sha256": "0" * 64}
-    said |= {"results": results, "results_sha256": {"results.json": "0" * 64}}
-    publish("theirs", {"0.pt": b"weights"}, tmp_path / "it", metadata=said)
+    claimed = {"file": "0.pt", "run": "r1", "sha256": "0" * 64}
+    claimed |= {"results": results, "results_sha256": {"results.json": "0" * 64}}
+    publish("theirs", {"0.pt": b"weights"}, tmp_path / "it", metadata=claimed)
     assert "its results is " in refused(named("latest", "theirs"), cache)
 
 
 def claiming(tmp_path: Path, name: str, **more: Any) -> None:
-    """Somebody's artifact that says it is a checkpoint of the run r1."""
+    """Somebody's artifact that claims to be a checkpoint of the run r1."""
     path = RunFolder(tmp_path / "run").checkpoint(10, "task")
     contents = {p.name: p.read_bytes() for p in (path, sidecars.path_of(path))}
-    said = {"file": path.name, "run": "r1", "sha256": digest(path), **more}
-    publish(name, contents, tmp_path / "it", metadata=said)
+    claimed = {"file": path.name, "run": "r1", "sha256": digest(path), **more}
+    publish(name, contents, tmp_path / "it", metadata=claimed)
 
 
 @pytest.mark.parametrize("folder", ["../../x", "/etc", "20261122-072200", 3, None, ["x"]], ids=str)
@@ -110,9 +110,9 @@ def test_results_that_are_promised_and_not_there_are_missed(
 
 
 def test_a_huge_sidecar_is_not_fetched(hurried: StandIn, tmp_path: Path, cache: Path) -> None:
-    said = {"file": "0.pt", "run": "r1", "sha256": "0" * 64}
+    claimed = {"file": "0.pt", "run": "r1", "sha256": "0" * 64}
     contents = {"0.pt": b"weights", "0.pt.json": b" " * (sidecars.LIMIT + 1)}
-    publish("theirs", contents, tmp_path / "it", metadata=said)
+    publish("theirs", contents, tmp_path / "it", metadata=claimed)
     before = hurried.log.count("GET storage")
     assert "0.pt.json has more than 1,048,576 bytes" in refused(named("latest", "theirs"), cache)
     assert hurried.log.count("GET storage") <= before + 1  # the list of files

@@ -262,26 +262,26 @@ def test_an_upload_stays_until_the_server_has_committed_it(
         pytest.param("CreateArtifact", {"status": 403}, "no permission", id="no-permission"),
     ],
 )
-def test_what_fails_is_told_once_and_sent_when_it_can_be(
+def test_what_fails_is_reported_once_and_sent_when_it_can_be(
     hurried: StandIn, folder: RunFolder, where: str, fault: dict[str, Any], words: str
 ) -> None:
-    said: list[str] = []
-    mirror = open_mirror(folder, said)
+    messages: list[str] = []
+    mirror = open_mirror(folder, messages)
     hurried.fault(where, **fault)
     mirror.queue.add_checkpoint(folder.checkpoint(10, "task"))
     assert not mirror.push_upload()
     assert not mirror.push_upload()
-    assert len(said) == 1
-    assert said[0].startswith("results-r1 could not be uploaded: ")
-    assert words in said[0]
-    assert said[0].endswith("; it is tried again")
+    assert len(messages) == 1
+    assert messages[0].startswith("results-r1 could not be uploaded: ")
+    assert words in messages[0]
+    assert messages[0].endswith("; it is tried again")
     assert len(mirror.queue.pending()) == 1
     hurried.faults.clear()
     assert mirror.push_upload()
     hurried.fault(where, **fault)
     mirror.queue.add_checkpoint(folder.checkpoint(20, "task"))
     assert not mirror.push_upload()
-    assert len(said) == 2
+    assert len(messages) == 2
     close(mirror, folder)
     assert named(hurried, "ckpt") == {"latest": 0, "task-0": 0}
 
@@ -298,14 +298,14 @@ def test_what_fails_is_told_once_and_sent_when_it_can_be(
 def test_what_fails_for_a_moment_is_no_news(
     hurried: StandIn, folder: RunFolder, where: str, fault: dict[str, Any]
 ) -> None:
-    said: list[str] = []
-    mirror = open_mirror(folder, said)
+    messages: list[str] = []
+    mirror = open_mirror(folder, messages)
     path = folder.checkpoint(10, "task")
     mirror.queue.add_checkpoint(path)
     hurried.fault(where, **fault)
     assert mirror.push_upload()
     close(mirror, folder)
-    assert said == []
+    assert messages == []
     (sent,) = collection(hurried, "ckpt").versions
     assert sent.read("0.pt") == path.read_bytes()
 
@@ -318,9 +318,9 @@ def test_a_failed_upload_waits_for_its_time(
     hurried.fault("CreateArtifact", status=403, times=1)
     mirror.queue.add_checkpoint(folder.checkpoint(10, "task"))
     assert not mirror.push_upload()
-    asked = len(hurried.log)
+    n_requests = len(hurried.log)
     assert not mirror.push_upload()
-    assert "CreateArtifact" not in hurried.log[asked:]
+    assert "CreateArtifact" not in hurried.log[n_requests:]
     mirror.retry_now()
     assert mirror.push_upload()
     close(mirror, folder)
@@ -329,9 +329,9 @@ def test_a_failed_upload_waits_for_its_time(
 def test_a_server_that_goes_and_comes_back_misses_nothing(
     hurried: StandIn, folder: RunFolder
 ) -> None:
-    whole, said = lines(20), list[str]()
+    whole, messages = lines(20), list[str]()
     folder.log(whole[:5])
-    mirror = open_mirror(folder, said)
+    mirror = open_mirror(folder, messages)
     mirror.push_rows()
     hurried.wait_until(lambda: len(arrived(hurried)) == 5)
     hurried.down()
@@ -339,7 +339,7 @@ def test_a_server_that_goes_and_comes_back_misses_nothing(
     folder.log(whole)
     mirror.push_rows()
     assert not mirror.push_upload()
-    assert len(said) == 1
+    assert len(messages) == 1
     hurried.up()
     assert mirror.push_upload()
     assert close(mirror, folder)
@@ -350,8 +350,8 @@ def test_a_server_that_goes_and_comes_back_misses_nothing(
 def test_closing_ends_an_upload_that_hangs_and_a_later_mirror_sends_it(
     hurried: StandIn, folder: RunFolder
 ) -> None:
-    release, outcome, said = threading.Event(), list[bool](), list[str]()
-    mirror = open_mirror(folder, said, finish=1)
+    release, outcome, messages = threading.Event(), list[bool](), list[str]()
+    mirror = open_mirror(folder, messages, finish=1)
     mirror.push_rows()
     hurried.wait_until(lambda: len(arrived(hurried)) == len(orders(20)))
     hurried.fault("PUT storage", hold=release)
@@ -362,7 +362,7 @@ def test_closing_ends_an_upload_that_hangs_and_a_later_mirror_sends_it(
     hurried.wait_for("PUT storage", since=before)
     assert close(mirror, folder)
     sender.join()
-    assert (outcome, said) == ([False], [])
+    assert (outcome, messages) == ([False], [])
     assert len(mirror.queue.pending()) == 1
     release.set()
     hurried.faults.clear()

@@ -29,30 +29,35 @@ def restless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Play:
-    """A run with its recorder, what that said, and the events it is to hear."""
+    """A run with its recorder, the messages of that, and the events that it receives."""
 
     def __init__(self, folder: RunFolder, online: bool = True, **more: Any) -> None:
-        self.folder, self.said = folder, list[str]()
+        self.folder, self.messages = folder, list[str]()
         self.stopped = threading.Event()
         record = more.pop("record", None) or Record("r1", PROJECT)
         self.recorder = WandB(
-            folder.path, record, online, notify=self.said.append, on_stop=self.stopped.set, **more
+            folder.path,
+            record,
+            online,
+            notify=self.messages.append,
+            on_stop=self.stopped.set,
+            **more,
         )
 
-    def hear(self, event: Event) -> None:
+    def receive(self, event: Event) -> None:
         self.recorder.receive(event)
 
     def start(self) -> None:
         results = self.folder.note(0, "running")
         config = {"seed": 0, "output_root": str(self.folder.path.parent)}
-        self.hear(RunStart(self.folder.path, config, results, 2, 100, "cpu"))
+        self.receive(RunStart(self.folder.path, config, results, 2, 100, "cpu"))
 
     def written(self, at: int, kind: str = "task") -> None:
         path = self.folder.checkpoint(at, kind)
-        self.hear(CheckpointSaved(path, 0, at, 0.0))
+        self.receive(CheckpointSaved(path, 0, at, 0.0))
 
     def end(self, status: str = "finished", error: str | None = None) -> None:
-        self.hear(RunEnd(self.folder.note(20, status), error))
+        self.receive(RunEnd(self.folder.note(20, status), error))
 
     def over(self) -> None:
         """Until the thread has given up."""
@@ -88,7 +93,7 @@ def test_a_run_is_mirrored_as_it_goes(hurried: StandIn, play: Play) -> None:
     hurried.wait_until(lambda: len(arrived(hurried)) == len(orders(20)))  # before it ends
     play.end()
     url = play.recorder.record.url
-    assert play.said == [f"W&B: mirrored to {url}", f"W&B: all is at {url}"]
+    assert play.messages == [f"W&B: mirrored to {url}", f"W&B: all is at {url}"]
     assert arrived(hurried) == [*orders(20), order("end", 20)]
     run = hurried.run(PROJECT, "r1")
     assert (run.state, run.config_values()["seed"]) == ("finished", 0)
@@ -118,7 +123,7 @@ def test_metrics_alone_when_no_artifacts_are_wanted(hurried: StandIn, folder: Ru
     assert play.waiting == 0
 
 
-# --- nobody waits ---------------------------------------------------------------------------------
+# --- training does not wait -----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -133,7 +138,7 @@ def held(hurried: StandIn) -> Iterator[threading.Event]:
     "request_name",
     ["RunResumeStatus", "UpsertBucket", "file_stream", "ArtifactType", "PUT storage"],
 )
-def test_the_run_goes_on_while_the_server_does_not_answer(
+def test_training_continues_while_the_server_does_not_answer(
     hurried: StandIn,
     play: Play,
     held: threading.Event,
@@ -145,18 +150,18 @@ def test_the_run_goes_on_while_the_server_does_not_answer(
     play.start()
     play.written(10)
     hurried.wait_for(request_name)
-    commits, told = hurried.log.count("CommitArtifact"), list(play.said)
+    commits, before = hurried.log.count("CommitArtifact"), list(play.messages)
     for event in (STEP, TICK):
-        play.hear(event)
+        play.receive(event)
     play.written(15, "step")
-    play.hear(TICK)
+    play.receive(TICK)
     # Nothing has failed or gone on meanwhile: the request was open all the time.
     assert hurried.log.count("CommitArtifact") == commits
-    assert not [sentence for sentence in play.said[len(told) :] if "mirrored" not in sentence]
+    assert not [sentence for sentence in play.messages[len(before) :] if "mirrored" not in sentence]
     held.set()
     hurried.faults.clear()
     play.end()
-    assert play.said[-1] == f"W&B: all is at {play.recorder.record.url}"
+    assert play.messages[-1] == f"W&B: all is at {play.recorder.record.url}"
     assert arrived(hurried) == [*orders(20), order("end", 20)]
 
 
@@ -178,8 +183,8 @@ def test_the_end_waits_for_so_long_only(
     hurried.wait_for(request_name)
     play.end()
     assert not held.is_set()
-    assert play.said[-1].endswith(f"; {play.sync} sends the rest")
-    assert "all is at" not in " ".join(play.said)
+    assert play.messages[-1].endswith(f"; {play.sync} sends the rest")
+    assert "all is at" not in " ".join(play.messages)
     assert play.waiting == unsent
     held.set()
     play.over()
@@ -194,7 +199,7 @@ def test_the_end_does_not_wait_for_the_last_question_either(
     play.start()
     hurried.wait_for("file_stream")
     play.end()
-    assert play.said[-1] == f"W&B: not done after 2 s; {play.sync} sends the rest"
+    assert play.messages[-1] == f"W&B: not done after 2 s; {play.sync} sends the rest"
     held.set()
     play.over()
 
@@ -209,7 +214,7 @@ def test_the_end_does_not_wait_for_the_last_question_either(
         pytest.param("disable", "; nothing more is sent", id="disable"),
     ],
 )
-def test_a_run_goes_on_without_a_server_and_says_so_once(
+def test_training_continues_without_a_server_which_is_reported_once(
     hurried: StandIn, folder: RunFolder, on_error: str, rest: str
 ) -> None:
     hurried.deny(project=PROJECT)
@@ -217,11 +222,11 @@ def test_a_run_goes_on_without_a_server_and_says_so_once(
     play.start()
     play.over()
     for event in (STEP, TICK):
-        play.hear(event)
+        play.receive(event)
     play.written(10)
     play.end()
     reason = "the run could not be opened: the API key has no permission there"
-    assert play.said == [f"W&B: {reason}{rest.format(sync=play.sync)}"]
+    assert play.messages == [f"W&B: {reason}{rest.format(sync=play.sync)}"]
     assert play.waiting == 0
 
 
@@ -231,9 +236,9 @@ def test_a_run_ends_when_it_is_to_end_with_its_server(hurried: StandIn, folder: 
     play.start()
     play.over()
     with pytest.raises(UserError, match=r"^tracking\.wandb\.on_error=raise: the run could not"):
-        play.hear(TICK)
-    play.end("failed", "tracking.wandb.on_error=raise: …")  # said once
-    assert play.said == []
+        play.receive(TICK)
+    play.end("failed", "tracking.wandb.on_error=raise: …")  # reported once
+    assert play.messages == []
 
 
 def test_what_is_unsent_at_the_end_is_an_error_where_errors_are_to_be_raised(
@@ -255,7 +260,7 @@ def test_the_reason_why_a_run_ended_is_not_hidden_by_another(
     play = Play(folder, on_error="raise", artifacts=False)
     play.start()
     play.end("interrupted", "stopped by SIGTERM")
-    assert play.said[-1] == "W&B: the last rows have not been seen to arrive"
+    assert play.messages[-1] == "W&B: the last rows have not been seen to arrive"
 
 
 def test_a_mistake_of_ours_does_not_end_the_run(hurried: StandIn, folder: RunFolder) -> None:
@@ -263,15 +268,15 @@ def test_a_mistake_of_ours_does_not_end_the_run(hurried: StandIn, folder: RunFol
     play = Play(folder)
     play.start()
     play.over()
-    play.hear(TICK)
-    assert play.said[-1].startswith("W&B: JSONDecodeError: ")
+    play.receive(TICK)
+    assert play.messages[-1].startswith("W&B: JSONDecodeError: ")
     assert hurried.run(PROJECT, "r1").state == "failed"
 
 
-def test_a_checkpoint_that_cannot_be_kept_is_told(hurried: StandIn, play: Play) -> None:
+def test_a_checkpoint_that_cannot_be_kept_is_reported(hurried: StandIn, play: Play) -> None:
     play.start()
-    play.hear(CheckpointSaved(play.folder.path / "checkpoints" / "gone.pt", 0, 1, 0.0))
-    assert "gone.pt cannot be queued for upload" in " ".join(play.said)
+    play.receive(CheckpointSaved(play.folder.path / "checkpoints" / "gone.pt", 0, 1, 0.0))
+    assert "gone.pt cannot be queued for upload" in " ".join(play.messages)
     play.end("failed", "no more")
 
 
@@ -285,7 +290,7 @@ def test_offline_nothing_is_started_and_the_folder_keeps_all(
     play.start()
     play.written(10)
     play.end()
-    assert play.said == [f"W&B: offline; {play.sync} sends it later"]
+    assert play.messages == [f"W&B: offline; {play.sync} sends it later"]
     assert (hurried.log, threading.enumerate()) == ([], before)
     record = records.load(folder.path)
     assert record is not None
@@ -299,7 +304,7 @@ def test_offline_nothing_is_started_and_the_folder_keeps_all(
 KNOWN = {"entity": "team", "name": "n", "group": "g", "job_type": "j", "tags": ["t"], "notes": "w"}
 
 
-def test_whoever_continues_goes_on_in_the_same_run(tmp_path: Path) -> None:
+def test_a_run_that_is_continued_is_the_same_run(tmp_path: Path) -> None:
     first = WandB(tmp_path, Record("r1", PROJECT, **KNOWN), online=False)
     fresh = WandB(tmp_path, Record("r2", "elsewhere"), online=False, continues=True)
     fresh.load_state_dict(first.state_dict())
@@ -387,7 +392,7 @@ def test_a_disk_that_takes_no_upload_ends_no_run(wandb_server: StandIn, play: Pl
     play.start()
     play.written(10)
     play.end()
-    kept = [sentence for sentence in play.said if "cannot be queued for upload" in sentence]
+    kept = [sentence for sentence in play.messages if "cannot be queued for upload" in sentence]
     assert [sentence.partition(" cannot")[0] for sentence in kept] == [
         "W&B: 0.pt",
         "W&B: the results",

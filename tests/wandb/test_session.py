@@ -1,4 +1,4 @@
-"""The one place that talks to the client: what it opens, and what it says when it cannot."""
+"""The one place that calls the client: what it opens, and its errors."""
 
 from __future__ import annotations
 
@@ -107,24 +107,24 @@ def test_without_a_key_the_server_is_not_even_asked(
     assert hurried.log == []
 
 
-def test_a_wrong_key_is_told(
+def test_a_wrong_key_is_reported(
     hurried: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "9" * 40)
     assert refused(tmp_path) == "the run could not be opened: the server does not know this API key"
 
 
-def test_no_permission_is_told(hurried: StandIn, tmp_path: Path) -> None:
+def test_no_permission_is_reported(hurried: StandIn, tmp_path: Path) -> None:
     hurried.deny(project=PROJECT)
     assert refused(tmp_path) == "the run could not be opened: the API key has no permission there"
 
 
-def test_an_entity_that_is_none_is_told(hurried: StandIn, tmp_path: Path) -> None:
+def test_an_entity_that_is_none_is_reported(hurried: StandIn, tmp_path: Path) -> None:
     with pytest.raises(MirrorError, match="entity nobody not found"):
         session(tmp_path, entity="nobody").open()
 
 
-def test_a_server_that_is_down_is_told_and_the_same_run_opened_later(
+def test_a_server_that_is_down_is_reported_and_the_same_run_opened_later(
     hurried: StandIn, tmp_path: Path
 ) -> None:
     hurried.down()
@@ -136,7 +136,7 @@ def test_a_server_that_is_down_is_told_and_the_same_run_opened_later(
     assert hurried.run(PROJECT, "r1").state == "finished"
 
 
-def test_errors_of_the_server_are_told(hurried: StandIn, tmp_path: Path) -> None:
+def test_errors_of_the_server_are_reported(hurried: StandIn, tmp_path: Path) -> None:
     hurried.fault("*", status=500)
     assert refused(tmp_path) == "the run could not be opened: the server answers with errors"
 
@@ -242,7 +242,7 @@ def test_a_run_is_opened_with_the_key_of_a_netrc_file(
     assert hurried.run(PROJECT, "r1").state == "finished"
 
 
-def test_a_netrc_file_with_a_broken_key_is_told_when_it_is_used(
+def test_a_netrc_file_with_a_broken_key_is_reported_when_it_is_used(
     hurried: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY")

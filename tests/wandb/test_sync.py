@@ -40,13 +40,13 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def send(folder: RunFolder, **options: Any) -> Record:
-    said: list[str] = []
-    url = sync(folder.path, notify=said.append, **options)
+    messages: list[str] = []
+    url = sync(folder.path, notify=messages.append, **options)
     record = records.load(folder.path)
     assert record is not None
     assert record.url == url
-    assert len(said) == 1
-    assert said[0].endswith(f"all is at {url}")
+    assert len(messages) == 1
+    assert messages[0].endswith(f"all is at {url}")
     return record
 
 
@@ -185,7 +185,7 @@ def test_metrics_alone_are_sent_when_so_wanted(hurried: StandIn, folder: RunFold
     assert aliases(hurried, send(folder))["latest"]
 
 
-def test_a_run_that_goes_on_is_refused(hurried: StandIn, folder: RunFolder) -> None:
+def test_a_run_that_is_still_training_is_refused(hurried: StandIn, folder: RunFolder) -> None:
     running = RunLock(folder.path)
     running.acquire()
     assert "another run writes there" in refused(folder.path)
@@ -194,13 +194,13 @@ def test_a_run_that_goes_on_is_refused(hurried: StandIn, folder: RunFolder) -> N
     assert records.load(folder.path) is None
 
 
-def test_a_damaged_history_is_told(hurried: StandIn, folder: RunFolder) -> None:
+def test_a_damaged_history_is_reported(hurried: StandIn, folder: RunFolder) -> None:
     with (folder.path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "st\n')
     assert refused(folder.path).endswith("not sent: metrics.jsonl is damaged (a line is no JSON)")
 
 
-def test_a_folder_that_may_not_be_written_is_told(
+def test_a_folder_that_may_not_be_written_is_reported(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(lock: RunLock, patience: float = 0.0) -> None:
@@ -227,13 +227,13 @@ def test_a_run_stays_where_it_is(hurried: StandIn, folder: RunFolder, key: str) 
     assert send(folder, project="perdure", entity=ENTITY) == record
 
 
-def test_a_server_that_is_down_is_told_and_the_same_command_goes_on(
+def test_a_server_that_is_down_is_reported_and_the_same_command_sends_the_rest(
     hurried: StandIn, folder: RunFolder
 ) -> None:
     hurried.down()
     for _ in range(2):
-        told = refused(folder.path)
-        assert "not sent: the run could not be opened: the server does not answer" in told
+        message = refused(folder.path)
+        assert "not sent: the run could not be opened: the server does not answer" in message
         assert len(UploadQueue(folder.path).pending()) == 3
     hurried.up()
     record = send(folder)
@@ -245,10 +245,10 @@ def test_uploads_that_fail_end_with_the_time_that_was_given(
     hurried: StandIn, folder: RunFolder
 ) -> None:
     hurried.fault("CommitArtifact", status=403)
-    said: list[str] = []
-    told = refused(folder.path, seconds=1.0, notify=said.append)
-    assert told.endswith("3 uploads did not arrive in time; the same command sends the rest")
-    assert len(said) == 1
-    assert "is tried again" in said[0]
+    messages: list[str] = []
+    message = refused(folder.path, seconds=1.0, notify=messages.append)
+    assert message.endswith("3 uploads did not arrive in time; the same command sends the rest")
+    assert len(messages) == 1
+    assert "is tried again" in messages[0]
     hurried.faults.clear()
     assert set(aliases(hurried, send(folder))) == {"task-0", "task-1", "best", "latest"}

@@ -1,4 +1,4 @@
-"""What waits for the upload: complete whatever is deleted, and only as much as is wanted."""
+"""Pending uploads: complete even when their checkpoint is deleted, and only as many as needed."""
 
 from __future__ import annotations
 
@@ -304,7 +304,7 @@ class World:
         self.folder, self.at = folder, 0
         self.queue = UploadQueue(folder.path)
         self.sending: PendingUpload | None = None
-        self.wanted: dict[str, str] = {}
+        self.expected: dict[str, str] = {}
         self.server: dict[str, str] = {}
 
     def step(self) -> None:
@@ -320,13 +320,13 @@ class World:
         self.at += 1
         self.folder.note(self.at)
         self.queue.add_results()
-        self.wanted["results"] = digest(self.folder.path / "results.json")
+        self.expected["results"] = digest(self.folder.path / "results.json")
 
     def _add(self, kind: str, *more: str) -> None:
         self.at += 1
         path = self.folder.checkpoint(self.at, kind, best=kind == "epoch")
         self.queue.add_checkpoint(path)
-        self.wanted.update(dict.fromkeys(("latest", *more), digest(path)))
+        self.expected.update(dict.fromkeys(("latest", *more), digest(path)))
         files.remove(path)
 
     def begin(self) -> None:
@@ -355,5 +355,5 @@ class World:
         self.queue, self.sending = UploadQueue(self.folder.path), None
 
     def check(self) -> None:
-        assert self.server == self.wanted
+        assert self.server == self.expected
         assert not self.queue.folder.exists()

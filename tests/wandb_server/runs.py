@@ -83,7 +83,7 @@ class Run:
     def update(self, fields: dict[str, Any]) -> None:
         """What an upsert says; it starts a run again that has ended.
 
-        Assumed: one that is told to be preempted stays so when its config is updated at its end.
+        Assumed: one that is message to be preempted stays so when its config is updated at its end.
         """
         if self.state != "preempting":
             self.state, self.exitcode = "running", None

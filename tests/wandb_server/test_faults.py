@@ -65,7 +65,7 @@ def test_an_artifact_outlives_faults_that_pass(
 
 
 @pytest.mark.parametrize(
-    ("where", "how", "told"),
+    ("where", "how", "message"),
     [
         ("CommitArtifact", {"message": "boom"}, "boom"),
         ("CreateArtifact", {"status": 403}, "fault 403"),
@@ -74,11 +74,11 @@ def test_an_artifact_outlives_faults_that_pass(
     ids=["GraphQL error", "403", "403 of an upload"],
 )
 def test_an_artifact_fails_at_once(
-    wandb_server: StandIn, tmp_path: Path, where: str, how: dict[str, int], told: str
+    wandb_server: StandIn, tmp_path: Path, where: str, how: dict[str, int], message: str
 ) -> None:
     with start() as run:
         wandb_server.fault(where, **how)
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             run.log_artifact(artifact(tmp_path, CONTENT)).wait()
     sequence = wandb_server.project("cl").sequences.get("ckpt")
     assert sequence is None or sequence.versions == []

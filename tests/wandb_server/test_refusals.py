@@ -207,7 +207,7 @@ def rows(offset: int, *steps: int) -> dict[str, Any]:
     ],
     ids=["repeated", "next", "overwriting", "gap", "step back"],
 )
-def test_rows_that_are_lost_are_told(
+def test_rows_that_are_lost_are_reported(
     wandb_server: StandIn, body: dict[str, Any], held: list[int], problem: str
 ) -> None:
     mutate(wandb_server, "upsertBucket", modelName="cl", name="r1")

@@ -110,7 +110,7 @@ with wandb.init(project="cl", id="off", mode="offline", resume="allow", group="g
     assert wandb_server.project("cl").sequences["ckpt"].by_alias["task-0"].versionIndex == 0
 
 
-def test_a_killed_run_goes_on_where_the_server_is(wandb_server: StandIn, tmp_path: Path) -> None:
+def test_a_killed_run_continues_where_the_server_is(wandb_server: StandIn, tmp_path: Path) -> None:
     with machine(wandb_server, tmp_path, ENDLESS):  # killed at the end
         wandb_server.wait_until(lambda: len(wandb_server.history("cl", "r1")) > 20)
     assert wandb_server.run("cl", "r1").state == "running"

@@ -1,9 +1,9 @@
-"""Send runs to Weights & Biases: what ran offline, what was left unsent, what never was mirrored.
+"""Upload runs to Weights & Biases: offline runs, what was left unsent, runs never mirrored.
 
     perdure sync-wandb outputs/20261122-081146
     perdure sync-wandb outputs/20261122-081146/* --project cl --entity my-team
 
-Nothing is sent twice: the same command again sends what is missing, or says that all is there.
+Nothing is sent twice: the same command again sends what is missing.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER")
-    parser.add_argument("--project", help="for runs that W&B does not know yet (perdure)")
-    parser.add_argument("--entity", help="team or user (the key's own)")
+    parser.add_argument("--project", help="of runs that W&B does not have yet (perdure)")
+    parser.add_argument("--entity", help="team or user (default: that of the API key)")
     parser.add_argument("--no-artifacts", action="store_true", help="metrics alone")
     parser.add_argument("--seconds", type=float, default=600.0, help="for each run's uploads")
     options = parser.parse_args(arguments)

@@ -92,7 +92,7 @@ REPORT = SweepReport()
 """The report of this process's sweep; one command is one sweep.
 
 Process-wide, since Hydra itself makes the launcher, from the configuration alone, while the summary
-is printed by whoever called Hydra. `SweepLauncher.report` and the command line are its only users.
+is printed by the caller of Hydra. `SweepLauncher.report` and the command line are its only users.
 """
 
 

@@ -163,7 +163,7 @@ class Recorder:
         """Refuse a handler of no event.
 
         Raises:
-            TypeError: a method is called `on_…` as none of this class is.
+            TypeError: a method is called `on_…`, and no event has such a handler.
         """
         super().__init_subclass__(**arguments)
         unknown = [n for n in vars(cls) if n.startswith("on_") and not hasattr(Recorder, n)]

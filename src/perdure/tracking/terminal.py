@@ -23,7 +23,7 @@ MIN_BAR, MAX_BAR = 8, 24
 class SafeStream(io.TextIOBase):
     """A stream that never ends a run: characters it cannot encode become `?`, errors are ignored.
 
-    A closed pipe (`| head`) or a vanished terminal raises in `write`; training goes on without it.
+    A closed pipe (`| head`) or a vanished terminal raises in `write`; training continues.
     """
 
     def __init__(self, stream: TextIO) -> None:
