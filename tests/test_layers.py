@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from perdure.io import run_files
+
 SOURCE = Path(__file__).parents[1] / "src" / "perdure"
 LAYERS = (
     {"__main__"},
@@ -94,6 +96,26 @@ def test_every_part_has_a_layer() -> None:
 def test_files_are_short() -> None:
     lines = {str(p.relative_to(SOURCE)): len(p.read_text().splitlines()) for p in FILES}
     assert {name: n for name, n in lines.items() if n > LONGEST} == {}
+
+
+def test_the_names_of_a_run_folder_s_files_stand_in_one_place() -> None:
+    names = {value for name, value in vars(run_files).items() if name.isupper()} - {"code", ".lock"}
+    home = Path(run_files.__file__)
+    literals = {
+        str(path.relative_to(SOURCE)): found
+        for path in FILES
+        if path != home
+        and (
+            found := names
+            & {
+                node.value
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Constant)
+            }
+        )
+    }
+    # (`code` and `.lock` are words of other things too.)
+    assert literals == {}
 
 
 def test_the_tests_do_not_hide_the_client_of_wandb() -> None:

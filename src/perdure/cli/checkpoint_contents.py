@@ -15,6 +15,7 @@ from perdure.checkpoint.core import sidecars
 from perdure.checkpoint.core.format import DamagedError
 from perdure.checkpoint.interop.foreign import Opened, open_file
 from perdure.errors import UserError, printable
+from perdure.io.run_files import RunFiles
 from perdure.tracking.formatting import TextTable, byte_size, percent, run_title, scenario_name
 
 KINDS = {
@@ -89,7 +90,7 @@ def _files(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         yield path
         return
-    inner = path / "checkpoints"
+    inner = RunFiles(path).checkpoints
     folder = inner if inner.is_dir() else path
     names = {p.name for p in folder.iterdir() if p.suffix in SUFFIXES}
     # A sidecar without its file is a loss that must be seen.

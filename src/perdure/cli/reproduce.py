@@ -25,6 +25,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from perdure.cli.processes import ROOT, TRAIN, python, table
+from perdure.io.run_files import RunFiles
 
 Percent = dict[str, float]
 Bands = dict[str, tuple[float, float]]
@@ -195,7 +196,7 @@ def run_once(setting: Setting, seed: int, folder: Path, overrides: Sequence[str]
             return Run(seed, {}, used.wall_seconds, used.cpu_seconds, reason)
         known = {"command": command, **asdict(used)}
         record.write_text(json.dumps(known) + "\n")
-    average = json.loads((target / "results.json").read_text())["average_accuracy"]
+    average = json.loads(RunFiles(target).results.read_text())["average_accuracy"]
     accuracy = {name: 100 * value for name, value in average.items()}
     return Run(seed, accuracy, known["wall_seconds"], known["cpu_seconds"])
 

@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from perdure.cli.processes import table
+from perdure.io.run_files import HYDRA, OVERRIDES, RunFiles
 from perdure.sweeps.jobs import decides_result
 
 METRICS = ("average_accuracy", "forgetting")
@@ -64,11 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def read(sweep: Path) -> Iterator[Run]:
     """The jobs in `sweep`: folders, at any depth, that hold a run's overrides."""
-    for path in sweep.rglob(".hydra/overrides.yaml"):
+    for path in sweep.rglob(f"{HYDRA}/{OVERRIDES}"):
         folder = path.parents[1]
         typed = [str(o).lstrip("+~").partition("=") for o in yaml.safe_load(path.read_text()) or []]
         overrides = {key: value for key, _, value in typed if decides_result(key)}
-        results = folder / "results.json"
+        results = RunFiles(folder).results
         content: dict[str, Any] = json.loads(results.read_text()) if results.is_file() else {}
         status = str(content.get("status", "not started"))
         yield Run(folder, overrides, status, _metrics(content) if status == "finished" else {})

@@ -5,6 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+RESULTS = "results.json"
+METRICS = "metrics.jsonl"
+STATUS = "status.json"
+ACCURACY = "accuracy.csv"
+ACCURACY_PICTURE = "accuracy_matrix.png"
+REPORT = "report.html"
+LOG = "train.log"
+CONSOLE = "console.log"
+LOCK = ".lock"
+HYDRA = ".hydra"
+CHECKPOINTS = "checkpoints"
+CODE = "code"
+WANDB = "wandb.json"
+CONFIG = "config.yaml"  # below .hydra
+OVERRIDES = "overrides.yaml"  # below .hydra
+
 
 @dataclass(frozen=True)
 class RunFiles:
@@ -15,74 +31,74 @@ class RunFiles:
     @property
     def results(self) -> Path:
         """What the run measured, and how it stands."""
-        return self.path / "results.json"
+        return self.path / RESULTS
 
     @property
     def metrics(self) -> Path:
         """One JSON object a line, as the run goes."""
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS
 
     @property
     def status(self) -> Path:
         """How the run's last process ended."""
-        return self.path / "status.json"
+        return self.path / STATUS
 
     @property
     def accuracy(self) -> Path:
         """The accuracy matrix as a table."""
-        return self.path / "accuracy.csv"
+        return self.path / ACCURACY
 
     @property
     def accuracy_picture(self) -> Path:
         """The accuracy matrix as a heatmap."""
-        return self.path / "accuracy_matrix.png"
+        return self.path / ACCURACY_PICTURE
 
     @property
     def report(self) -> Path:
         """The run on one page."""
-        return self.path / "report.html"
+        return self.path / REPORT
 
     @property
     def log(self) -> Path:
         """What the program logged."""
-        return self.path / "train.log"
+        return self.path / LOG
 
     @property
     def console(self) -> Path:
         """The output of a sweep's job that ran in a process of its own."""
-        return self.path / "console.log"
+        return self.path / CONSOLE
 
     @property
     def lock(self) -> Path:
         """Held by the process that writes in the folder."""
-        return self.path / ".lock"
+        return self.path / LOCK
 
     @property
     def hydra(self) -> Path:
         """The configuration as composed, and the overrides as typed."""
-        return self.path / ".hydra"
+        return self.path / HYDRA
 
     @property
     def config(self) -> Path:
         """The configuration with which the run was started."""
-        return self.hydra / "config.yaml"
+        return self.hydra / CONFIG
 
     @property
     def overrides(self) -> Path:
         """The overrides with which the run was started."""
-        return self.hydra / "overrides.yaml"
+        return self.hydra / OVERRIDES
 
     @property
     def checkpoints(self) -> Path:
         """Checkpoints with their sidecars."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def code(self) -> Path:
         """The code that ran."""
-        return self.path / "code"
+        return self.path / CODE
 
     @property
     def wandb(self) -> Path:
         """Which run of Weights & Biases mirrors the folder, and what it has been sent."""
-        return self.path / "wandb.json"
+        return self.path / WANDB

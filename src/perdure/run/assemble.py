@@ -13,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 
 import perdure
 from perdure.checkpoint.core.cadence import Cadence
-from perdure.checkpoint.core.ledger import folder_of
 from perdure.checkpoint.core.manager import CheckpointManager, Policy, stem
 from perdure.config.build import build, check, locate
 from perdure.config.compare import require_same
@@ -24,6 +23,7 @@ from perdure.datasets.scenarios import Scenario
 from perdure.distributed.process_group import join
 from perdure.errors import UserError
 from perdure.io.redaction import ADDRESSES
+from perdure.io.run_files import RunFiles
 from perdure.models.base import Method
 from perdure.randomness import Streams
 from perdure.ranks import environment
@@ -321,7 +321,7 @@ def make_checkpoints(
         plain["dataset"]["epochs"],
         plain["timestamp"],
     )
-    return CheckpointManager(folder_of(folder), start, policy, cadence, extra, writes)
+    return CheckpointManager(RunFiles(folder).checkpoints, start, policy, cadence, extra, writes)
 
 
 def _monitor(name: str, accuracies: tuple[str, ...]) -> str:

@@ -15,15 +15,13 @@ from omegaconf import DictConfig
 import perdure
 from perdure.checkpoint.core import format as files
 from perdure.checkpoint.core import sidecars
-from perdure.checkpoint.core.ledger import folder_of
 from perdure.errors import UserError
 from perdure.io import atomic
 from perdure.io.files import is_own
+from perdure.io.run_files import CHECKPOINTS, RunFiles
 from perdure.run.resume import RestorePoint, Weights
 from perdure.training.trainer import Trainer
 from perdure.wandb import record as records
-
-_METRICS = "metrics.jsonl"
 
 
 def versions(device: torch.device, code: str) -> dict[str, str]:
@@ -65,14 +63,14 @@ def restore(trainer: Trainer, source: RestorePoint, folder: Path | None) -> list
 def _settle_in(source: RestorePoint, folder: Path) -> None:
     """Bring what belongs to the checkpoint into the folder in which the run goes on."""
     there = source.path.parent.parent
-    history = there / _METRICS
-    if source.path.parent.name != "checkpoints" or there.resolve() == folder.resolve():
+    history = RunFiles(there).metrics
+    if source.path.parent.name != CHECKPOINTS or there.resolve() == folder.resolve():
         return
     if is_own(history, there):
-        shutil.copyfile(history, folder / _METRICS)
+        shutil.copyfile(history, RunFiles(folder).metrics)
     if source.fork:
         return
-    home = folder_of(folder)
+    home = RunFiles(folder).checkpoints
     atomic.make_folder(home)
     if not sidecars.path_of(home / source.path.name).exists():
         about = files.verify(source.path)

@@ -27,6 +27,7 @@ from perdure.config.stored import (
 )
 from perdure.errors import UserError
 from perdure.io.redaction import ADDRESSES
+from perdure.io.run_files import CHECKPOINTS, HYDRA, RunFiles
 from perdure.io.transfer import DEFAULT_LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -135,9 +136,9 @@ def latest_intact(folder: Path, limits: Limits = DEFAULT_LIMITS) -> RestorePoint
     """
     from perdure.checkpoint.core import format as files
     from perdure.checkpoint.core.archive import TooLargeError
-    from perdure.checkpoint.core.ledger import entries, folder_of
+    from perdure.checkpoint.core.ledger import entries
 
-    full = [entry for entry in entries(folder_of(folder)) if entry.full]
+    full = [entry for entry in entries(RunFiles(folder).checkpoints) if entry.full]
     reasons = []
     for entry in reversed(full):
         try:
@@ -178,7 +179,7 @@ def resolve(reference: str, root: Path, limits: Limits = DEFAULT_LIMITS) -> Rest
 
     folder = latest_run(root) if reference == "latest" else Path(reference).expanduser()
     if folder.is_dir():
-        folder = folder.parent if folder.name == "checkpoints" else folder
+        folder = folder.parent if folder.name == CHECKPOINTS else folder
         point = latest_intact(folder.resolve(), limits)
         if point is None:
             raise UserError(f"checkpoint.load={reference}: that folder has no full checkpoint")
@@ -211,7 +212,7 @@ def _open(path: Path, reference: str, limits: Limits) -> RestorePoint | Weights:
     opened = open_file(path, limits.n_bytes)
     if opened.kind != "perdure":
         return Weights(reference, opened)
-    last = newest(path.parent) if path.parent.name == "checkpoints" else None
+    last = newest(path.parent) if path.parent.name == CHECKPOINTS else None
     is_last = last is not None and last.path == path and bool(opened.metadata)
     return RestorePoint(path, opened.content, fork=not is_last, reference=reference)
 
@@ -220,7 +221,7 @@ def _of_artifact(
     fetched: RestorePoint, artifact: Fetched, home: Path, limits: Limits
 ) -> RestorePoint:
     """A run that lives at W&B is resumed in its own folder, rebuilt where it is missing."""
-    from perdure.checkpoint.core.ledger import folder_of, newest
+    from perdure.checkpoint.core.ledger import newest
 
     home = home.absolute()
     point = replace(
@@ -230,7 +231,7 @@ def _of_artifact(
         artifact=artifact.artifact,
         run_id=artifact.run_id,
     )
-    if point.fork or newest(folder_of(home)) is None:
+    if point.fork or newest(RunFiles(home).checkpoints) is None:
         return point
     local = latest_intact(home, limits)
     _require_same_run(home, local, point)
@@ -347,9 +348,9 @@ def _place_of(point: RestorePoint) -> list[str]:
         f"timestamp={quoted(point.config.timestamp)}",
         f"hydra.run.dir={quoted(str(point.run))}",
     ]
-    if (point.run / ".hydra").is_dir():  # what the run was started with stays as it was
-        n = 1 + len(list((point.run / ".hydra").glob("resume-*")))
-        place.append(f"hydra.output_subdir=.hydra/resume-{n}")
+    if RunFiles(point.run).hydra.is_dir():  # what the run was started with stays as it was
+        n = 1 + len(list(RunFiles(point.run).hydra.glob("resume-*")))
+        place.append(f"hydra.output_subdir={HYDRA}/resume-{n}")
     return place
 
 

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from perdure.config.compare import is_free
 from perdure.config.overrides import program, quoted
 from perdure.errors import RESUMABLE, UserError
+from perdure.io.run_files import RunFiles
 from perdure.ranks import environment
 
 _INTERRUPTED = {RESUMABLE, 130, -signal.SIGTERM, -signal.SIGINT}
@@ -145,7 +146,7 @@ def command_to_continue(arguments: Sequence[str], sweep: Path) -> str:
 
 def finished(folder: Path) -> float | None:
     """Average accuracy of the run that has finished in `folder`; None if it has not."""
-    path = folder / "results.json"
+    path = RunFiles(folder).results
     if not path.is_file():
         return None
     results: dict[str, Any] = json.loads(path.read_text())
@@ -166,7 +167,7 @@ def require_same_job(job: Job) -> None:
     Raises:
         UserError: names the job and both lists of overrides.
     """
-    path = job.folder / ".hydra" / "overrides.yaml"
+    path = RunFiles(job.folder).overrides
     if not path.is_file():
         return
     before = _compared(yaml.safe_load(path.read_text()) or [])

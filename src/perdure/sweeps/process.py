@@ -16,10 +16,10 @@ from typing import Any
 
 from perdure.checkpoint.core import sidecars
 from perdure.io.redaction import ADDRESSES
+from perdure.io.run_files import CONSOLE, RunFiles
 from perdure.run.preemption import PARENT
 from perdure.sweeps.jobs import Job, Outcome, finished
 
-CONSOLE = "console.log"
 _TAIL = 20_000
 
 
@@ -137,7 +137,7 @@ def _environment() -> dict[str, str]:
 
 def resuming_command(job: Job) -> list[str]:
     """The job's command; it resumes if the job's folder holds a checkpoint."""
-    if not any(sidecars.checkpoints_in(job.folder / "checkpoints")):
+    if not any(sidecars.checkpoints_in(RunFiles(job.folder).checkpoints)):
         return list(job.command)
     replaced = ("checkpoint.load=", "checkpoint.resume=")
     return [*(a for a in job.command if not a.startswith(replaced)), "checkpoint.resume=auto"]

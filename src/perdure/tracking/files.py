@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from perdure.errors import UserError
 from perdure.io.atomic import write_atomically
+from perdure.io.run_files import RunFiles
 from perdure.tracking.events import Evaluation, Recorder, RunEnd, RunStart, StepLog, TaskEnd
 
 logger = logging.getLogger("perdure")
@@ -32,7 +33,7 @@ class LocalFiles(Recorder):
     def __init__(self, folder: Path, plot_every_seconds: float = 10.0) -> None:
         self.folder = folder
         self._plot_every_seconds = plot_every_seconds
-        self._metrics = MetricsFile(folder / "metrics.jsonl")
+        self._metrics = MetricsFile(RunFiles(folder).metrics)
         self._start: RunStart | None = None
         self._drawn_at = 0.0
         self._drawn_is_current = False
@@ -123,15 +124,15 @@ class LocalFiles(Recorder):
         self._report(self._start, results, event.error)
 
     def _write_results(self, results: dict[str, Any]) -> None:
-        write_atomically(self.folder / "results.json", to_json(results).encode())
-        write_atomically(self.folder / "accuracy.csv", accuracy_rows(results).encode())
+        write_atomically(RunFiles(self.folder).results, to_json(results).encode())
+        write_atomically(RunFiles(self.folder).accuracy, accuracy_rows(results).encode())
 
     def _draw(self, results: dict[str, Any]) -> None:
         """A picture must not end a run: errors are logged."""
         from perdure.tracking.plots import draw_accuracy_matrix
 
         try:
-            draw_accuracy_matrix(results, self.folder / "accuracy_matrix.png")
+            draw_accuracy_matrix(results, RunFiles(self.folder).accuracy_picture)
         except Exception:
             logger.warning("accuracy_matrix.png could not be drawn", exc_info=True)
         self._drawn_at = time.monotonic()

@@ -20,6 +20,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 from perdure.io.redaction import redacted_words
+from perdure.io.run_files import CODE, RunFiles
 
 FOLDERS = ("conf", "src")
 SCRIPTS = ("train.py",)
@@ -292,12 +293,12 @@ def _free_folder(folder: Path, commit: bytes) -> Path | None:
 
     commit.txt is written last, so a snapshot without one was cut short and is written again.
     """
-    number, target = 1, folder / "code"
+    number, target = 1, RunFiles(folder).code
     while (target / "commit.txt").exists():
         if (target / "commit.txt").read_bytes() == commit:
             return None
         number += 1
-        target = folder / f"code-{number}"
+        target = folder / f"{CODE}-{number}"
     return target
 
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from perdure.errors import printable
 from perdure.io.atomic import write_atomically
+from perdure.io.run_files import ACCURACY, ACCURACY_PICTURE, LOG, METRICS, RESULTS, RunFiles
 from perdure.tracking.charts import Axis, Line, line_chart, nice_axis, thinned
 from perdure.tracking.colors import accuracy_color, css, text_color
 from perdure.tracking.events import RunStart
@@ -27,7 +28,7 @@ from perdure.tracking.html import html_document
 
 MOST_NAMES = 20
 """Lines of a chart that are named; of more, every second, third, …"""
-METRICS = {
+METRIC_NAMES = {
     "average_accuracy": "average accuracy",
     "forgetting": "forgetting",
     "backward_transfer": "backward transfer",
@@ -36,7 +37,7 @@ METRICS = {
     "min_accuracy": "minimum accuracy",
     "worst_case_accuracy": "worst-case accuracy",
 }
-OWN_FILES = ("results.json", "metrics.jsonl", "accuracy.csv", "accuracy_matrix.png", "train.log")
+OWN_FILES = (RESULTS, METRICS, ACCURACY, ACCURACY_PICTURE, LOG)
 
 
 def write_report(
@@ -47,7 +48,7 @@ def write_report(
         _header(start, results, error),
         _section("Accuracy matrix", _matrices(results)),
         _section("Accuracy over time", _accuracy_charts(results)),
-        _section("Training loss", _loss_chart(folder / "metrics.jsonl")),
+        _section("Training loss", _loss_chart(RunFiles(folder).metrics)),
         '<div class="side">',
         _section("Metrics", _metrics(results)),
         _section("Time", _phases(results)),
@@ -60,7 +61,7 @@ def write_report(
         title=f"{run_title(results)}, seed {results.get('seed', '?')}", body=sections
     )
     html = "\n".join(map(printable, html.splitlines()))
-    write_atomically(folder / "report.html", html.encode("utf-8", "replace"))
+    write_atomically(RunFiles(folder).report, html.encode("utf-8", "replace"))
 
 
 def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -98,7 +99,7 @@ def _key_metrics(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for metric in ("average_accuracy", "forgetting"):
         for scenario, value in (results.get(metric) or {}).items():
             if value is not None:
-                yield f"{METRICS[metric]}, {scenario_name(scenario)}", f"{percent(value)} %"
+                yield f"{METRIC_NAMES[metric]}, {scenario_name(scenario)}", f"{percent(value)} %"
     yield "tasks done", f"{results.get('tasks_done', 0)} of {results.get('n_tasks', '?')}"
     yield "optimizer steps", f"{results.get('global_step', 0):,}"
     total = (results.get("seconds") or {}).get("total")
@@ -204,7 +205,7 @@ def _metrics(results: dict[str, Any]) -> str:
     scenarios = list(results.get("average_accuracy") or {})
     rows = [
         (name, [percent((results.get(key) or {}).get(scenario)) for scenario in scenarios])
-        for key, name in METRICS.items()
+        for key, name in METRIC_NAMES.items()
         if any(value is not None for value in (results.get(key) or {}).values())
     ]
     return _table(["percent", *map(scenario_name, scenarios)], rows)
@@ -256,7 +257,7 @@ def _files(folder: Path, finished: bool) -> str:
     """Links to the files; a finished run removes its rolling checkpoints after its report."""
     checkpoints = [
         path
-        for path in sorted((folder / "checkpoints").glob("*.pt*"))
+        for path in sorted(RunFiles(folder).checkpoints.glob("*.pt*"))
         if path.suffix != ".json" and not (finished and path.name.startswith("step-"))
     ]
     rows = "".join(

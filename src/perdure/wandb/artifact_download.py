@@ -24,6 +24,7 @@ from perdure.errors import UserError
 from perdure.io.atomic import publish
 from perdure.io.files import digest, matches, writing
 from perdure.io.locking import locked
+from perdure.io.run_files import ACCURACY, METRICS, RESULTS, RunFiles
 from perdure.io.transfer import OverLimitError, Transfer
 from perdure.wandb.record import is_artifact, is_id
 from perdure.wandb.session import explain
@@ -31,7 +32,7 @@ from perdure.wandb.session import explain
 MOST_SHOWN = 12
 """Names of files or versions in a message."""
 _FILE = re.compile(r"[^/\\\x00-\x1f]{1,250}\.pth?")
-_HISTORY = ("results.json", "metrics.jsonl", "accuracy.csv", "recorders.json")
+_HISTORY = (RESULTS, METRICS, ACCURACY, "recorders.json")
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".bin")
 _PAUSES = (0.5, 2.0, 8.0)
 """Seconds before each further attempt (backoff)."""
@@ -90,7 +91,7 @@ class ArtifactDownload:
         """
         file = self._checkpoint_file() if self.is_checkpoint else self._choose(requested)
         self._folder /= self._key(file)
-        path = self._folder / "checkpoints" / Path(file).name
+        path = RunFiles(self._folder).checkpoints / Path(file).name
         with locked(self._folder, "PERDURE_CACHE"):
             # Another process may have fetched it while this one waited for the lock.
             if not self._is_present(path):
@@ -147,9 +148,9 @@ class ArtifactDownload:
         with writing(self._folder.parent, "PERDURE_CACHE"):
             self._folder.parent.mkdir(parents=True, exist_ok=True)
             part = self._folder.with_name(f"{self._folder.name}.{uuid.uuid4().hex}.part")
-            (part / "checkpoints").mkdir(parents=True)
+            RunFiles(part).checkpoints.mkdir(parents=True)
         try:
-            target = part / "checkpoints" / path.name
+            target = RunFiles(part).checkpoints / path.name
             if self.is_checkpoint:
                 self._download_checkpoint(target, part)
             else:

@@ -12,6 +12,7 @@ from perdure.checkpoint.core import archive, sidecars
 from perdure.errors import UserError
 from perdure.io.atomic import write_atomically
 from perdure.io.files import digest, is_own, open_plain
+from perdure.io.run_files import RESULTS, RunFiles
 from perdure.wandb import rows
 from perdure.wandb.record import Record
 from perdure.wandb.session import MirrorError, Session
@@ -118,7 +119,7 @@ class Mirror:
         order = rows.order("end", step)
         matrix = {name: m for name, m in (results.get("accuracy_matrix") or {}).items() if m}
         if matrix and order > self._last_order:
-            picture = self.folder / "accuracy_matrix.png"
+            picture = RunFiles(self.folder).accuracy_picture
             own_picture = picture if is_own(picture, self.folder) else None
             self.session.show_matrix(matrix, own_picture, order, step)
             self._last_order = order
@@ -147,7 +148,7 @@ class Mirror:
             {"run": run_id, "sha256": hashes},
         )  # fmt: skip
         if upload.checkpoint is None:
-            self.record.results_sha256 = hashes.get("results.json")
+            self.record.results_sha256 = hashes.get(RESULTS)
             self.record.save(self.folder)
             return
         metadata = {key: upload.metadata.get(key) for key in _METADATA}
@@ -175,7 +176,7 @@ class Mirror:
     def _new_lines(self) -> list[dict[str, Any]]:
         """Complete lines that were written since the last call."""
         try:
-            with open_plain(self.folder / "metrics.jsonl", follow=False) as file:
+            with open_plain(RunFiles(self.folder).metrics, follow=False) as file:
                 file.seek(self._read_bytes)
                 data = file.read()
         except FileNotFoundError:

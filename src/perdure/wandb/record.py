@@ -16,10 +16,11 @@ from perdure.checkpoint.core.sidecars import is_sha256
 from perdure.errors import printable
 from perdure.io.atomic import write_atomically
 from perdure.io.files import read_json
+from perdure.io.run_files import WANDB
 
 logger = logging.getLogger("perdure")
 
-NAME = "wandb.json"
+NAME = WANDB
 _LIMIT = 8 * 2**20
 """Bytes of it that are read: a few hundred for each checkpoint sent."""
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from perdure.checkpoint.core.format import committed
-from perdure.checkpoint.core.ledger import Entry, entries, folder_of
+from perdure.checkpoint.core.ledger import Entry, entries
 from perdure.checkpoint.core.lock import RunLock
 from perdure.config import yaml_data
 from perdure.errors import UserError
 from perdure.io.files import digest, read_json
+from perdure.io.run_files import RunFiles
 from perdure.wandb import record as records
 from perdure.wandb.mirror import Mirror
 from perdure.wandb.record import Record, is_id, name_of, new_id
@@ -109,7 +110,7 @@ def _counted(uploads: int) -> str:
 
 
 def _results(folder: Path) -> dict[str, Any]:
-    path = folder / "results.json"
+    path = RunFiles(folder).results
     try:
         results: dict[str, Any] = read_json(path, _LARGEST)
         if not is_id(results["timestamp"]) or not is_id(results["status"]):
@@ -184,7 +185,7 @@ def _new_record(folder: Path, results: dict[str, Any], project: str, entity: str
 
 def _args(folder: Path) -> dict[str, Any]:
     """The run's configuration as it was composed; its interpolations stay text."""
-    path = folder / ".hydra" / "config.yaml"
+    path = RunFiles(folder).config
     if not os.path.lexists(path):
         return {}
     return {**yaml_data.config(path), "timestamp": _results(folder)["timestamp"]}
@@ -209,7 +210,7 @@ def _enqueue_missing(folder: Path, record: Record, queue: UploadQueue) -> None:
     """Queue what the folder keeps and W&B lacks: each state once, with all its aliases."""
     pending = [p.metadata["sha256"] for p in queue.pending() if p.checkpoint is not None]
     present = {*pending, *(entry["sha256"] for entry in record.sent)}
-    full = [entry for entry in entries(folder_of(folder)) if entry.full]
+    full = [entry for entry in entries(RunFiles(folder).checkpoints) if entry.full]
     last = pending[-1] if pending else None
     for entry in full:
         sha256 = _hash_of(entry)
@@ -223,7 +224,7 @@ def _enqueue_missing(folder: Path, record: Record, queue: UploadQueue) -> None:
                 raise UserError(f"{entry.path}: cannot be queued for upload ({error})") from error
             present.add(sha256)
             last = sha256
-    if record.results_sha256 != digest(folder / "results.json"):
+    if record.results_sha256 != digest(RunFiles(folder).results):
         queue.add_results()
 
 

@@ -31,6 +31,7 @@ from perdure.checkpoint.core import sidecars
 from perdure.errors import printable
 from perdure.io.atomic import write_atomically
 from perdure.io.files import is_own, read_json
+from perdure.io.run_files import ACCURACY, ACCURACY_PICTURE, LOG, METRICS, REPORT, RESULTS
 
 logger = logging.getLogger("perdure")
 
@@ -38,8 +39,8 @@ FOLDER = "upload_queue"
 _LABEL = "upload.json"
 _OLD_FOLDER = "outbox"
 _OLD_LABEL = "parcel.json"
-_RESULTS = ("results.json", "metrics.jsonl", "accuracy.csv")
-_REPORT = ("accuracy_matrix.png", "report.html", "train.log")
+_RESULTS = (RESULTS, METRICS, ACCURACY)
+_REPORT = (ACCURACY_PICTURE, REPORT, LOG)
 RECORDERS = "recorders.json"
 _CHECKPOINT = re.compile(r"[^/\\\x00-\x1f]{1,250}\.pth?")
 _ALIAS = re.compile(r"[A-Za-z0-9_.-]{1,128}")

@@ -41,9 +41,10 @@ from process import ROOT, environment
 from perdure.checkpoint.core import format as files
 from perdure.checkpoint.core import sidecars
 from perdure.checkpoint.core.cadence import Cadence
-from perdure.checkpoint.core.ledger import entries, folder_of
+from perdure.checkpoint.core.ledger import entries
 from perdure.checkpoint.core.manager import CheckpointManager, Policy
 from perdure.io import atomic
+from perdure.io.run_files import RunFiles
 from perdure.run.resume import latest_intact
 from perdure.training.state import Position, SaveContext
 
@@ -73,7 +74,7 @@ def rolling(run: Path) -> None:
 
 def managed(run: Path) -> None:
     """The package's own manager, resuming from the newest intact file if there is one."""
-    folder = folder_of(run)
+    folder = RunFiles(run).checkpoints
     atomic.remove_temporaries(folder)
     source = latest_intact(run)
     manager = CheckpointManager(folder, "er", Policy(save=True, top_k=1), Cadence())
@@ -166,7 +167,7 @@ def test_power_loss_at_any_instant_loses_nothing(
 
 def committed(run: Path) -> dict[str, Any]:
     """What counts in the run's folder: files with a sidecar, and links."""
-    tree = tree_of(folder_of(run))
+    tree = tree_of(RunFiles(run).checkpoints)
     return {
         name: found
         for name, found in tree.items()
@@ -176,7 +177,7 @@ def committed(run: Path) -> dict[str, Any]:
 
 def damage_the_newest(run: Path) -> None:
     """Flip one bit in the middle of the file that a resume would take, if there are two."""
-    full = [entry for entry in entries(folder_of(run)) if entry.full]
+    full = [entry for entry in entries(RunFiles(run).checkpoints) if entry.full]
     if len(full) > 1:
         data = bytearray(full[-1].path.read_bytes())
         data[len(data) // 2] ^= 1

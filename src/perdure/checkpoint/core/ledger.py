@@ -9,6 +9,7 @@ from typing import Any
 
 from perdure.checkpoint.core import sidecars
 from perdure.errors import UserError, printable
+from perdure.io.run_files import CHECKPOINTS, RunFiles
 
 log = logging.getLogger("perdure")
 
@@ -75,11 +76,6 @@ def newest(folder: Path) -> Entry | None:
     return full[-1] if full else None
 
 
-def folder_of(run: Path) -> Path:
-    """Where the checkpoints of the run in `run` are."""
-    return run / "checkpoints"
-
-
 def latest_run(root: Path) -> Path:
     """The run folder below `root` whose newest full checkpoint was written last.
 
@@ -88,9 +84,9 @@ def latest_run(root: Path) -> Path:
     """
     found = [
         (entry.path.stat().st_mtime_ns, run)
-        for pattern in ("*/checkpoints", "*/*/checkpoints")
+        for pattern in (f"*/{CHECKPOINTS}", f"*/*/{CHECKPOINTS}")
         for run in (path.parent for path in root.glob(pattern))
-        if (entry := newest(folder_of(run))) is not None
+        if (entry := newest(RunFiles(run).checkpoints)) is not None
     ]
     if not found:
         raise UserError(f"checkpoint.load=latest: no run under {root} has a full checkpoint")

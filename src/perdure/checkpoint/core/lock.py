@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from perdure.errors import UserError
+from perdure.io.run_files import RunFiles
 
 
 class RunLock:
@@ -20,7 +21,7 @@ class RunLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / ".lock"
+        self.path = RunFiles(folder).lock
         self._handle: int | None = None
 
     def acquire(self, patience: float = 0.0) -> None:
