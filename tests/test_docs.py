@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from test_layers import LAYERS
 
 import perdure
+from perdure.cli.commands import COMMANDS as SUBCOMMANDS
 from perdure.cli.help import text
 from perdure.config.build import locate
 from perdure.config.overrides import Arguments
@@ -24,9 +27,11 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 DESIGN = (ROOT / "docs" / "design.md").read_text()
 SECURITY = (ROOT / "docs" / "security.md").read_text()
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
+PAGES = README + DESIGN + SECURITY
 HELP = text()
 
-COMMANDS = sorted(set(re.findall(r"python train\.py ([^#\n`]+)", README + SECURITY + HELP)))
+COMMANDS = sorted(set(re.findall(r"python train\.py (?!-sc )([^#\n`]+)", README + SECURITY + HELP)))
 
 
 def overrides_of(command: str) -> list[str]:
@@ -44,6 +49,21 @@ def test_there_are_commands_to_check() -> None:
     assert len(COMMANDS) >= 8
 
 
+def test_every_subcommand_exists() -> None:
+    named = set(re.findall(r"(?:^|`)perdure ([a-z][a-z-]*)", PAGES + CHANGELOG, re.M))
+    assert named >= {"train", "summarize", "inspect", "prepare-data", "sync-wandb", "reproduce"}
+    assert named <= set(SUBCOMMANDS)
+
+
+def test_the_names_of_the_changelog_exist() -> None:
+    """The right column of its tables: `package.module`, or `package.module.name`."""
+    rows = re.findall(r"^\| `[^|]+ \| (.+) \|$", CHANGELOG, re.M)
+    names = [name for row in rows for name in re.findall(r"`(perdure[\w.]*)`", row)]
+    assert len(names) >= 40
+    for name in names:
+        pkgutil.resolve_name(name)
+
+
 @pytest.mark.parametrize("group", ["model", "dataset", "buffer", "backbone"])
 def test_the_table_of_options_is_complete(group: str) -> None:
     (row,) = re.findall(rf"^\| {group} \| (.+) \|$", README, re.M)
@@ -52,9 +72,10 @@ def test_the_table_of_options_is_complete(group: str) -> None:
     )
 
 
+PACKAGES = "|".join(sorted(name for layer in LAYERS for name in layer))
 PATHS = sorted(
-    set(re.findall(r"`((?:src|conf|scripts|tests|docs)/[\w./-]+)`", README + DESIGN + SECURITY))
-    | set(re.findall(r"`((?:models|datasets|training|checkpoint|tracking)/[\w./]+)`", DESIGN))
+    set(re.findall(r"`((?:src|conf|scripts|tests|docs)/[\w./-]+)`", PAGES))
+    | set(re.findall(rf"`((?:{PACKAGES})/[\w./]+)`", DESIGN))
 )
 
 
@@ -83,7 +104,7 @@ def test_every_torchrun_command_composes(overrides: str) -> None:
 
 
 def test_the_keys_of_the_table_exist() -> None:
-    section = README.split("## Many processes")[1].split("## Stop")[0]
+    section = README.split("## Many processes")[1].split("## Stop and resume")[0]
     keys = re.findall(r"^\| `(training\.[^`]+)`", section, re.M)
     assert len(keys) == 5
     validate(perdure.compose(*keys[:1], *keys[2:3], *keys[4:]))
@@ -111,14 +132,44 @@ def test_the_objects_work_as_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(names["results"]["accuracy_matrix"]["class_il"]) == 5
 
 
-def test_the_floors_listed_are_the_floors() -> None:
-    listed = {
-        name.strip("/ ")
-        for name in re.findall(r"(\w+(?:\.py|/))", DESIGN.split("## The floors")[1].split("##")[0])
+def listed_layers() -> list[dict[str, set[str]]]:
+    """The layers of the page, from the top: package (or module) → its modules, `part/module`."""
+    block = DESIGN.split("## Layers")[1].split("##")[0]
+    layers: list[dict[str, set[str]]] = []
+    texts: dict[str, str] = {}
+    for line in re.findall(r"^    .+", block, re.M):
+        if start := re.match(r" {4}(\d\d| \d|  )  (\w+)(/|\.py)(.*)", line):
+            number, name, _, rest = start.groups()
+            if number.strip():
+                layers.append({})
+            layers[-1][name] = set()
+            texts[name] = rest
+        else:
+            texts[name] += line
+    for layer in layers:
+        for name in layer:
+            without_remarks = re.sub(r"\([^)]*\)", "", texts[name])
+            for part in without_remarks.split("·"):
+                folder, _, modules = part.rpartition(":")
+                prefix = f"{folder.strip()}/" if folder else ""
+                layer[name] |= {prefix + m.strip() for m in modules.split(",") if m.strip()}
+    return layers
+
+
+def test_the_layers_listed_are_those_that_are_kept() -> None:
+    assert [set(layer) for layer in listed_layers()] == [set(layer) for layer in LAYERS]
+    numbers = re.findall(r"^    ([\d ]\d)  \w", DESIGN.split("## Layers")[1], re.M)
+    assert list(map(int, numbers)) == list(range(len(LAYERS), 0, -1))
+
+
+@pytest.mark.parametrize("part", sorted(name for layer in LAYERS for name in layer))
+def test_the_modules_of_a_package_are_listed(part: str) -> None:
+    folder = ROOT / "src" / "perdure" / part
+    files = folder.rglob("*.py") if folder.is_dir() else ()
+    modules = {
+        str(path.relative_to(folder).with_suffix("")) for path in files if path.stem != "__init__"
     }
-    package = ROOT / "src" / "perdure"
-    parts = {p.name for p in package.iterdir() if p.name not in ("__init__.py", "__pycache__")}
-    assert parts <= listed
+    assert next(layer[part] for layer in listed_layers() if part in layer) == modules
 
 
 # --- docs/security.md -----------------------------------------------------------------------------
@@ -133,10 +184,13 @@ def test_the_commands_of_the_page_on_security_are_checked() -> None:
     assert sum(command in SECURITY for command in COMMANDS) >= 3
 
 
-@pytest.mark.parametrize("page", [README, SECURITY], ids=["README", "security"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CHANGELOG.md", "docs/design.md", "docs/security.md"]
+)
 def test_every_linked_page_exists(page: str) -> None:
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", page):
-        assert (ROOT / link).is_file(), link
+    path = ROOT / page
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text()):
+        assert (path.parent / link).is_file(), link
 
 
 def test_the_groups_that_a_file_may_set_are_those_of_the_code() -> None:

@@ -2,7 +2,7 @@
 
 Hydra's own plugins for joblib, submitit and Ray run a job's function in a worker and wait for all
 in order: the first one that raises ends the waiting, a worker that is killed ends the whole sweep,
-and an interrupted run is lost with the pool. Here a job is always `python train.py …` in a process
+and an interrupted run is lost with the pool. Here a job is always `perdure train …` in a process
 of its own (or, by default, a call in this one), and only the scheduling differs.
 """
 

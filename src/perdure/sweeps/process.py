@@ -1,7 +1,7 @@
 """One job as a subprocess: its output goes to `console.log`, its exit status to the sweep.
 
 A run in its own process cannot crash the others, and it is stopped, resumed and reported like any
-other run of `python train.py`.
+other run of `perdure train`.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Worker:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, without what `command_line` has set for its own Hydra: in a job too, a user's
+    """This process's, without what `cli.main` has set for its own Hydra: in a job too, a user's
     mistake is one sentence and no traceback."""
     return {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
 
