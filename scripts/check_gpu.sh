@@ -32,7 +32,7 @@ many() { # RANKS, NAME, overrides: a run under torchrun in $work/NAME
 
 same() { "$python" "$here/scripts/compare_ends.py" "$work/$1" "$work/$2" >"$work/$2.diff" 2>&1; }
 
-killed() { # NAME, overrides: a run that is killed once it has saved within a task, and goes on
+killed() { # NAME, overrides: a run that is killed once it has saved within a task, and resumed
     local name=$1
     shift
     one "$name" checkpoint.every="7 steps" checkpoint.resume=auto "$@" 2>/dev/null &

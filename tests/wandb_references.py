@@ -23,7 +23,6 @@ DOWNLOADS = ("list", SECOND + ".json", SECOND, "list-of-results", "metrics.jsonl
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifact_download, "_PAUSES", (0.0, 0.0))
     monkeypatch.setattr(artifacts, "_TIMEOUT", 2)
-    artifacts._reference.cache_clear()
 
 
 @pytest.fixture
@@ -44,8 +43,6 @@ def named(alias: str, name: str = "ckpt-r1") -> str:
 
 
 def get(address: str, cache: Path, limits: Limits = DEFAULT_LIMITS) -> Fetched:
-    """As another process would: nothing is remembered but what is on the disk."""
-    artifacts._reference.cache_clear()
     return artifacts.fetch(address, cache, limits=limits)
 
 

@@ -134,7 +134,7 @@ def test_what_is_not_as_it_was_is_fetched_again(run: RunFolder, cache: Path, wha
 
 def test_a_pin_must_hold(run: RunFolder, cache: Path) -> None:
     good = digest(run.path / "checkpoints" / SECOND)
-    schemes = {"wandb": artifacts.SCHEME}
+    schemes = {"wandb": artifacts.scheme(lambda fetched: None)}
     assert digest(resolve(f"{named('latest')}#sha256={good}", cache, schemes=schemes)) == good
     with pytest.raises(UserError, match="not the pinned"):
         resolve(f"{named('latest')}#sha256={'0' * 64}", cache, schemes=schemes)

@@ -40,7 +40,7 @@ Common settings (key=value):
   dataset.validation=0.1      hold out this part of the training data and evaluate on it
   training.precision=bf16     mixed precision
   checkpoint.save=true        keep a full checkpoint after every task
-  checkpoint.load=latest      go on with the run that saved last
+  checkpoint.load=latest      resume the run that saved last
   tracking=wandb              mirror the run to Weights & Biases
   device=cuda:1               where to train
 

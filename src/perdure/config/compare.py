@@ -27,7 +27,7 @@ FREE = (
     "dataset.stop_after",
     "recipe",
 )
-"""Keys (and what is below them) that may differ between a checkpoint and the run that goes on."""
+"""Keys (and what is below them) that may differ between a checkpoint and the resumed run."""
 
 _ABSENT: Any = object()
 

@@ -78,7 +78,7 @@ def register() -> None:
     """Make the schema and the resolvers known to Hydra; needed before anything is composed."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    # Hydra's `basic` stops at the first failure, and the plugin's `optuna` minimises: they give way
+    # Hydra's `basic` stops at the first failure, and the plugin's `optuna` minimizes: they give way
     # to ours. (A file of the same name would be checked against theirs.)
     Plugins.instance()
     store.store(group="hydra/launcher", name="basic", node={"defaults": ["one_process"]})

@@ -84,11 +84,11 @@ def _paths(node: Any, prefix: str = "") -> Iterator[str]:
 
 def _value(error: BaseException, chain: list[BaseException]) -> str:
     """A value of the wrong type, or anything else: the first line says it, the key is added."""
-    told: list[BaseException] = [e for e in chain if isinstance(e, OmegaConfBaseException)] or [
-        error
-    ]
-    line, full = _first_line(told[0]), _FULL_KEY.search("\n".join(map(str, chain)))
-    key = getattr(told[0], "full_key", None) or (full[1] if full else None)
+    omegaconf_errors: list[BaseException] = [
+        e for e in chain if isinstance(e, OmegaConfBaseException)
+    ] or [error]
+    line, full = _first_line(omegaconf_errors[0]), _FULL_KEY.search("\n".join(map(str, chain)))
+    key = getattr(omegaconf_errors[0], "full_key", None) or (full[1] if full else None)
     return f"{key}: {line}" if key and key not in line else line
 
 

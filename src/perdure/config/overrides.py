@@ -83,7 +83,7 @@ class Arguments:
 
     @property
     def is_sweep(self) -> bool:
-        """Whether several runs are asked for."""
+        """Whether the command is a sweep (`-m`)."""
         return bool(self._parsed.multirun)
 
     @property

@@ -69,7 +69,7 @@ def end_with(parent: int) -> None:
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGTERM)  # it died just before it was asked to tell
+        os.kill(os.getpid(), signal.SIGTERM)  # it died just before prctl
 
 
 def scratch() -> str:

@@ -22,7 +22,7 @@ _calls = count()
 
 @lru_cache
 def store() -> Any:
-    """The rendezvous store; kept for the life of the process, since others read from it."""
+    """The rendezvous store; kept as long as the process, since others read from it."""
     from torch._C._distributed_c10d import TCPStore
 
     has_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -38,7 +38,7 @@ def store() -> Any:
 
 
 def own_store() -> Any:
-    """The part of the store that belongs to this life of the ranks.
+    """The part of the store that belongs to the ranks since their last restart.
 
     The store outlives them when torchrun starts them anew, and the keys by which the dead ranks
     found each other would lead the new ones astray.
@@ -49,7 +49,7 @@ def own_store() -> Any:
 
 
 def known(key: str) -> Any:
-    """What rank 0 has told under `key`, in this life or an earlier one; None before it has."""
+    """What rank 0 has stored under `key`, before or after a restart; None before it has."""
     if environment.world_size() == 1 or not store().check([key]):
         return None
     return json.loads(store().get(key))
@@ -63,10 +63,10 @@ def from_main(key: str, make: Callable[[], Any], lasting: bool = False) -> Any:
     Args:
         key: what it is.
         make: called on rank 0 alone.
-        lasting: whether ranks that are started anew can ask for it too; then it is told only once.
+        lasting: whether restarted ranks can read it too; then it is stored only once.
 
     Raises:
-        PeerLostError: rank 0 does not tell.
+        PeerLostError: rank 0 does not store it.
     """
     if environment.world_size() == 1:
         return make()

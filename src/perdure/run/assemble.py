@@ -61,7 +61,7 @@ def run(
         overrides: what the user typed, for the checkpoints.
         notices: sentences to show once at the start.
         start: the checkpoint to resume from, or the weights to start with.
-        stop: asked at every step boundary for a reason to save and leave.
+        stop: read at every step boundary: a reason to save and stop.
         sweep: name of the sweep that the run belongs to.
         config_folders: where configuration files were looked for besides `conf/`; remembered to
             be shown to who resumes the run.
@@ -78,7 +78,7 @@ def run(
     ranks = join(plain["training"]["collective_timeout"])
     source = ranks.from_main(start if isinstance(start, RestorePoint) else None)
     plain["training"]["shards"] = device_setup.shards_of(plain, source, ranks)
-    told = [*notices, *device_setup.notices(plain, ranks)]
+    messages = [*notices, *device_setup.notices(plain, ranks)]
     if source is not None and not source.fork:
         plain["timestamp"] = source.config.timestamp
         require_same(plain, source.config.args, source.path)
@@ -95,18 +95,20 @@ def run(
     device = trainer.state.device
     # What is wrong with the checkpoint is found before the run leaves anything behind.
     if source is not None:
-        told += restore(trainer, source, folder if ranks.is_main else None)
+        messages += restore(trainer, source, folder if ranks.is_main else None)
     elif config.checkpoint.load is not None:
         limits = limits_of(config.checkpoint.max_minutes, config.checkpoint.max_gigabytes)
         weights = weights_of(start, plain["checkpoint"]["load"], limits)
-        told += load_weights(trainer, config, weights)
+        messages += load_weights(trainer, config, weights)
     if folder is not None and code is not None:
         code.write(folder)
     if source is not None:
-        told += changes(versions(device, version), source)
+        messages += changes(versions(device, version), source)
     if not plain["deterministic"] and device.type == "cuda":
-        told.append("deterministic=false: faster kernels, and no promise of the same bits again")
-    return trainer.fit(told)
+        messages.append(
+            "deterministic=false: faster kernels, and no promise of the same bits again"
+        )
+    return trainer.fit(messages)
 
 
 def make_trainer(
@@ -207,7 +209,7 @@ def make_benchmark(plain: Mapping[str, Any], device: torch.device) -> Scenario:
 
 
 def make_method(plain: Mapping[str, Any], benchmark: Scenario, device: torch.device) -> Method:
-    """The method around its freshly initialised backbone, on `device`."""
+    """The method around its freshly initialized backbone, on `device`."""
     streams = Streams(plain["seed"])
     streams.seed_torch("initialisation")
     backbone = build(

@@ -1,4 +1,4 @@
-"""What a run must know of its processes: shards, devices, threads, and what the user is told."""
+"""What a run must know of its processes: shards, devices, threads, and notices for the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run folder and what can be asked of it: status, results, newest checkpoint, finished or not."""
+"""A run folder and its state: status, results, newest checkpoint, finished or not."""
 
 from __future__ import annotations
 

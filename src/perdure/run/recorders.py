@@ -41,9 +41,9 @@ def make_recorders(
         plain: the configuration as plain data.
         config: the same, typed.
         folder: the run's folder, or none.
-        source: the checkpoint it goes on from.
+        source: the checkpoint it is resumed from.
         sweep: name of the sweep it belongs to.
-        stop: asked to end the run when somebody presses Stop at W&B.
+        stop: set to end the run when somebody presses Stop at W&B.
 
     Raises:
         UserError: W&B is wanted for a run without a folder.

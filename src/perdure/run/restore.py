@@ -61,7 +61,7 @@ def restore(trainer: Trainer, source: RestorePoint, folder: Path | None) -> list
 
 
 def _settle_in(source: RestorePoint, folder: Path) -> None:
-    """Bring what belongs to the checkpoint into the folder in which the run goes on."""
+    """Bring what belongs to the checkpoint into the folder in which the run is resumed."""
     there = source.path.parent.parent
     history = RunFiles(there).metrics
     if source.path.parent.name != CHECKPOINTS or there.resolve() == folder.resolve():
@@ -102,15 +102,15 @@ def load_weights(trainer: Trainer, config: DictConfig, start: Weights) -> list[s
         allow_missing=wanted.allow_missing,
         new_head=wanted.new_head,
     )
-    told = [f"{opened.path.name} ({opened.kind}): {line}" for line in report.lines()]
+    lines = [f"{opened.path.name} ({opened.kind}): {line}" for line in report.lines()]
     if wanted.take_buffer:
         if trainer.state.buffer is None:
             raise UserError("checkpoint.take_buffer=true: this method keeps no buffer")
-        told += weights.mammoth_buffer(
+        lines += weights.mammoth_buffer(
             opened,
             trainer.state.buffer,
             fields=trainer.method.stored_fields,
             shape=trainer.benchmark.shape,
             device=trainer.state.device,
         )
-    return told
+    return lines

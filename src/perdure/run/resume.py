@@ -185,15 +185,7 @@ def resolve(reference: str, root: Path, limits: Limits = DEFAULT_LIMITS) -> Rest
             raise UserError(f"checkpoint.load={reference}: that folder has no full checkpoint")
         return replace(point, reference=reference)
     found: list[artifacts.Fetched] = []
-
-    def fetch_artifact(remote: references.RemoteReference) -> Path:
-        found.append(artifacts.fetch(remote.address, remote.cache, limits=limits))
-        return references.require_pin(found[0].path, remote)
-
-    schemes = {
-        **references.SCHEMES,
-        "wandb": references.Scheme("wandb://entity/project/name:alias", fetch_artifact),
-    }
+    schemes = {**references.SCHEMES, "wandb": artifacts.scheme(found.append)}
     address = ADDRESSES.restore(reference, "checkpoint.load")
     path = references.resolve(address, _cache(), limits=limits, schemes=schemes).resolve()
     if not found:

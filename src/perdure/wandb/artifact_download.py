@@ -245,7 +245,7 @@ def _has_sha256(expected: str) -> Validator:
 def _is_sidecar_of(expected: str) -> Validator:
     def validate(path: Path) -> str | None:
         with suppress(OSError, ValueError):
-            if sidecars.read(path)["sha256"] == expected:
+            if sidecars.read_file(path)["sha256"] == expected:
                 return None
         return "it is not that of the checkpoint"
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ class Fetched:
 
 
 def fetch(address: str, cache: Path, *, limits: Limits = DEFAULT_LIMITS) -> Fetched:
-    """The checkpoint that `wandb://entity/project/name:alias` names; fetched once a process.
+    """The checkpoint that `wandb://entity/project/name:alias` names.
 
     A path after the alias chooses a file of an artifact that no run of this package has sent.
     `limits`: of all requests and downloads together.
@@ -64,63 +63,39 @@ def fetch(address: str, cache: Path, *, limits: Limits = DEFAULT_LIMITS) -> Fetc
         UserError: the reference is invalid, there is no such artifact, the server does not answer
             or does not allow it, what arrives is not what was sent, or it exceeds the limits.
     """
-    return _reference(address, cache).fetch(limits)
-
-
-def resolve(reference: RemoteReference) -> Path:
-    """The file that a reference `wandb://…` means, for `checkpoint.remote.references.resolve`.
-
-    Raises:
-        UserError: as `fetch`, or it is not what its pin says.
-    """
-    path = fetch(reference.address, reference.cache, limits=reference.transfer.limits).path
-    return require_pin(path, reference)
-
-
-SCHEME = Scheme("wandb://entity/project/name:alias", resolve)
-"""How references to artifacts are written and fetched."""
-
-
-@lru_cache
-def _reference(address: str, cache: Path) -> _Reference:
-    """One for each address and cache in this process, independent of the limits of each call."""
-    return _Reference(address, cache)
-
-
-class _Reference:
-    """An address, and its checkpoint once that was fetched."""
-
-    def __init__(self, address: str, cache: Path) -> None:
-        self.address = address
-        self.cache = cache
-        self._fetched: Fetched | None = None
-
-    def fetch(self, limits: Limits) -> Fetched:
-        if self._fetched is None:
-            match = _FORM.fullmatch(self.address)
-            if match is None:
-                raise UserError(f"{self.address}: must be {FORM}")
-            prepare_environment()
-            if not key_configured():
-                raise UserError(f"{self.address}: {NO_KEY}")
-            try:
-                self._fetched = self._fetch(Transfer(limits), *match.groups())
-            except OverLimitError as limit:
-                raise UserError(f"{self.address} could not be fetched: {limit}") from limit
-        return self._fetched
-
-    def _fetch(
-        self, transfer: Transfer, entity: str, project: str, name: str, alias: str, file: str | None
-    ) -> Fetched:
-        collection = _Collection(self.address, f"{entity}/{project}/{name}", transfer)
+    match = _FORM.fullmatch(address)
+    if match is None:
+        raise UserError(f"{address}: must be {FORM}")
+    prepare_environment()
+    if not key_configured():
+        raise UserError(f"{address}: {NO_KEY}")
+    entity, project, name, alias, file = match.groups()
+    transfer = Transfer(limits)
+    try:
+        collection = _Collection(address, f"{entity}/{project}/{name}", transfer)
         version = collection.version(alias)
-        download = ArtifactDownload(
-            self.address, version.artifact, self.cache, transfer, collection.named
-        )
+        download = ArtifactDownload(address, version.artifact, cache, transfer, collection.named)
         path = download.fetch(file)
-        if not download.is_checkpoint:
-            return Fetched(path, download.name, version.newest)
-        return Fetched(path, download.name, version.newest, download.run_id, place_of(name))
+    except OverLimitError as limit:
+        raise UserError(f"{address} could not be fetched: {limit}") from limit
+    if not download.is_checkpoint:
+        return Fetched(path, download.name, version.newest)
+    return Fetched(path, download.name, version.newest, download.run_id, place_of(name))
+
+
+def scheme(on_fetched: Callable[[Fetched], None]) -> Scheme:
+    """How references to artifacts are written and fetched, for `references.resolve`.
+
+    Args:
+        on_fetched: called with the artifact, of which that gives the path alone.
+    """
+
+    def fetch_path(reference: RemoteReference) -> Path:
+        fetched = fetch(reference.address, reference.cache, limits=reference.transfer.limits)
+        on_fetched(fetched)
+        return require_pin(fetched.path, reference)
+
+    return Scheme("wandb://entity/project/name:alias", fetch_path)
 
 
 def place_of(name: str) -> str:
