@@ -87,6 +87,14 @@ def test_an_interpolation_that_was_typed_is_the_value_it_had() -> None:
     assert "++buffer.batch_size=10" in taken(content)
 
 
+def test_what_is_not_taken_is_reported() -> None:
+    content = state("model=er", "checkpoint.save=true", "data.root=x", "optimizer.lr=0.3")
+    content["overrides"] += ["tracking=wandb", "checkpoint.resume=auto", "hydra.run.dir=/tmp/x"]
+    stored = StoredConfig(content, "old.pt")
+    assert stored.not_taken({"data.root"}) == ("checkpoint.save=true", "tracking=wandb")
+    assert stored.not_taken({"data.root", "checkpoint.save", "tracking"}) == ()
+
+
 # --- what is never taken --------------------------------------------------------------------------
 
 NEVER = [

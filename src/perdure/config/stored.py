@@ -27,6 +27,7 @@ from perdure.config.overrides import Arguments, leaves, parse, quoted
 from perdure.config.published import CONF
 from perdure.config.schema import require_component
 from perdure.errors import UserError
+from perdure.io.redaction import redacted
 
 GROUPS = ("model", "dataset", "buffer", "backbone", "optimizer", "scheduler", "training")
 """Groups that describe a run: their options and values are taken from a file."""
@@ -34,6 +35,9 @@ GROUPS = ("model", "dataset", "buffer", "backbone", "optimizer", "scheduler", "t
 NOT_STORED = ("checkpoint", "tracking", "data", "hydra.searchpath")
 """Keys (and what is below them) that no file may set and that a command must repeat to resume."""
 
+_OF_ONE_COMMAND = tuple(
+    f"checkpoint.{key}" for key in ("load", "fork", "resume", "allow")
+)  # a later command means something else by them
 _PRESETS = ("experiment", "recipe")  # groups whose options set values of the others
 _KEYS = ("seed", "deterministic", "device", "threads")
 _OPTION = re.compile(r"[A-Za-z0-9_][\w.+-]*(/[A-Za-z0-9_][\w.+-]*)*")
@@ -95,6 +99,15 @@ class StoredConfig:
             and isinstance(typed.value, str)
             and _OPTION.fullmatch(typed.value)
         ]
+
+    def not_taken(self, keys: Collection[str]) -> tuple[str, ...]:
+        """Overrides that the run was started with, no file may set, and that set none of `keys`."""
+        return tuple(
+            redacted(t.text)
+            for t in self._typed
+            if t.key.partition(".")[0] in ("checkpoint", "tracking", "data")
+            and t.key not in (*_OF_ONE_COMMAND, *keys)
+        )
 
     def overrides(self, command: Arguments) -> tuple[list[str], frozenset[str]]:
         """What makes `command` run what the file's run was, and the keys whose values it sets.

@@ -57,7 +57,11 @@ def restore(trainer: Trainer, source: RestorePoint, folder: Path | None) -> list
     at = trainer.position
     where = f"task {at.task}, epoch {at.epoch}, step {at.step} (global step {at.global_step})"
     verb = "a fork of" if source.fork else "resumed from"
-    return [f"{verb} {source.origin} at {where}"]
+    messages = [f"{verb} {source.origin} at {where}"]
+    if source.not_taken:
+        typed = " ".join(source.not_taken)
+        messages.append(f"no file sets {typed}: type it again to continue alike")
+    return messages
 
 
 def _settle_in(source: RestorePoint, folder: Path) -> None:

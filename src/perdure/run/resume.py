@@ -50,6 +50,7 @@ class RestorePoint:
         run_id: the W&B run that uploaded it.
         taken: keys of the configuration whose values come from it.
         reference: how the configuration names it; of an alias of W&B, the version it means now.
+        not_taken: overrides of the run's first command that this one must type to have them.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class RestorePoint:
     run_id: str | None = None
     taken: frozenset[str] = frozenset()
     reference: str | None = None
+    not_taken: tuple[str, ...] = ()
 
     @property
     def config(self) -> StoredConfig:
@@ -331,7 +333,8 @@ def _with_configuration(
             f"tracking.wandb.entity={quoted(entity)}",
             f"tracking.wandb.project={quoted(project)}",
         ]
-    return point, stored
+    set_here = {*(t.key for t in command.overrides), *(parse(text).key for text in stored)}
+    return replace(point, not_taken=point.config.not_taken(set_here)), stored
 
 
 def _place_of(point: RestorePoint) -> list[str]:
