@@ -61,7 +61,7 @@ def test_exchanges_of_a_process_alone_change_nothing() -> None:
     [
         ("training.shards=3", "training.shards=3 on 2 processes"),
         ("training={parallel: fsdp, precision: fp16}", "use training.precision=bf16"),
-        ("training.shards=0", "training.shards=0: must be a whole number, 1 or more"),
+        ("training.shards=0", "training.shards=0: must be an integer, 1 or more"),
         ("training.collective_timeout=0", "collective_timeout=0.0: must be above 0"),
     ],
 )
