@@ -20,6 +20,8 @@ CODE = "code"
 WANDB = "wandb.json"
 CONFIG = "config.yaml"  # below .hydra
 OVERRIDES = "overrides.yaml"  # below .hydra
+RESULTS_LIMIT = 64 * 2**20
+"""Bytes of results.json that are read; hundreds of tasks take megabytes."""
 
 
 @dataclass(frozen=True)

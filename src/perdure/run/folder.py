@@ -9,7 +9,7 @@ from perdure.checkpoint.core.lock import RunLock
 from perdure.errors import UserError
 from perdure.io.atomic import write_json
 from perdure.io.files import read_json
-from perdure.io.run_files import RunFiles
+from perdure.io.run_files import RESULTS_LIMIT, RunFiles
 from perdure.io.transfer import DEFAULT_LIMITS, Limits
 from perdure.run.resume import RestorePoint, latest_intact
 
@@ -26,7 +26,7 @@ class RunFolder(RunFiles):
         if not self.results.is_file():
             return None
         try:
-            found = read_json(self.results)
+            found = read_json(self.results, RESULTS_LIMIT)
         except (OSError, ValueError) as error:
             raise UserError(f"{self.results}: damaged ({error})") from None
         if not isinstance(found, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import signal
@@ -21,6 +20,7 @@ from perdure.config.overrides import program, quoted
 from perdure.errors import RESUMABLE, UserError
 from perdure.io.run_files import RunFiles
 from perdure.ranks import environment
+from perdure.run.folder import RunFolder
 
 _INTERRUPTED = {RESUMABLE, 130, -signal.SIGTERM, -signal.SIGINT}
 _OF_THE_SWEEP = (
@@ -146,11 +146,8 @@ def command_to_continue(arguments: Sequence[str], sweep: Path) -> str:
 
 def finished(folder: Path) -> float | None:
     """Average accuracy of the run that has finished in `folder`; None if it has not."""
-    path = RunFiles(folder).results
-    if not path.is_file():
-        return None
-    results: dict[str, Any] = json.loads(path.read_text())
-    if results.get("status") != "finished":
+    results = RunFolder(folder).finished_results()
+    if results is None:
         return None
     average: dict[str, float] = results["average_accuracy"]
     return next(iter(average.values()))

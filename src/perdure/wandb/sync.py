@@ -16,16 +16,13 @@ from perdure.checkpoint.core.lock import RunLock
 from perdure.config import yaml_data
 from perdure.errors import UserError
 from perdure.io.files import digest, read_json
-from perdure.io.run_files import RunFiles
+from perdure.io.run_files import RESULTS_LIMIT, RunFiles
 from perdure.wandb import record as records
 from perdure.wandb.mirror import Mirror
 from perdure.wandb.record import Record, is_id, name_of, new_id
 from perdure.wandb.rows import flat_config
 from perdure.wandb.session import MirrorError, Session, SessionLimits
 from perdure.wandb.upload_queue import UploadQueue
-
-_LARGEST = 64 * 2**20
-"""Bytes of results.json that are read."""
 
 
 def sync(
@@ -112,7 +109,7 @@ def _counted(uploads: int) -> str:
 def _results(folder: Path) -> dict[str, Any]:
     path = RunFiles(folder).results
     try:
-        results: dict[str, Any] = read_json(path, _LARGEST)
+        results: dict[str, Any] = read_json(path, RESULTS_LIMIT)
         if not is_id(results["timestamp"]) or not is_id(results["status"]):
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
