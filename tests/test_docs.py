@@ -15,8 +15,8 @@ import perdure
 from perdure.cli.commands import COMMANDS as SUBCOMMANDS
 from perdure.cli.help import text
 from perdure.config.build import locate
+from perdure.config.folder import CONF
 from perdure.config.overrides import Arguments
-from perdure.config.published import CONF
 from perdure.config.schema import validate
 from perdure.config.stored import GROUPS, StoredConfig, refuse_locations
 from perdure.errors import UserError

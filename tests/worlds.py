@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from perdure.backbones.base import Backbone
 from perdure.checkpoint.core.encode import plain
 from perdure.config.compose import compose, register
-from perdure.config.published import CONF
+from perdure.config.folder import CONF
 from perdure.config.schema import validate
 from perdure.datasets.arrays import Arrays, Split
 from perdure.datasets.sources import MNIST

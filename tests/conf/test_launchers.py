@@ -8,7 +8,7 @@ from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
 from perdure.config.compose import configuration
-from perdure.config.published import CONF
+from perdure.config.folder import CONF
 from perdure.config.schema import validate
 
 LAUNCHERS = sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))

@@ -11,7 +11,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 import perdure
-from perdure.config.published import CONF, notices
+from perdure.config.folder import CONF
+from perdure.config.published import notices
 from perdure.config.schema import Mode, validate
 
 RECIPES = sorted((CONF / "recipe").glob("*/*.yaml"))

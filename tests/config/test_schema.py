@@ -11,7 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 import perdure
 from perdure.config.build import locate
-from perdure.config.published import CONF, notices
+from perdure.config.folder import CONF
+from perdure.config.published import notices
 from perdure.config.schema import buffer_size, validate
 from perdure.errors import UserError
 

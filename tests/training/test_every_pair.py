@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from perdure.checkpoint.core.encode import plain
 from perdure.config.build import build
 from perdure.config.compose import compose
-from perdure.config.published import CONF
+from perdure.config.folder import CONF
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental
 from perdure.run.assemble import make_method, settings

@@ -6,7 +6,7 @@ experiments, which takes it over a second.
 
 from __future__ import annotations
 
-from perdure.config.published import CONF
+from perdure.config.folder import CONF
 
 _GROUPS = (
     "model",

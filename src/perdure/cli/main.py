@@ -23,8 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from perdure.cli.help import text as help_text
 from perdure.config import compose, error_messages
+from perdure.config.folder import CONF
 from perdure.config.overrides import Arguments
-from perdure.config.published import CONF, notices
+from perdure.config.published import notices
 from perdure.config.schema import validate
 from perdure.errors import ExitRun, PeerLostError, PerdureError, PreemptedError, UserError
 from perdure.io.atomic import remove_temporaries

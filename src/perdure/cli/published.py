@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from perdure.cli.processes import table
-from perdure.config.published import CONF
+from perdure.config.folder import CONF
 
 _FOLDER = CONF / "experiment"
 

@@ -17,7 +17,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
-from perdure.config.published import CONF, by_buffer_size
+from perdure.config.folder import CONF
+from perdure.config.published import by_buffer_size
 from perdure.config.schema import Config
 from perdure.errors import UserError
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-CONF = Path(__file__).parents[3] / "conf"
-"""The repository's configuration files."""
+from perdure.config.folder import CONF
 
 
 def by_buffer_size(table: Mapping[int, Any], *, _root_: DictConfig) -> Any:

@@ -23,8 +23,8 @@ from omegaconf import OmegaConf
 from perdure.config.build import locate, locations
 from perdure.config.compare import is_free, listed
 from perdure.config.compose import compose
+from perdure.config.folder import CONF
 from perdure.config.overrides import Arguments, leaves, parse, quoted
-from perdure.config.published import CONF
 from perdure.config.schema import require_component
 from perdure.errors import UserError
 from perdure.io.redaction import redacted
