@@ -45,12 +45,24 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _unknown_option(error: MissingConfigException) -> str:
-    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    missing = error.missing_cfg_file or ""
+    if missing.startswith("experiment/"):
+        return _unknown_experiment(missing.removeprefix("experiment/"))
+    group, _, option = missing.rpartition("/")
     options = sorted(error.options or [])
     if not group or not options:
         return _first_line(error)
     return f"{group}={option}: there is no such {group}{_nearest(option, options)}; choose " + (
         ", ".join(options)
+    )
+
+
+def _unknown_experiment(name: str) -> str:
+    from perdure.config.published import published
+
+    near = _nearest(name, published.settings)
+    return (
+        f"experiment={name}: there is no such published setting{near}; perdure published lists all"
     )
 
 

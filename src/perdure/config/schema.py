@@ -180,14 +180,6 @@ class DataConfig:
 
 
 @dataclass
-class RecipeConfig:
-    """Where the hyperparameters of this pair of method and benchmark were published."""
-
-    source: str | None = None
-    buffer_sizes: list[int] = field(default_factory=list)
-
-
-@dataclass
 class Config:
     """The whole configuration; groups that name a `_target_` are checked when they are built."""
 
@@ -207,7 +199,7 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    recipe: str = "auto"
 
 
 _LONGEST = 160

@@ -114,6 +114,7 @@ class Table:
         url: where to read it.
         code: where the hyperparameters are from.
         benchmarks: what it did.
+        collection: whether it collects the settings of others, and is asked after the papers.
     """
 
     name: str
@@ -122,6 +123,7 @@ class Table:
     title: str = ""
     url: str = ""
     code: str = ""
+    collection: bool = False
 
     @cached_property
     def settings(self) -> Mapping[str, Setting]:
