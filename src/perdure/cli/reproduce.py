@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from perdure.cli.processes import ROOT, TRAIN, python, table
+from perdure.cli.processes import TRAIN, python, table
 from perdure.io.run_files import RunFiles
 
 Percent = dict[str, float]
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = ", ".join(s.name for s in SETTINGS)
         print(f"--only {' '.join(options.only)}: no setting has such a name ({names})")
         return 2
-    folder = options.folder or ROOT / "outputs" / f"reproduce-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = options.folder or Path("outputs", f"reproduce-{datetime.now():%Y%m%d-%H%M%S}")
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     report = reproduce(chosen, options.seeds, options.jobs, folder, options.overrides)

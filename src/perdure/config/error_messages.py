@@ -73,7 +73,7 @@ def _unknown_key(error: BaseException) -> str | None:
     full = _FULL_KEY.search(str(error))
     key = (match[1] or (full[1] if full else match[2])).partition("@")[0]
     keys = list(_known_keys())
-    return f"{key}: there is no such key{_nearest(key, keys)}; python train.py --cfg job lists all"
+    return f"{key}: there is no such key{_nearest(key, keys)}; perdure train --cfg job lists all"
 
 
 def _known_keys() -> Iterator[str]:

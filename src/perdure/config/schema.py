@@ -330,7 +330,7 @@ def _check_keys(node: DictConfig, schema: type, prefix: str) -> None:
     for key in map(str, node):
         if key not in known and f"{prefix}{key}" != "hydra":
             raise UserError(
-                f"{prefix}{key}: there is no such key; python train.py --cfg job lists all"
+                f"{prefix}{key}: there is no such key; perdure train --cfg job lists all"
             )
         part = known.get(key)
         if isinstance(part, type) and is_dataclass(part):

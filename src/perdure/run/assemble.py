@@ -16,6 +16,7 @@ from perdure.checkpoint.core.cadence import Cadence
 from perdure.checkpoint.core.manager import CheckpointManager, Policy, stem
 from perdure.config.build import build, check, locate
 from perdure.config.compare import require_same
+from perdure.config.folder import CHECKOUT
 from perdure.config.schema import Direction, Mode, buffer_size, validate
 from perdure.config.stored import refuse_locations
 from perdure.datasets.fetch import time_limit
@@ -34,6 +35,7 @@ from perdure.run.restore import changes, load_weights, restore, versions
 from perdure.run.resume import RestorePoint, Start, limits_of, weights_of
 from perdure.tracking.events import Recorder
 from perdure.tracking.provenance import read_code
+from perdure.tracking.used_modules import used_modules
 from perdure.training.optim import OptimizerFactory
 from perdure.training.recording import Launch, Recording
 from perdure.training.settings import Settings
@@ -87,7 +89,7 @@ def run(
         refuse_locations(plain, source.taken, allowed, source.origin)
     stop = stop or StopFlag()
     recorders = make_recorders(plain, config, folder, source, sweep, stop) if ranks.is_main else []
-    code = read_code(Path(__file__).parents[3]) if folder is not None and ranks.is_main else None
+    code = read_code(CHECKOUT) if folder is not None and ranks.is_main else None
     version = "unknown" if code is None else code.version
     metadata = {"overrides": list(overrides), "config_folders": list(config_folders)}
     launch = Launch(ranks=ranks, stop=stop, started=perdure.STARTED)
@@ -101,7 +103,7 @@ def run(
         weights = weights_of(start, plain["checkpoint"]["load"], limits)
         messages += load_weights(trainer, config, weights)
     if folder is not None and code is not None:
-        code.write(folder)
+        code.with_modules(*used_modules(plain)).write(folder)
     if source is not None:
         messages += changes(versions(device, version), source)
     if not plain["deterministic"] and device.type == "cuda":
