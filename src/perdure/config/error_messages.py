@@ -60,7 +60,14 @@ def _unknown_option(error: MissingConfigException) -> str:
 def _unknown_experiment(name: str) -> str:
     from perdure.config.published import published
 
-    near = _nearest(name, published.settings)
+    if name in published.settings:
+        setting = published.settings[name]
+        return (
+            f"experiment={name}: cannot be run: its hyperparameters, its method "
+            f"({setting.row.method}) or its benchmark ({setting.benchmark.dataset}) are not part "
+            "of this version"
+        )
+    near = _nearest(name, [n for n, s in published.settings.items() if published.is_runnable(s)])
     return (
         f"experiment={name}: there is no such published setting{near}; perdure published lists all"
     )

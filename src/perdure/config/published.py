@@ -54,12 +54,14 @@ class Published:
 
     def __init__(self, *folders: Path) -> None:
         self.folders = folders or (CONF,)
+        self._options: dict[tuple[str, str], bool] = {}
 
     def look_in(self, folders: Iterable[str | Path]) -> None:
         """Look in these folders too, before Perdure's own."""
         found = (*map(Path, folders), CONF)
         if found != self.folders:
             self.folders = found
+            self._options.clear()
             self.__dict__.pop("tables", None)
             self.__dict__.pop("settings", None)
 
@@ -132,11 +134,25 @@ class Published:
         """What must be the same for `setting` to apply."""
         return Protocol(setting, (CONF, *self.folders))
 
+    def is_runnable(self, setting: Setting) -> bool:
+        """Whether its hyperparameters are known, and its method and benchmark are part of this."""
+        row = setting.row
+        if row.values is None or row.per_class is not None:
+            return False
+        return self._has("model", row.method) and self._has("dataset", setting.benchmark.dataset)
+
+    def _has(self, group: str, option: str) -> bool:
+        """Whether there is such an option of `group`."""
+        if (group, option) not in self._options:
+            files = (folder / group / f"{option}.yaml" for folder in self.folders)
+            self._options[group, option] = any(file.is_file() for file in files)
+        return self._options[group, option]
+
     def store_experiments(self) -> None:
-        """Make every setting with hyperparameters an option of the group `experiment`."""
+        """Make every setting that can be run an option of the group `experiment`."""
         group: dict[str, Any] = {}
         for setting in self.settings.values():
-            if setting.row.values is not None and setting.row.per_class is None:
+            if self.is_runnable(setting):
                 paper = group.setdefault(setting.table.name, {})
                 options = paper.setdefault(setting.benchmark.name, _Options())
                 options[f"{setting.row.name}.yaml"] = setting
