@@ -24,9 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 from perdure.cli.help import text as help_text
 from perdure.config import compose, error_messages
 from perdure.config.folder import CONF
-from perdure.config.overrides import Arguments
+from perdure.config.overrides import Arguments, readable
 from perdure.config.recipe import notices
 from perdure.config.schema import validate
+from perdure.config.suggestions import require_no_flags
 from perdure.errors import ExitRun, PeerLostError, PerdureError, PreemptedError, UserError
 from perdure.io.atomic import remove_temporaries
 from perdure.io.files import require_own
@@ -105,6 +106,7 @@ class Program:
     def __call__(self, words: Sequence[str]) -> None:
         """Run the command `words`; a user's mistake ends in one sentence and exit status 2."""
         words = ADDRESSES.command(words)  # before anything reads, stores or shows them
+        words = list(map(readable, words))
         environment.join()
         if {"--help", "-h"} & set(words):
             print(help_text(), end="")
@@ -115,6 +117,7 @@ class Program:
         # Without this Hydra prints its own long text and exits with status 1.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
+            require_no_flags(words)
             words = rendezvous.from_main("arguments", lambda: self._expanded(words))
             sys.argv[1:] = words if environment.is_main() else [*words, *_SILENT]
             run = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
@@ -122,7 +125,7 @@ class Program:
         except (UserError, HydraException, OmegaConfBaseException) as error:
             if shows_traceback:
                 raise
-            exit_run(error_messages.explain(error))
+            exit_run(error_messages.explain(error, words))
         except AssertionError as error:
             sentence = compose.needs_tracking(error, sys.argv[1:])
             if sentence is None or shows_traceback:

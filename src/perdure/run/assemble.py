@@ -31,6 +31,7 @@ from perdure.models.base import Method
 from perdure.randomness import Streams
 from perdure.ranks import environment
 from perdure.run import device_setup
+from perdure.run.other_class import without_foreign_options
 from perdure.run.preemption import StopFlag
 from perdure.run.recorders import make_recorders
 from perdure.run.restore import changes, load_weights, restore, versions
@@ -77,11 +78,12 @@ def run(
         UserError: the configuration, the data or the disk does not allow the run.
     """
     validate(composed)
+    composed, left_out = without_foreign_options(composed, overrides)
     config = typed(composed)
     ranks = join(config.training.collective_timeout)
     source = ranks.from_main(start if isinstance(start, RestorePoint) else None)
     config = _settled(config, source, ranks)
-    messages = [*notices, *device_setup.notices(config.training, ranks)]
+    messages = [*notices, *left_out, *device_setup.notices(config.training, ranks)]
     stop = stop or StopFlag()
     recorders = make_recorders(config, folder, source, sweep, stop) if ranks.is_main else []
     code = read_code(CHECKOUT) if folder is not None and ranks.is_main else None
