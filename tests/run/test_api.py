@@ -21,7 +21,7 @@ def test_train_gives_the_results(tmp_path: Path) -> None:
     assert perdure.train("model=sgd", *SHORT)["accuracy_matrix"] == results["accuracy_matrix"]
 
 
-def test_a_run_goes_on_in_its_folder(tmp_path: Path) -> None:
+def test_a_run_resumes_in_its_folder(tmp_path: Path) -> None:
     whole = perdure.train("model=er", *SHORT, "checkpoint.save=true", folder=tmp_path / "whole")
     perdure.train(
         "model=er", *SHORT, "checkpoint.save=true", "dataset.stop_after=1", folder=tmp_path / "part"
