@@ -10,6 +10,8 @@ import torch
 import perdure
 from perdure.checkpoint.core.format import read
 from perdure.errors import UserError
+from perdure.io.atomic import _beside
+from perdure.run.folder import RunFolder
 
 SHORT = ("dataset.iterations=20", "tracking.console=off", "dataset.stop_after=2")
 
@@ -50,3 +52,13 @@ def test_weights_alone_start_a_fresh_run(tmp_path: Path) -> None:
 def test_a_mistake_is_a_user_error() -> None:
     with pytest.raises(UserError, match="buffer=none"):
         perdure.train("model=er", "buffer=none")
+
+
+def test_a_run_removes_what_a_killed_one_left_half_written(tmp_path: Path) -> None:
+    left = RunFolder(tmp_path / "run")
+    left.checkpoints.mkdir(parents=True)
+    temporaries = [_beside(left.results), _beside(left.checkpoints / "best.pth")]
+    for temporary in temporaries:
+        temporary.touch()
+    perdure.train("model=sgd", *SHORT, "dataset.iterations=1", folder=left.path)
+    assert not any(temporary.exists() for temporary in temporaries)
