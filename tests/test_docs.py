@@ -207,14 +207,14 @@ def test_the_limits_listed_are_the_defaults() -> None:
     }
 
 
-def test_the_sentence_on_a_class_is_the_one_that_is_said() -> None:
+def test_the_sentence_on_a_class_is_the_one_that_is_raised() -> None:
     args = {"model": {"_target_": "mylab.models.NCM"}}
     with pytest.raises(UserError) as error:
         StoredConfig({"args": args}, "old.pt").overrides(Arguments(()))
     assert str(error.value) in flat(SECURITY)
 
 
-def test_the_sentence_on_an_address_is_the_one_that_is_said() -> None:
+def test_the_sentence_on_an_address_is_the_one_that_is_raised() -> None:
     mirrors = ["http://127.0.0.1/x"]
     source = {"_target_": "perdure.datasets.sources.FashionMNIST", "mirrors": mirrors}
     with pytest.raises(UserError) as error:
@@ -222,16 +222,16 @@ def test_the_sentence_on_an_address_is_the_one_that_is_said() -> None:
     assert str(error.value) in flat(SECURITY)
 
 
-def test_the_sentence_on_a_redacted_address_is_the_one_that_is_said() -> None:
+def test_the_sentence_on_a_redacted_address_is_the_one_that_is_raised() -> None:
     with pytest.raises(UserError) as error:
         Addresses().restore("https://example.org/er.pt?token=***", "checkpoint.load")
     assert str(error.value) in flat(SECURITY)
 
 
-def test_the_sentence_on_a_link_is_the_one_that_is_said(tmp_path: Path) -> None:
+def test_the_sentence_on_a_link_is_the_one_that_is_raised(tmp_path: Path) -> None:
     (tmp_path / "h").mkdir()
     (tmp_path / "h" / "train.log").symlink_to("/etc/motd")
     with pytest.raises(UserError) as error:
         require_own(tmp_path / "h")
-    said = str(error.value).replace(f"{tmp_path.resolve()}/", "")
-    assert said.replace(str(Path("/etc/motd").resolve()), "/etc/motd") in flat(SECURITY)
+    message = str(error.value).replace(f"{tmp_path.resolve()}/", "")
+    assert message.replace(str(Path("/etc/motd").resolve()), "/etc/motd") in flat(SECURITY)

@@ -189,10 +189,10 @@ def test_ctrl_c_saves_and_ends_in_one_line(tmp_path: Path) -> None:
                 break
         process.send_signal(signal.SIGINT)
         process.stdout.read()
-        told = process.stderr.read()
+        sentence = process.stderr.read()
     assert process.returncode == 75
-    assert told.startswith("perdure: stopped by SIGINT; python train.py checkpoint.load=")
-    assert told.count("\n") == 1
+    assert sentence.startswith("perdure: stopped by SIGINT; python train.py checkpoint.load=")
+    assert sentence.count("\n") == 1
     assert results_of(run_folder(tmp_path))["status"] == "interrupted"
 
 

@@ -29,7 +29,6 @@ from perdure.config.recipe import notices
 from perdure.config.schema import validate
 from perdure.config.suggestions import require_no_flags
 from perdure.errors import ExitRun, PeerLostError, PerdureError, PreemptedError, UserError
-from perdure.io.atomic import remove_temporaries
 from perdure.io.files import require_own
 from perdure.io.redaction import ADDRESSES
 from perdure.ranks import environment, rendezvous
@@ -192,8 +191,7 @@ class Program:
         start = self._plan.start
         limits = limits_of(config.checkpoint.max_minutes, config.checkpoint.max_gigabytes)
         if environment.is_main():
-            remove_temporaries(folder.path)
-            remove_temporaries(folder.checkpoints)
+            folder.remove_temporaries()
             if environment.restart_count() or config.checkpoint.resume is not None:
                 start = folder.latest_intact(limits) or start
         return run(

@@ -10,6 +10,7 @@ from perdure.config.recipe import notices
 from perdure.io.files import require_own
 from perdure.io.redaction import ADDRESSES
 from perdure.ranks import environment, rendezvous
+from perdure.run.folder import RunFolder
 from perdure.run.resume import RestorePoint, Start, plan
 
 
@@ -27,7 +28,6 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
     Raises:
         UserError: something in the overrides, the data or the disk does not allow the run.
     """
-    from perdure.checkpoint.core.lock import RunLock
     from perdure.run.assemble import run
 
     register()
@@ -51,9 +51,11 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
         return run(config, place, typed, notices(config, typed), start)
     require_own(place)
     place.mkdir(parents=True, exist_ok=True)
-    lock = RunLock(place)
+    run_folder = RunFolder(place)
+    lock = run_folder.new_lock()
     lock.acquire()
     try:
+        run_folder.remove_temporaries()
         return run(config, place, typed, notices(config, typed), start)
     finally:
         lock.release()

@@ -110,7 +110,7 @@ def _wandb(
 
 
 def _require_place(record: Record, options: WandbConfig, folder: Path) -> None:
-    """Where rows are sent is said by the command line, never by a file of the run's folder.
+    """The command line decides where rows are sent, never a file of the run's folder.
 
     Raises:
         UserError: they differ.
