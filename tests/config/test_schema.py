@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import perdure
+from perdure.config.benchmark import PARTS
 from perdure.config.build import locate
-from perdure.config.folder import CONF
+from perdure.config.folder import options
 from perdure.config.published import notices
 from perdure.config.schema import buffer_size, validate
 from perdure.errors import UserError
@@ -19,6 +18,9 @@ from perdure.errors import UserError
 GROUPS = (
     "model",
     "dataset",
+    "source",
+    "scenario",
+    "transform",
     "buffer",
     "backbone",
     "optimizer",
@@ -26,18 +28,18 @@ GROUPS = (
     "training",
     "tracking",
 )
-FILES = [p for group in GROUPS for p in sorted((CONF / group).glob("*.yaml"))]
+OPTIONS = [f"{group}={option}" for group in GROUPS for option in options(group)]
 
 
-@pytest.mark.parametrize("path", FILES, ids=[f"{p.parent.name}={p.stem}" for p in FILES])
-def test_every_option_composes_and_names_real_classes(path: Path) -> None:
-    group = path.parent.name
+@pytest.mark.parametrize("choice", OPTIONS)
+def test_every_option_composes_and_names_real_classes(choice: str) -> None:
     config = perdure.compose(
-        f"{group}={path.stem}", *(["model=sgd"] if path.stem in ("none", "joint") else [])
+        choice, *(["model=sgd"] if choice in ("buffer=none", "training=joint") else [])
     )
     validate(config)
-    node = config[group]
-    for target in (node, *(node[k] for k in ("source", "scenario", "transform") if k in node)):
+    group = choice.partition("=")[0]
+    node = config.dataset if group in PARTS else config[group]
+    for target in (node, *(node[k] for k in PARTS if k in node)):
         if target.get("_target_"):
             assert callable(locate(target["_target_"], group))
 

@@ -14,6 +14,9 @@ MISTAKES = [
     (["model=derp"], "model=derp: there is no such model (did you mean derpp?)"),
     (["buffer.sise=3"], "buffer.sise: there is no such key (did you mean buffer.size?)"),
     (["+buffer.sise=3"], "buffer.sise=3: buffer takes size, batch_size"),
+    (["dataset=base"], "dataset=base: is what all benchmarks share and none itself; choose perm-"),
+    (["dataset=mnist"], "choose perm-mnist, rot-mnist, seq-cifar10, seq-cifar100, seq-fmnist"),
+    (["dataset.source=mnist"], "dataset.source=mnist: must name a class"),
     (["seed=abc"], "seed: Value 'abc' of type 'str' could not be converted to Integer"),
     (["dataset.epochs=1.5"], "dataset.epochs: Value '1.5'"),
     (["training.precision=fp8"], "expected one of [fp32, bf16, fp16]"),
@@ -82,6 +85,8 @@ def test_help_shows_groups_and_common_settings(tmp_path: Path) -> None:
     assert done.returncode == 0
     for line in (
         "model: agem, der, derpp, er, er-ace, ewc-online, lwf, sgd, si",
+        "dataset: perm-mnist, rot-mnist, seq-cifar10",
+        "source: cifar10, cifar100, fashion-mnist, mnist",
         "buffer: class-balanced, none, reservoir",
         "buffer.size=200",
         "python train.py -m model=sgd,er,derpp seed=0,1,2",

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from perdure.cli.help import text as help_text
 from perdure.config import compose, error_messages
+from perdure.config.benchmark import require_effect
 from perdure.config.folder import CONF
 from perdure.config.overrides import Arguments
 from perdure.config.published import notices
@@ -60,6 +61,7 @@ class Launch(Callback):
             if mode == "sweep":
                 preflight.check(config)  # its jobs are validated one by one
             else:
+                require_effect(config.hydra)
                 validate(config)
             timestamp = rendezvous.known("timestamp") or rendezvous.from_main(
                 "timestamp", lambda: Launch._reserve(config, mode), lasting=True
@@ -148,6 +150,7 @@ class Program:
         except UserError as error:
             exit_run(str(error))  # the folder is another run's: nothing in it is touched
         try:
+            require_effect(HydraConfig.get())
             validate(config)
             results = rendezvous.from_main("results", lambda: _finished(config, folder))
             results = results or self._train(config, folder, flag)

@@ -15,8 +15,9 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from perdure.config.benchmark import require_effect
 from perdure.config.folder import CONF
 from perdure.config.published import by_buffer_size
 from perdure.config.schema import Config
@@ -106,12 +107,16 @@ def compose(*overrides: str) -> DictConfig:
     """The configuration that `python train.py <overrides>` would run."""
     with configuration():
         try:
-            return _compose("train", overrides=list(overrides))
+            config = _compose("train", overrides=list(overrides), return_hydra_config=True)
         except AssertionError as error:
             sentence = needs_tracking(error, overrides)
             if sentence is None:
                 raise
             raise UserError(sentence) from None
+    require_effect(config.hydra)
+    with open_dict(config):
+        del config["hydra"]
+    return config
 
 
 def needs_tracking(error: AssertionError, arguments: Iterable[str]) -> str | None:

@@ -11,6 +11,8 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from perdure.config.benchmark import PARTS
+from perdure.config.folder import SHARED
 from perdure.errors import UserError
 
 _NO_KEY = re.compile(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in")
@@ -46,7 +48,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _unknown_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
-    options = sorted(error.options or [])
+    options = sorted({*(error.options or ())} - {SHARED})
     if not group or not options:
         return _first_line(error)
     return f"{group}={option}: there is no such {group}{_nearest(option, options)}; choose " + (
@@ -60,6 +62,8 @@ def _unknown_key(error: BaseException) -> str | None:
         return None
     full = _FULL_KEY.search(str(error))
     key = (match[1] or (full[1] if full else match[2])).partition("@")[0]
+    if key in PARTS:
+        return f"{key}: the file of this option must begin with the line # @package dataset.{key}"
     keys = list(_known_keys())
     return f"{key}: there is no such key{_nearest(key, keys)}; python train.py --cfg job lists all"
 

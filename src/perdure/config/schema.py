@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
+from perdure.config.benchmark import require_benchmark
 from perdure.errors import UserError
 from perdure.ranks import environment, shards
 
@@ -243,6 +244,7 @@ def validate(config: DictConfig) -> None:
         UserError: names the key, its value, and what would be accepted.
     """
     _check_keys(config, Config, "")
+    require_benchmark(config)
     for key in _AT_LEAST_ONE:
         value = OmegaConf.select(config, key)
         if value is not None and not (isinstance(value, int) and value >= 1):

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from perdure.config.benchmark import PARTS
 from perdure.config.build import locate, locations
 from perdure.config.compare import is_free, listed
 from perdure.config.compose import compose
@@ -38,7 +39,7 @@ NOT_STORED = ("checkpoint", "tracking", "data", "hydra.searchpath")
 _OF_ONE_COMMAND = tuple(
     f"checkpoint.{key}" for key in ("load", "fork", "resume", "allow")
 )  # a later command means something else by them
-_PRESETS = ("experiment", "recipe")  # groups whose options set values of the others
+_PRESETS = (*PARTS, "experiment", "recipe")  # groups whose options set values of the others
 _KEYS = ("seed", "deterministic", "device", "threads")
 _OPTION = re.compile(r"[A-Za-z0-9_][\w.+-]*(/[A-Za-z0-9_][\w.+-]*)*")
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
