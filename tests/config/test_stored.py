@@ -113,6 +113,8 @@ def test_what_is_not_taken_is_reported() -> None:
     stored = StoredConfig(content, "old.pt")
     assert stored.not_taken({"data.root"}) == ("checkpoint.save=true", "tracking=wandb")
     assert stored.not_taken({"data.root", "checkpoint.save", "tracking"}) == ()
+    content["overrides"] = ["model=er", "debug=fast", "local=cluster"]
+    assert StoredConfig(content, "old.pt").not_taken(()) == ("debug=fast", "local=cluster")
 
 
 # --- what is never taken --------------------------------------------------------------------------
@@ -147,6 +149,8 @@ NEVER = [
     "model=/tmp/evil",
     "experiment=../evil",
     "search=derpp-seq-mnist",
+    "debug=fast",
+    "local=default",
     "evil=1",
     "+evil.key=1",
     "seed=choice(1,2)",

@@ -21,6 +21,7 @@ _GROUPS = (
     "training",
     "checkpoint",
     "tracking",
+    "debug",
 )
 
 _TEXT = """\

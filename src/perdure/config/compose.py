@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from perdure.config.benchmark import require_effect
 from perdure.config.folder import CONF
+from perdure.config.overrides import Arguments
 from perdure.config.published import by_buffer_size
 from perdure.config.schema import Config
 from perdure.errors import UserError
@@ -117,6 +118,15 @@ def compose(*overrides: str) -> DictConfig:
     with open_dict(config):
         del config["hydra"]
     return config
+
+
+def output_root(command: Arguments) -> Path:
+    """Where `command` puts the folders of runs: as typed, else as the configuration files say."""
+    typed = command.value("output_root")
+    if typed is None:
+        choices = (t.text for t in command.overrides if t.key in ("local", "debug"))
+        typed = compose(*command.search_path, *choices).output_root
+    return Path(str(typed))
 
 
 def needs_tracking(error: AssertionError, arguments: Iterable[str]) -> str | None:

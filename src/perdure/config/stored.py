@@ -33,7 +33,7 @@ from perdure.io.redaction import redacted
 GROUPS = ("model", "dataset", "buffer", "backbone", "optimizer", "scheduler", "training")
 """Groups that describe a run: their options and values are taken from a file."""
 
-NOT_STORED = ("checkpoint", "tracking", "data", "hydra.searchpath")
+NOT_STORED = ("checkpoint", "tracking", "data", "hydra.searchpath", "local", "debug")
 """Keys (and what is below them) that no file may set and that a command must repeat to resume."""
 
 _OF_ONE_COMMAND = tuple(
@@ -106,8 +106,7 @@ class StoredConfig:
         return tuple(
             redacted(t.text)
             for t in self._typed
-            if t.key.partition(".")[0] in ("checkpoint", "tracking", "data")
-            and t.key not in (*_OF_ONE_COMMAND, *keys)
+            if t.key.partition(".")[0] in NOT_STORED and t.key not in (*_OF_ONE_COMMAND, *keys)
         )
 
     def overrides(self, command: Arguments) -> tuple[list[str], frozenset[str]]:
