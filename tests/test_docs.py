@@ -125,7 +125,7 @@ def test_the_method_shown_is_the_method() -> None:
 
 
 def test_the_benchmark_shown_is_the_benchmark() -> None:
-    (shown,) = re.findall(r"```yaml\n(# @package _global_.+?)```", README, re.S)
+    (shown,) = re.findall(r"```yaml\n(# @package _global_\n# MNIST.+?)```", README, re.S)
     assert shown == (CONF / "dataset" / "seq-mnist.yaml").read_text()
 
 
