@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perdure.cli.processes import ROOT, python, table
+from perdure.cli.processes import python, table
 
 
 def test_a_child_is_counted_and_its_output_kept(tmp_path: Path) -> None:
@@ -12,7 +12,7 @@ def test_a_child_is_counted_and_its_output_kept(tmp_path: Path) -> None:
     code = "import os, sys; print(os.getcwd(), os.environ['OMP_NUM_THREADS']); sys.exit(3)"
     used = python("-c", code, log=log)
     assert used.status == 3
-    assert log.read_text() == f"{ROOT} 1\n"
+    assert log.read_text() == f"{Path.cwd()} 1\n"
     assert used.cpu_seconds > 0
     assert used.wall_seconds > 0
     assert used.peak_mb > 1

@@ -21,8 +21,8 @@ defaults:
 data:
   root: /scratch/data
 output_root: /scratch/outputs
-optimizer:
-  lr: 0.7
+dataset:
+  epochs: 7
 """
 
 
@@ -45,11 +45,10 @@ def test_a_machine_s_settings_are_applied_where_they_are(machine: str) -> None:
     assert perdure.compose(machine, "~local").data.root == perdure.compose().data.root
 
 
-def test_recipes_experiments_and_what_is_typed_win_over_a_machine_s_settings(machine: str) -> None:
-    assert perdure.compose(machine, "dataset=seq-fmnist").optimizer.lr == 0.7
-    assert perdure.compose(machine, "model=er", "dataset=seq-mnist").optimizer.lr == 0.1
+def test_experiments_and_what_is_typed_win_over_a_machine_s_settings(machine: str) -> None:
+    assert perdure.compose(machine).dataset.epochs == 7
     config = perdure.compose(machine, "experiment=dark-experience/seq-mnist/er-500")
-    assert config.optimizer.lr == 0.1
+    assert config.dataset.epochs == 1
     config = perdure.compose(machine, "data.root=here", "tracking=local")
     assert (config.data.root, config.tracking.wandb) == ("here", None)
 

@@ -22,9 +22,7 @@ def test_without_a_network_one_sentence_says_what_to_do(
     message = str(caught.value)
     assert f"{source.title} is not in data.root={tmp_path}" in message
     assert "Name or service not known" in message
-    assert (
-        f"python scripts/prepare_data.py dataset={source.benchmark} data.root={tmp_path}" in message
-    )
+    assert f"perdure prepare-data dataset={source.benchmark} data.root={tmp_path}" in message
     assert "\n" not in message
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 

@@ -63,7 +63,7 @@ def test_missing_data_without_a_network(tmp_path: Path) -> None:
     done = train_in(tmp_path, "dataset=seq-cifar10", NO_SERVER, "data.root=nowhere")
     assert done.returncode == 2
     assert "CIFAR-10 is not in data.root=nowhere" in done.stderr
-    assert "scripts/prepare_data.py dataset=seq-cifar10" in done.stderr
+    assert "perdure prepare-data dataset=seq-cifar10" in done.stderr
     assert done.stderr.count("Traceback") == 0
     assert not list(tmp_path.glob("outputs/*"))
 

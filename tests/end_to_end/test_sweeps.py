@@ -258,7 +258,7 @@ def test_a_preempted_job_saves_is_queued_again_and_goes_on(tmp_path: Path, calm:
         for pid in processes(f"submitit.core._submit\0{tmp_path}"):
             os.kill(pid, signal.SIGUSR2)
 
-    # 0.1 is what conf/recipe/ chooses by itself.
+    # 0.1 is what is published of ER with 500 examples.
     arguments = ("hydra/launcher=slurm_local", "optimizer.lr=0.1,-1", *LONG)
     status, out, _ = disturb(tmp_path, preempt, *arguments)
     assert status == 2

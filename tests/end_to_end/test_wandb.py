@@ -121,9 +121,7 @@ def test_an_offline_run_is_synced_once(wandb_server: StandIn, tmp_path: Path) ->
     done = train_in(tmp_path, *MIRRORED, *SAVED, env=env)
     assert done.returncode == 0, done.stderr
     folder = run_folder(tmp_path)
-    assert wandb_lines(done) == [
-        f"W&B: offline; python scripts/sync_wandb.py {folder} sends it later"
-    ]
+    assert wandb_lines(done) == [f"W&B: offline; perdure sync-wandb {folder} sends it later"]
     assert wandb_server.log == []
     first = sync(wandb_server, tmp_path, str(folder))
     assert first.returncode == 0, first.stderr

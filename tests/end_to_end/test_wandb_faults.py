@@ -37,7 +37,7 @@ QUICK = (*MIRRORED, *SHORT, "checkpoint.save=true")
     [
         pytest.param(
             lambda server: None, {"WANDB_API_KEY": "", "WANDB_MODE": ""},
-            r"offline; python scripts/sync_wandb.py .* sends it later", id="no key",
+            r"offline; perdure sync-wandb .* sends it later", id="no key",
         ),
         pytest.param(
             lambda server: None, {"WANDB_API_KEY": "x" * 40},
@@ -80,7 +80,7 @@ def test_training_ends_well_and_the_rest_is_sent_later(
     assert json.loads((folder / "results.json").read_text())["status"] == "finished"
     sentences = wandb_lines(done)
     assert re.search(told, sentences[-1]), sentences
-    assert f"python scripts/sync_wandb.py {folder}" in sentences[-1]
+    assert f"perdure sync-wandb {folder}" in sentences[-1]
     wandb_server.up()
     wandb_server.faults.clear()
     wandb_server.allow()

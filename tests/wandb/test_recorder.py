@@ -68,7 +68,7 @@ class Play:
 
     @property
     def sync(self) -> str:
-        return f"python scripts/sync_wandb.py {self.folder.path}"
+        return f"perdure sync-wandb {self.folder.path}"
 
     @property
     def waiting(self) -> int:

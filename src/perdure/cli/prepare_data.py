@@ -1,6 +1,7 @@
 """Download a benchmark's data ahead of time, for machines without a network.
 
-perdure prepare-data dataset=seq-cifar10 [data.root=…]
+What is there already is only checked: sizes and checksums of every file. With the same data.root
+no later run needs a network.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from hydra.errors import HydraException
@@ -18,24 +20,43 @@ from perdure.cli.main import exit_run, worded_exit
 from perdure.config import error_messages
 from perdure.config.build import build
 from perdure.config.compose import compose
+from perdure.config.folder import CONF
+from perdure.config.overrides import Arguments
 from perdure.datasets.fetch import time_limit
 from perdure.errors import UserError
+
+_OVERRIDES = """\
+overrides, as of perdure train:
+  dataset=NAME           whose data; one of your own below --config-dir, or
+{datasets}
+  data.root=DIR          where data sets are looked for and downloaded to; by default
+                         $PERDURE_DATA, or data in the current directory
+  data.max_minutes=N     how long all of it may take
+  dataset.source.KEY=V   options of the data set's source
+
+examples:
+  perdure prepare-data dataset=seq-cifar10
+  perdure prepare-data dataset=seq-cifar100 data.root=/shared/data data.max_minutes=60
+
+exit status: 0 when the data are ready, 2 when they are not, with the reason in a sentence
+"""
 
 
 @worded_exit()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make sure that the data of the composed benchmark are on disk, verified."""
-    parser = argparse.ArgumentParser(
-        prog="perdure prepare-data",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as of perdure train")
-    overrides = parser.parse_args(arguments).overrides
+    options = _options(arguments)
+    flags = [] if options.config_dir is None else ["--config-dir", options.config_dir]
+    command = Arguments((*flags, *options.overrides))
     try:
-        config = compose(*overrides)
+        config = compose(*command.search_path, *(typed.text for typed in command.overrides))
         node: Any = OmegaConf.to_container(config.dataset.source)
         source = build(node, "dataset.source")
+        if not hasattr(source, "fetch"):
+            raise UserError(
+                f"dataset.source._target_={node['_target_']}: has no fetch(root), so its data "
+                "cannot be prepared; its first run reads them"
+            )
         root = Path(config.data.root).expanduser()
         with time_limit(config.data.max_minutes):
             where = source.fetch(root)
@@ -44,3 +65,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     place = "inside the package" if where is None else f"in {where}"
     print(f"{config.dataset.name}: data are ready {place}")
     return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    names = ", ".join(sorted(path.stem for path in (CONF / "dataset").glob("*.yaml")))
+    indent = " " * 25
+    parser = argparse.ArgumentParser(
+        prog="perdure prepare-data",
+        description=__doc__,
+        epilog=_OVERRIDES.format(
+            datasets=fill(names, 100, initial_indent=indent, subsequent_indent=indent)
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="see below")
+    parser.add_argument(
+        "--config-dir", "-cd", metavar="DIR", help="a folder of configuration files of your own"
+    )
+    return parser.parse_intermixed_args(arguments)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
 TRAIN = ("-m", "perdure", "train")
 """The program, for `python`."""
 
@@ -26,7 +25,7 @@ class Usage:
 
 
 def python(*arguments: str | Path, log: Path | None = None) -> Usage:
-    """Run this Python with `arguments` in the repository, on one thread; waits for its end.
+    """Run this Python with `arguments`, on one thread; waits for its end.
 
     Args:
         log: file for its output; None drops it.
@@ -40,7 +39,6 @@ def python(*arguments: str | Path, log: Path | None = None) -> Usage:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            cwd=ROOT,
             env={**os.environ, **threads},
         )
         try:

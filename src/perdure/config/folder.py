@@ -1,10 +1,19 @@
-"""Where the configuration files are that come with Perdure, and the options they offer."""
+"""Where the configuration files are that come with Perdure, and what they offer.
+
+They lie in its checkout, or in its wheel.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-CONF = Path(__file__).parents[3] / "conf"
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+# The package's own comes first: beside an installed package there may be anybody's conf/.
+CHECKOUT = None if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1]
+"""The checkout from which Perdure runs; None where it was installed from a wheel."""
+
+CONF = (_PACKAGE if CHECKOUT is None else CHECKOUT) / "conf"
 """The folder of configuration groups."""
 
 SHARED = "base"

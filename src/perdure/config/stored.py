@@ -39,8 +39,8 @@ NOT_STORED = ("checkpoint", "tracking", "data", "hydra.searchpath", "local", "de
 _OF_ONE_COMMAND = tuple(
     f"checkpoint.{key}" for key in ("load", "fork", "resume", "allow")
 )  # a later command means something else by them
-_PRESETS = (*PARTS, "experiment", "recipe")  # groups whose options set values of the others
-_KEYS = ("seed", "deterministic", "device", "threads")
+_PRESETS = (*PARTS, "experiment")  # groups whose options set values of the others
+_KEYS = ("seed", "deterministic", "device", "threads", "recipe")
 _OPTION = re.compile(r"[A-Za-z0-9_][\w.+-]*(/[A-Za-z0-9_][\w.+-]*)*")
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _PACKAGE = re.compile(r"^#\s*@package\s+(\S+)", re.MULTILINE)
@@ -207,13 +207,13 @@ class _Trust:
 def classes_to_allow(config: Mapping[str, Any], command: Arguments) -> list[str]:
     """The classes in `config` that its checkpoint could not name by itself later on."""
     trust = _Trust("", command, ())
-    named = [(f"{key}.{_TARGET}", str(node[_TARGET])) for key, node in _nodes(config)]
+    named = [(f"{key}.{_TARGET}", str(node[_TARGET])) for key, node in nodes(config)]
     return list(dict.fromkeys(target for key, target in named if not trust.is_trusted(key, target)))
 
 
 def location_keys(config: Mapping[str, Any]) -> Iterator[str]:
     """Keys of parameters that are paths, addresses or references by their annotated type."""
-    for group, node in _nodes(config):
+    for group, node in nodes(config):
         with suppress(UserError):  # a class that is not there: who builds it says so
             yield from (f"{group}.{name}" for name in locations(locate(node[_TARGET], group)))
 
@@ -242,13 +242,13 @@ def refuse_locations(
             )
 
 
-def _nodes(value: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+def nodes(value: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(key, mapping) of each part of a configuration that names a class."""
     if isinstance(value, Mapping):
         if isinstance(value.get(_TARGET), str):
             yield key, value
         for name, inner in value.items():
-            yield from _nodes(inner, f"{key}.{name}" if key else str(name))
+            yield from nodes(inner, f"{key}.{name}" if key else str(name))
 
 
 # --- classes that configuration files name --------------------------------------------------------
@@ -279,7 +279,7 @@ def named_classes(roots: Sequence[Path]) -> dict[str, set[str]]:
             package = header[1] if header else "_group_"
             if package == "_group_":
                 package = ".".join(path.relative_to(root).parent.parts)
-            for key, node in _nodes(content, "" if package == "_global_" else package):
+            for key, node in nodes(content, "" if package == "_global_" else package):
                 found[_group_of(f"{key}.{_TARGET}")].add(node[_TARGET])
     return found
 

@@ -55,8 +55,7 @@ def _require_installed(choice: str, extra: str, module: str) -> None:
         found = None
     if found is None:
         raise UserError(
-            f"{choice} needs a package that is not installed: pip install -c "
-            f"constraints.txt -e '.[{extra}]'"
+            f"{choice} needs a package that is not installed: pip install 'perdure[{extra}]'"
         )
 
 

@@ -1,29 +1,34 @@
 """Code snapshot of a run: git commit and diff, the text files, the installed packages.
 
-Files that look like secrets are left out, and secrets in addresses are redacted; diff.patch lists
-both.
+Where Perdure was installed from a wheel there is no repository: its version stands for it. Modules
+of the user's are copied either way. Files that look like secrets are left out, and secrets in
+addresses are redacted; diff.patch lists both.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import platform
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_ISREG
 
-from perdure.io.redaction import redacted_words
+import perdure
+from perdure.io.redaction import redacted, redacted_words
 from perdure.io.run_files import CODE, RunFiles
 
 FOLDERS = ("conf", "src")
 SCRIPTS = ("train.py",)
+MODULES = "modules"
+"""Where the user's own modules are copied to, below code/."""
 SUFFIXES = {".py", ".yaml", ".yml", ".toml", ".txt", ".md"}
 MOST_BYTES = 1_000_000
 GIT_SECONDS = 5.0
@@ -55,15 +60,33 @@ _NAMED = re.compile(
 
 @dataclass(frozen=True)
 class CodeSnapshot:
-    """commit.txt, diff.patch, environment.txt, and the text files of a repository.
+    """commit.txt, diff.patch, environment.txt, the text files of a repository, and modules.
 
     Attributes:
         version: the code's version in a word: the commit, with a + where files differ from it.
-        files: the content of each file, by its path.
+        commit: what commit.txt says of it.
+        notes: lines for diff.patch on what was left out or changed in the copies.
+        patch: from that commit to the code that ran.
+        files: the content of each other file, by its path.
+        root: the repository; None where there is none.
     """
 
     version: str
+    commit: str
     files: dict[str, bytes]
+    notes: str = ""
+    patch: bytes = b""
+    root: Path | None = None
+
+    def with_modules(self, paths: Mapping[str, Path], left_out: Sequence[str]) -> CodeSnapshot:
+        """The same with the files `paths` below modules/, but for those that it has already."""
+        known = {self.root / name for name in self.files} if self.root else set()
+        new = {
+            f"{MODULES}/{name}": path for name, path in paths.items() if path.resolve() not in known
+        }
+        files, notes = _copies(new)
+        notes += "".join(f"# left out: {what}\n" for what in left_out)
+        return replace(self, notes=self.notes + notes, files={**self.files, **files})
 
     def write(self, folder: Path) -> None:
         """Write `folder`/code.
@@ -71,40 +94,71 @@ class CodeSnapshot:
         A later call writes nothing where the code is the same, and `folder`/code-2, … where it is
         not: a run that was resumed with other code keeps both.
         """
-        target = _free_folder(folder, self.files["commit.txt"])
+        # Lines before the first `diff --git` are a preamble that `git apply` skips.
+        files = {
+            **self.files,
+            "diff.patch": self.notes.encode("utf-8", "surrogateescape") + self.patch,
+        }
+        identity = hashlib.sha256()
+        for name, data in sorted(files.items()):
+            identity.update(f"{name}\0{len(data)}\0".encode() + data)
+        commit = f"{self.commit}\nsha256 of this folder's files: {identity.hexdigest()}\n".encode()
+        target = _free_folder(folder, commit)
         if target is not None:
-            _write(target, self.files)
+            _write(target, {**files, "commit.txt": commit})
 
 
-def read_code(root: Path) -> CodeSnapshot:
+def read_code(root: Path | None) -> CodeSnapshot:
     """The code as it is now; nothing is written.
 
-    `root` is the folder that holds conf/, src/ and train.py; nothing outside it is followed.
     Missing git never fails a run.
+
+    Args:
+        root: the folder that holds conf/, src/ and train.py; nothing outside it is followed. None
+            where Perdure was installed from a wheel.
     """
+    if root is None:
+        commit, version = _installed()
+        return CodeSnapshot(version, commit, {"environment.txt": environment().encode()})
     git = _Git(root)
-    files: dict[str, bytes] = {}
-    redacted: list[str] = []
-    for path in text_files(root):
-        name = str(path.relative_to(root))
-        # An editor may replace a file between the listing and the reading.
-        with contextlib.suppress(OSError):
-            files[name] = path.read_bytes()
-            if (shown := _redacted(files[name])) != files[name]:
-                files[name] = shown
-                redacted.append(name)
+    files, notes = _copies({str(path.relative_to(root)): path for path in text_files(root)})
     files["environment.txt"] = environment().encode()
     commit, patch = git.outputs()
-    # Lines before the first `diff --git` are a preamble that `git apply` skips.
-    patch = "".join(f"# {REDACTED}: {name}\n" for name in redacted).encode() + patch
-    version = _short_version(commit)
-    files["diff.patch"] = patch
-    identity = hashlib.sha256()
-    for name, data in sorted(files.items()):
-        identity.update(f"{name}\0{len(data)}\0".encode() + data)
-    commit += f"\nsha256 of this folder's files: {identity.hexdigest()}\n"
-    files["commit.txt"] = commit.encode()
-    return CodeSnapshot(version, files)
+    return CodeSnapshot(_short_version(commit), commit, files, notes, patch, root.resolve())
+
+
+def _copies(paths: Mapping[str, Path]) -> tuple[dict[str, bytes], str]:
+    """The content of each file without the secrets of addresses, and a note where one was."""
+    files: dict[str, bytes] = {}
+    notes = ""
+    for name, path in paths.items():
+        if looks_secret(name):
+            notes += f"# {LEFT_OUT}: {name}\n"
+        if looks_secret(name) or not _is_text(path):
+            continue
+        # An editor may replace a file between the listing and the reading.
+        with contextlib.suppress(OSError):
+            data = path.read_bytes()
+            files[name] = _redacted(data)
+            if files[name] != data:
+                notes += f"# {REDACTED}: {name}\n"
+    return files, notes
+
+
+def _installed() -> tuple[str, str]:
+    """What commit.txt says of a package that was installed, and its version in a word."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    version, origin = perdure.__version__, {}
+    with contextlib.suppress(PackageNotFoundError, OSError, ValueError):
+        found = distribution("perdure")
+        if Path(str(found.locate_file("perdure"))).samefile(Path(perdure.__file__).parent):
+            origin = json.loads(found.read_text("direct_url.json") or "{}")
+    commit = origin.get("vcs_info", {}).get("commit_id", "")
+    lines = [f"perdure {version}", "installed as a package"]
+    if commit:
+        lines += [f"from {redacted(origin['url'])}", f"at commit {commit}"]
+    return "\n".join(lines), f"{version}+{commit[:12]}" if commit else version
 
 
 def _short_version(commit: str) -> str:
@@ -149,11 +203,19 @@ def environment() -> str:
 
 
 def _is_copied(path: Path, inside: Path) -> bool:
-    if path.suffix not in SUFFIXES or looks_secret(path.name):
-        return False
     try:
         if path.is_symlink() and not path.resolve().is_relative_to(inside):
             return False
+    except OSError:
+        return False
+    return _is_text(path)
+
+
+def _is_text(path: Path) -> bool:
+    """Whether it is a small file of code or text that holds no secrets by its name."""
+    if path.suffix not in SUFFIXES or looks_secret(path.name):
+        return False
+    try:
         status = path.stat()
     except OSError:
         return False

@@ -35,7 +35,7 @@ class WandB(Recorder):
         folder: the run's folder.
         record: which run of W&B this is, when it is a new one.
         online: whether to call W&B at all; else the folder keeps what a later
-            `scripts/sync_wandb.py` sends.
+            `perdure sync-wandb` sends.
         continues: whether this continues the run in the checkpoint's state; else it is a new one,
             and the state is ignored.
         recorded: whether `record` names the run of W&B that mirrors the folder, or the artifact
@@ -214,4 +214,4 @@ class WandB(Recorder):
 
     @property
     def _sync(self) -> str:
-        return f"python scripts/sync_wandb.py {self.folder}"
+        return f"perdure sync-wandb {self.folder}"

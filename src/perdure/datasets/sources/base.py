@@ -96,7 +96,7 @@ class FetchedSource(ABC):
         except FetchError as error:
             state = damage or f"{self.title} is not in data.root={root}"
             raise UserError(
-                f"{state}, and {error}: on a machine with a network run `python "
-                f"scripts/prepare_data.py dataset={self.benchmark} data.root={root}`, "
+                f"{state}, and {error}: on a machine with a network run `perdure "
+                f"prepare-data dataset={self.benchmark} data.root={root}`, "
                 f"or copy {self.layouts} into {root}"
             ) from error
