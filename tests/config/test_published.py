@@ -252,8 +252,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "published" / "ours.yaml").write_text(TABLE)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text(
-        "_target_: perdure.models.derpp.DERpp\nname: mine\nneeds_buffer: true\njoint: true\n"
-        "alpha: 0.4\nbeta: 0.5\n"
+        "_target_: perdure.models.derpp.DERpp\nname: mine\nalpha: 0.4\nbeta: 0.5\n"
     )
     return tmp_path
 

@@ -11,7 +11,7 @@ import perdure
 from perdure.config.benchmark import PARTS
 from perdure.config.build import locate
 from perdure.config.folder import options
-from perdure.config.schema import buffer_size, validate
+from perdure.config.schema import validate
 from perdure.errors import UserError
 
 GROUPS = (
@@ -53,7 +53,8 @@ def test_a_benchmark_brings_its_backbone_and_the_user_may_choose_another() -> No
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        pytest.param(["buffer=none"], "model=er with buffer=none", id="no-buffer"),
+        pytest.param(["+model.needs_buffer=true"], "model.needs_buffer=True: the class", id="fact"),
+        pytest.param(["+model.joint=false"], "model.joint=False: the class", id="fact-joint"),
         pytest.param(["buffer.size=-1"], "buffer.size=-1", id="negative-size"),
         pytest.param(["buffer.size=0"], "buffer.size=0", id="empty-buffer"),
         pytest.param(["buffer.batch_size=0"], "buffer.batch_size=0", id="replay-batch"),
@@ -66,7 +67,9 @@ def test_a_benchmark_brings_its_backbone_and_the_user_may_choose_another() -> No
         pytest.param(["training.log_every=0"], "training.log_every=0", id="log-every"),
         pytest.param(["threads=0"], "threads=0", id="threads"),
         pytest.param(["checkpoint.name=a/b"], "checkpoint.name=a/b", id="name"),
-        pytest.param(["model=er-ace", "training=joint"], "er-ace", id="joint"),
+        pytest.param(
+            ["training=joint", "dataset.stop_after=2"], "has no tasks to stop after", id="joint"
+        ),
         pytest.param(
             ["checkpoint.max_minutes=0"],
             "checkpoint.max_minutes=0.0: must be a float above 0",
@@ -150,8 +153,3 @@ def test_what_a_failure_of_wandb_means_is_one_word(word: str) -> None:
 def test_nothing_is_mirrored_unless_it_is_wanted() -> None:
     assert perdure.compose().tracking.wandb is None
     assert perdure.compose("tracking=wandb").tracking.console is perdure.compose().tracking.console
-
-
-def test_a_method_without_replay_has_no_buffer() -> None:
-    assert buffer_size(perdure.compose("model=sgd")) == 0
-    assert buffer_size(perdure.compose("model=er", "buffer.size=77")) == 77
