@@ -86,7 +86,7 @@ def _require_row(config: DictConfig, setting: Setting) -> None:
 
 
 def _refuse(recipe: str, reason: str) -> NoReturn:
-    names = [*published.settings, *(table.name for table in published.tables)]
+    names = [*published.settings, *published.papers]
     if recipe in names:
         raise UserError(f"recipe={recipe}: does not apply: {reason}; recipe=none takes no setting")
     close = difflib.get_close_matches(recipe, names, n=1)
