@@ -15,7 +15,7 @@ import perdure
 from perdure.cli.commands import COMMANDS as SUBCOMMANDS
 from perdure.cli.help import text
 from perdure.config.build import locate
-from perdure.config.folder import CONF
+from perdure.config.folder import CONF, options
 from perdure.config.overrides import Arguments
 from perdure.config.schema import validate
 from perdure.config.stored import GROUPS, StoredConfig, refuse_locations
@@ -64,17 +64,19 @@ def test_the_names_of_the_changelog_exist() -> None:
         pkgutil.resolve_name(name)
 
 
-@pytest.mark.parametrize("group", ["model", "dataset", "buffer", "backbone"])
+TABLED = ["model", "dataset", "source", "scenario", "transform", "buffer", "backbone"]
+
+
+@pytest.mark.parametrize("group", TABLED)
 def test_the_table_of_options_is_complete(group: str) -> None:
     (row,) = re.findall(rf"^\| {group} \| (.+) \|$", README, re.M)
-    assert sorted(re.findall(r"`([^`]+)`", row)) == sorted(
-        path.stem for path in (CONF / group).glob("*.yaml")
-    )
+    assert sorted(re.findall(r"`([^`]+)`", row)) == options(group)
 
 
 PACKAGES = "|".join(sorted(name for layer in LAYERS for name in layer))
-PATHS = sorted(
+PATHS = sorted(  # (conf/local/ is the user's own)
     set(re.findall(r"`((?:src|conf|scripts|tests|docs)/[\w./-]+)`", PAGES))
+    - {"conf/local/default.yaml"}
     | set(re.findall(rf"`((?:{PACKAGES})/[\w./]+)`", DESIGN))
 )
 
@@ -120,6 +122,11 @@ def test_the_method_shown_is_the_method() -> None:
         assert (position := source.find(line, position + 1)) >= 0, line
     (yaml,) = re.findall(r"```yaml\n(_target_.+?)```", README, re.S)
     assert yaml in (CONF / "model" / "er.yaml").read_text()
+
+
+def test_the_benchmark_shown_is_the_benchmark() -> None:
+    (shown,) = re.findall(r"```yaml\n(# @package _global_\n# MNIST.+?)```", README, re.S)
+    assert shown == (CONF / "dataset" / "seq-mnist.yaml").read_text()
 
 
 def test_the_objects_work_as_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,7 +156,7 @@ SETTINGS = reproduce.settings([])
 def test_a_setting_with_a_band_is_an_exact_one(setting: Setting) -> None:
     config: Any = compose(*setting.overrides)
     validate(config)
-    (notice,) = notices(config, setting.overrides)
+    (notice,) = notices(config)
     assert notice.startswith(f"published setting {setting.name}: ")
     for name, (low, high) in setting.bands.items():
         assert low <= setting.rerun[name] <= high

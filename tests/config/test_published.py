@@ -27,7 +27,7 @@ def values(config: DictConfig, *keys: str) -> dict[str, Any]:
 
 
 def told(*overrides: str) -> list[str]:
-    return notices(perdure.compose(*overrides), list(overrides))
+    return notices(perdure.compose(*overrides))
 
 
 # --- what applies ---------------------------------------------------------------------------------
@@ -256,8 +256,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "published" / "ours.yaml").write_text(TABLE)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text(
-        "_target_: perdure.models.derpp.DERpp\nname: mine\nneeds_buffer: true\njoint: true\n"
-        "alpha: 0.4\nbeta: 0.5\n"
+        "_target_: perdure.models.derpp.DERpp\nname: mine\nalpha: 0.4\nbeta: 0.5\n"
     )
     return tmp_path
 
@@ -279,7 +278,7 @@ def test_a_value_that_its_file_fixes_is_told(folder: Path) -> None:
     search = f"hydra.searchpath=[file://{folder}]"
     typed = (search, "model=mine", "optimizer=adam", "buffer.size=77")
     config = perdure.compose(*typed)
-    assert notices(config, list(typed))[1:] == [
+    assert notices(config)[1:] == [
         "model.alpha=0.4 is fixed in the group's file, so the published 0.7 does not apply; write "
         "`alpha: ${published:0.4}` there (model)"
     ]

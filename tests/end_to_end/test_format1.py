@@ -40,7 +40,10 @@ def same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("copy", "step", "overrides"),
-    [("interrupted", 26, ER), ("killed", 230, DERPP)],
+    [
+        ("interrupted", 26, (*ER, "optimizer.lr=0.01")),
+        ("killed", 230, (*DERPP, "model.alpha=0.2", "model.beta=1.0", "optimizer.lr=0.03")),
+    ],
     indirect=["copy"],
     ids=["interrupted", "killed"],
 )

@@ -255,9 +255,7 @@ def own_class(here: Path, how: str) -> tuple[list[str], dict[str, str]]:
         return ["model._target_=mylab.NCM", "+model.note=x"], env
     conf = here / "conf" / "model"
     conf.mkdir(parents=True)
-    (conf / "ncm.yaml").write_text(
-        "_target_: mylab.NCM\nname: ncm\nneeds_buffer: true\njoint: true\nnote: x\n"
-    )
+    (conf / "ncm.yaml").write_text("_target_: mylab.NCM\nname: ncm\nnote: x\n")
     if how == "searchpath":
         return [f"hydra.searchpath=['file://{here / 'conf'}']", "model=ncm"], env
     return [f"--config-dir={here / 'conf'}", "model=ncm"], env

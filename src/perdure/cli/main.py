@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from perdure.cli.help import text as help_text
 from perdure.config import compose, error_messages
+from perdure.config.benchmark import require_effect
 from perdure.config.folder import CONF
 from perdure.config.overrides import Arguments, readable
 from perdure.config.recipe import notices
@@ -57,9 +58,11 @@ class Launch(Callback):
     def _prepare(config: DictConfig, mode: str) -> None:
         try:
             ADDRESSES.redact_config(config)  # what configuration files hold
+            compose.expand_home(config)
             if mode == "sweep":
                 preflight.check(config)  # its jobs are validated one by one
             else:
+                require_effect(config.hydra)
                 validate(config)
             timestamp = rendezvous.known("timestamp") or rendezvous.from_main(
                 "timestamp", lambda: Launch._reserve(config, mode), lasting=True
@@ -150,6 +153,7 @@ class Program:
         except UserError as error:
             exit_run(str(error))  # the folder is another run's: nothing in it is touched
         try:
+            require_effect(HydraConfig.get())
             validate(config)
             results = rendezvous.from_main("results", lambda: _finished(config, folder))
             results = results or self._train(config, folder, flag)
@@ -198,7 +202,7 @@ class Program:
             config,
             folder.path,
             overrides,
-            notices(config, overrides),
+            notices(config),
             start,
             flag,
             _sweep_of(HydraConfig.get()),

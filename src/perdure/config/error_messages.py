@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from perdure.config.benchmark import PARTS
+from perdure.config.folder import SHARED
 from perdure.config.suggestions import did_you_mean, nearest, spelled
 from perdure.errors import UserError
 
@@ -53,7 +55,7 @@ def _unknown_option(error: MissingConfigException) -> str:
     if missing.startswith("experiment/"):
         return _unknown_experiment(missing.removeprefix("experiment/"))
     group, _, option = missing.rpartition("/")
-    options = sorted(error.options or [])
+    options = sorted({*(error.options or ())} - {SHARED})
     if not group or not options:
         return _first_line(error)
     return f"{group}={option}: there is no such {group}{nearest(option, options)}; choose " + (
@@ -83,9 +85,10 @@ def _unknown_key(error: BaseException, words: Sequence[str]) -> str | None:
         return None
     full = _FULL_KEY.search(str(error))
     key = (match[1] or (full[1] if full else match[2])).partition("@")[0]
-    return (
-        f"{key}: there is no such key{did_you_mean(key, words)}; perdure train --cfg job lists all"
-    )
+    if key in PARTS:
+        return f"{key}: the file of this option must begin with the line # @package dataset.{key}"
+    near = did_you_mean(key, words)
+    return f"{key}: there is no such key{near}; perdure train --cfg job lists all"
 
 
 def _value(error: BaseException, chain: list[BaseException]) -> str:

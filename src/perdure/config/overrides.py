@@ -148,7 +148,9 @@ def parse(text: str) -> Typed:
 
 
 def readable(text: str) -> str:
-    """The override `text`; `key=choice(null,1)`, which Hydra does not take, as `key=null,1`."""
+    """The word `text` as Hydra takes it: `key=choice(null,1)` as `key=null,1`, `~` as the home."""
+    if text.startswith("--config-dir=~"):
+        return f"--config-dir={os.path.expanduser(text.partition('=')[2])}"
     found = re.fullmatch(r"([^=]+)=\s*choice\((.*)\)\s*", text)
     if found is None or parse(text).override is not None:
         return text

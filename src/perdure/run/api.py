@@ -48,7 +48,7 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
     ADDRESSES.redact_config(config)
     place = None if target is None else Path(target)
     if place is None or not environment.is_main():
-        return run(config, place, typed, notices(config, typed), start)
+        return run(config, place, typed, notices(config), start)
     require_own(place)
     place.mkdir(parents=True, exist_ok=True)
     run_folder = RunFolder(place)
@@ -56,6 +56,6 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
     lock.acquire()
     try:
         run_folder.remove_temporaries()
-        return run(config, place, typed, notices(config, typed), start)
+        return run(config, place, typed, notices(config), start)
     finally:
         lock.release()

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from perdure.config.schema import Config, Screen, WandbConfig, WandbMode
-from perdure.config.typed import replay_size
 from perdure.errors import UserError
 from perdure.ranks import environment
+from perdure.run.method import replay_size
 from perdure.run.preemption import StopFlag
 from perdure.run.resume import RestorePoint
 from perdure.tracking.console import Console
