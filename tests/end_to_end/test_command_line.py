@@ -40,8 +40,13 @@ MISTAKES = [
         ["--lr", "0.1"],
         "--lr 0.1: there is no such flag; settings are key=value: write optimizer.lr",
     ),
+    (["model=null"], "model=null: must be agem, der, "),
+    (["-m", "seed=0,1", "dataset=null"], "dataset=null: must be perm-mnist, "),
     (["lr=0.1"], "lr: there is no such key (did you mean optimizer.lr?)"),
-    (["experiment=dark-experience/seq-mnist/er-50"], "there is no such experiment (did you mean"),
+    (
+        ["experiment=dark-experience/seq-mnist/er-50"],
+        "no such published setting (did you mean",
+    ),
     (["experiment=dark-experience/seq-mnist/er-500", "model=sgd"], "model=sgd with experiment="),
     (["experiment=dark-experience/seq-mnist/er-500", "buffer.size=200"], "seq-mnist/er-200"),
     (["recipe=dark-experience", "optimizer=adam"], "recipe=dark-experience: does not apply: "),
@@ -166,6 +171,11 @@ def test_prepare_data_words_its_errors(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.count("Traceback") == 0
+
+
+def test_null_chooses_what_is_chosen_anyway(tmp_path: Path) -> None:
+    tiny = ("model=sgd", "dataset.iterations=2", "dataset.stop_after=1", "tracking.console=off")
+    assert train_in(tmp_path, "experiment=null", "search=null", *tiny).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 """What `python train.py --help` says.
 
-Hydra's own help visits every group below `conf/`, more than a hundred with the recipes and the
-experiments, which takes it over a second.
+Hydra's own help visits every group below `conf/` and every published setting, which takes
+it over a second.
 """
 
 from __future__ import annotations
 
-from perdure.config.folder import CONF, options
+from perdure.config.folder import options
 
 _GROUPS = (
     "model",
@@ -30,7 +30,7 @@ Perdure trains a network on a sequence of tasks and measures what it keeps.
 Choose one file of each group (group=option):
 
 {groups}
-  experiment: a whole published setting, one of {experiments} below conf/experiment
+  experiment: a published setting, <paper>/<benchmark>/<row> (perdure published lists them)
   search: a search of hyperparameters by Optuna, with -m: {searches}
 
 Common settings (key=value):
@@ -64,6 +64,5 @@ Hydra's own options: python train.py --hydra-help
 def text() -> str:
     """Groups with their options, the commonest settings, and examples."""
     groups = (f"  {group}: {', '.join(options(group))}" for group in _GROUPS)
-    experiments = sum(1 for _ in (CONF / "experiment").rglob("*.yaml"))
     searches = ", ".join(options("search"))
-    return _TEXT.format(groups="\n".join(groups), experiments=experiments, searches=searches)
+    return _TEXT.format(groups="\n".join(groups), searches=searches)

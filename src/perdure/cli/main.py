@@ -25,7 +25,7 @@ from perdure.cli.help import text as help_text
 from perdure.config import compose, error_messages
 from perdure.config.benchmark import require_effect
 from perdure.config.folder import CONF
-from perdure.config.overrides import Arguments, readable
+from perdure.config.overrides import Arguments, readable, without_null_choices
 from perdure.config.recipe import notices
 from perdure.config.schema import validate
 from perdure.config.suggestions import require_no_flags
@@ -120,6 +120,7 @@ class Program:
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
             require_no_flags(words)
+            words = without_null_choices(words)
             words = rendezvous.from_main("arguments", lambda: self._expanded(words))
             sys.argv[1:] = words if environment.is_main() else [*words, *_SILENT]
             run = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")

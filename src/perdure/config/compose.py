@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from perdure.config.benchmark import require_effect
 from perdure.config.folder import CONF
-from perdure.config.overrides import Arguments
+from perdure.config.overrides import Arguments, without_null_choices
 from perdure.config.published import published
 from perdure.config.schema import Config
 from perdure.errors import UserError
@@ -119,6 +119,7 @@ def configuration(config_folders: Iterable[str] = ()) -> Iterator[None]:
 
 def compose(*overrides: str) -> DictConfig:
     """The configuration that `python train.py <overrides>` would run."""
+    overrides = tuple(without_null_choices(overrides))
     with configuration(Arguments(overrides).config_folders):
         try:
             config = _compose("train", overrides=list(overrides), return_hydra_config=True)

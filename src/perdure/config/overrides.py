@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from perdure.config.folder import CONF, options
+from perdure.errors import UserError
+
 _SEARCHPATH = "hydra.searchpath"
+_NULL_BY_DEFAULT = ("experiment", "search", "debug", "source", "scenario", "transform")
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,23 @@ def readable(text: str) -> str:
         return text
     plain = f"{found[1]}={found[2]}"
     return plain if parse(plain).is_sweep else text
+
+
+def without_null_choices(words: Iterable[str]) -> list[str]:
+    """`words` without `experiment=null` and the like, which choose what is chosen anyway.
+
+    Raises:
+        UserError: a group that needs an option is set to null.
+    """
+    kept = []
+    for word in words:
+        key, _, value = word.partition("=")
+        is_null = value.strip().lower() == "null"
+        if is_null and key not in _NULL_BY_DEFAULT and (CONF / key).is_dir():
+            raise UserError(f"{word}: must be {', '.join(options(key))}")
+        if not (is_null and key in _NULL_BY_DEFAULT):
+            kept.append(word)
+    return kept
 
 
 def program() -> str:
