@@ -14,9 +14,11 @@ from test_layers import LAYERS
 import perdure
 from perdure.cli.commands import COMMANDS as SUBCOMMANDS
 from perdure.cli.help import text
+from perdure.cli.reproduce import Setting, setting_of
 from perdure.config.build import locate
 from perdure.config.folder import CONF, options
 from perdure.config.overrides import Arguments
+from perdure.config.published import published
 from perdure.config.schema import validate
 from perdure.config.stored import GROUPS, StoredConfig, refuse_locations
 from perdure.errors import UserError
@@ -95,6 +97,22 @@ def test_the_table_of_methods_is_what_the_classes_say() -> None:
         rows.append(f"| `{path.stem}` | " + " | ".join("yes" if c else "no" for c in can) + " |")
     table = "\n".join(["| method | shards | FSDP |", "| --- | --- | --- |", *rows])
     assert table in README, f"the table should be:\n{table}"
+
+
+RESULTS = re.findall(r"^\| ((?:seq|perm)-mnist/[\w-]+) \|.*\|([^|]*)\|([^|]*)\|$", README, re.M)
+
+
+@pytest.mark.parametrize(("name", "paper", "rerun"), RESULTS, ids=[row[0] for row in RESULTS])
+def test_the_published_columns_are_those_of_the_tables(name: str, paper: str, rerun: str) -> None:
+    """`er-ace` on seq-mnist was not published by anybody."""
+    rows = [s for s in published.settings.values() if s.name == f"dark-experience/{name}"]
+    found = [setting_of(row) for row in rows] or [Setting(name)]
+    for shown, figures in ((paper, found[0].paper), (rerun, found[0].rerun)):
+        assert shown.strip() == " / ".join(f"{figures[k]:.2f}" for k in figures)
+
+
+def test_the_results_are_found() -> None:
+    assert len(RESULTS) >= 12
 
 
 TORCHRUN = re.findall(r"^ *torchrun [^#\n]*train\.py ([^#\n]+)", README + HELP, re.M)
