@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from perdure.cli.help import text as help_text
 from perdure.config import compose, error_messages
+from perdure.config.build import import_from_here
 from perdure.config.folder import CONF
 from perdure.config.overrides import Arguments
 from perdure.config.published import notices
@@ -110,6 +111,7 @@ class Program:
             print(help_text(), end="")
             return
         follow_parent()
+        import_from_here()
         compose.register()
         shows_traceback = "HYDRA_FULL_ERROR" in os.environ
         # Without this Hydra prints its own long text and exits with status 1.

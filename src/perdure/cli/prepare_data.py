@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from perdure.cli.main import exit_run, worded_exit
 from perdure.config import error_messages
-from perdure.config.build import build
+from perdure.config.build import build, import_from_here
 from perdure.config.compose import compose
 from perdure.config.folder import CONF
 from perdure.config.overrides import Arguments
@@ -46,6 +46,7 @@ exit status: 0 when the data are ready, 2 when they are not, with the reason in 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make sure that the data of the composed benchmark are on disk, verified."""
     options = _options(arguments)
+    import_from_here()
     flags = [] if options.config_dir is None else ["--config-dir", options.config_dir]
     command = Arguments((*flags, *options.overrides))
     try:
