@@ -25,13 +25,14 @@ from typing import Any, Protocol
 
 import reference_loop
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from whole_runs import paired, paired_table, phases_table, spread, whole_runs
 
 from perdure.cli.processes import table
 from perdure.config.build import build
 from perdure.config.compose import compose
+from perdure.config.schema import Config
+from perdure.config.typed import typed
 from perdure.datasets.arrays import Split
 from perdure.datasets.scenarios import Scenario
 from perdure.run.assemble import make_benchmark, make_trainer
@@ -143,18 +144,18 @@ def cpu_seconds(work: Callable[[], Any]) -> float:
 
 def compare(model: str, rounds: int, steps: int, avalanche: bool = False) -> dict[str, Any]:
     """Train and evaluate `model` on the first task of seq-mnist, all loops in turn."""
-    plain, config = _config(model, rounds + 1, steps)
-    benchmark = make_benchmark(plain, torch.device("cpu"))
-    others = _others(plain, benchmark, (rounds + 1, steps) if avalanche else None)
+    config = _config(model, rounds + 1, steps)
+    benchmark = make_benchmark(config, torch.device("cpu"))
+    others = _others(config, benchmark, (rounds + 1, steps) if avalanche else None)
     turns = Turns(steps, others)
-    trainer = make_trainer(plain, config, recorders=[turns])
+    trainer = make_trainer(config, recorders=[turns])
     trainer.fit()
     training = {name: [spent / steps for spent in each] for name, each in turns.seconds.items()}
-    evaluation = _evaluations(plain, trainer, others, rounds)
+    evaluation = _evaluations(config, trainer, others, rounds)
     return {
         "model": model,
-        "buffer_size": plain["buffer"]["size"],
-        "batch_size": plain["dataset"]["batch_size"],
+        "buffer_size": config.buffer["size"],
+        "batch_size": config.dataset.batch_size,
         "rounds": rounds,
         "steps": steps,
         "test_images": len(trainer.benchmark.evaluation(0)),
@@ -166,18 +167,16 @@ def compare(model: str, rounds: int, steps: int, avalanche: bool = False) -> dic
     }
 
 
-def _config(model: str, turns: int, steps: int) -> tuple[dict[str, Any], DictConfig]:
-    """The configuration, plain and typed, of a run of so many turns on the first task."""
+def _config(model: str, turns: int, steps: int) -> Config:
+    """The configuration of a run of so many turns on the first task."""
     chosen = (f"model={model}", "dataset=seq-mnist", "device=cpu", "threads=1")
     length = ("dataset.stop_after=1", f"dataset.iterations={turns * steps}")
     seen = (f"training.log_every={steps}", "tracking.console=off")
-    config = compose(*chosen, *length, *seen)
-    plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    return plain, config
+    return typed(compose(*chosen, *length, *seen))
 
 
 def _others(
-    plain: dict[str, Any], benchmark: Scenario, avalanche: tuple[int, int] | None
+    config: Config, benchmark: Scenario, avalanche: tuple[int, int] | None
 ) -> dict[str, Loop]:
     """The other loops, on the same data with the same hyperparameters."""
 
@@ -185,8 +184,9 @@ def _others(
         return part.x[:, 0], part.y
 
     data = (gray(benchmark.train(0)), gray(benchmark.evaluation(0)))
-    numbers = (plain["dataset"]["batch_size"], plain["optimizer"]["lr"], plain["buffer"]["size"])
-    dark = (plain["model"]["alpha"], plain["model"]["beta"]) if "beta" in plain["model"] else None
+    numbers = (config.dataset.batch_size, config.optimizer["lr"], config.buffer["size"])
+    model = config.model
+    dark = (model["alpha"], model["beta"]) if "beta" in model else None
     others: dict[str, Loop] = {
         "reference": reference_loop.ReferenceLoop(*data, *numbers, benchmark.classes(0), dark)
     }
@@ -198,11 +198,11 @@ def _others(
 
 
 def _evaluations(
-    plain: dict[str, Any], trainer: Trainer, others: dict[str, Loop], rounds: int
+    config: Config, trainer: Trainer, others: dict[str, Loop], rounds: int
 ) -> dict[str, list[float]]:
     """CPU seconds of evaluating the first task's test set, after a first time that warms up."""
     benchmark = trainer.benchmark
-    transform = build(plain["dataset"]["transform"], "dataset.transform")
+    transform = build(config.dataset.transform, "dataset.transform")
     evaluator = Evaluator(trainer.method, benchmark, transform, trainer.settings.eval_batch_size)
 
     def ours() -> list[int]:

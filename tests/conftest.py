@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +57,15 @@ def few(mnist: Arrays) -> Arrays:
     )
 
 
+NAMES = {field.name for field in fields(Settings)}
+
+
 @pytest.fixture
 def make_trainer(few: Arrays) -> MakeTrainer:
     """A trainer of ER on few images in 3 tasks; keyword arguments change it."""
 
     def make(method: Any = ER, **changes: Any) -> Trainer:
-        options = {
-            key: changes.pop(key) for key in list(changes) if key in Settings.__annotations__
-        }
+        options = {key: changes.pop(key) for key in list(changes) if key in NAMES}
         settings = Settings(**{"batch_size": 10, "seed": 3, "log_every": 7, **options})
         benchmark = changes.pop("benchmark", None) or ClassIncremental(few, 3, seed=3)
         Streams(settings.seed).seed_torch("initialisation")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from perdure.backbones.base import Backbone
@@ -21,6 +20,7 @@ from perdure.checkpoint.core.encode import plain
 from perdure.config.compose import compose, register
 from perdure.config.folder import CONF
 from perdure.config.schema import validate
+from perdure.config.typed import typed
 from perdure.datasets.arrays import Arrays, Split
 from perdure.datasets.sources import MNIST
 from perdure.distributed.process_group import Ranks, join
@@ -133,9 +133,9 @@ def end_of(case: str, ranks: Ranks) -> Any:
     config = ranks.from_main(config)
     assert config is not None
     validate(config)
-    node: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    node["training"]["shards"] = node["training"]["shards"] or ranks.size
-    trainer = make_trainer(node, config, launch=Launch(ranks=ranks))
+    run = typed(config)
+    run.training.shards = run.training.shards or ranks.size
+    trainer = make_trainer(run, launch=Launch(ranks=ranks))
     results = trainer.fit()
     state = plain(trainer.state_dict())
     return {**state, "matrix": results["accuracy_matrix"]}

@@ -12,7 +12,6 @@ from omegaconf.errors import OmegaConfBaseException
 import perdure
 from perdure.config.build import locate
 from perdure.config.folder import CONF
-from perdure.config.published import notices
 from perdure.config.schema import buffer_size, validate
 from perdure.errors import UserError
 
@@ -154,42 +153,3 @@ def test_nothing_is_mirrored_unless_it_is_wanted() -> None:
 def test_a_method_without_replay_has_no_buffer() -> None:
     assert buffer_size(perdure.compose("model=sgd")) == 0
     assert buffer_size(perdure.compose("model=er", "buffer.size=77")) == 77
-
-
-def told(*overrides: str) -> list[str]:
-    return notices(perdure.compose(*overrides), list(overrides))
-
-
-def test_a_published_setting_needs_no_words() -> None:
-    assert told("model=er", "buffer.size=200") == []
-    assert told("model=er", "optimizer.lr=0.1") == []
-
-
-@pytest.mark.parametrize(
-    ("overrides", "sentence"),
-    [
-        pytest.param(
-            ["model=sgd", "buffer.size=200"],
-            "sgd keeps no buffer: buffer.size=200 has no effect",
-            id="ignored-buffer",
-        ),
-        pytest.param(
-            ["model=er", "buffer.size=210"],
-            "buffer.size=210 was not published for er on seq-mnist (200, 500, 5120 were): the "
-            "hyperparameters for 200 are used",
-            id="other-size",
-        ),
-        pytest.param(
-            ["model=er", "optimizer.lr=0.5"],
-            "optimizer.lr=0.5 leaves the published setting of er on seq-mnist (0.1)",
-            id="other-rate",
-        ),
-        pytest.param(
-            ["model=er", "dataset=seq-fmnist"],
-            "no published hyperparameters for er on seq-fmnist: the groups' defaults are used",
-            id="no-recipe",
-        ),
-    ],
-)
-def test_leaving_a_published_setting_is_told(overrides: list[str], sentence: str) -> None:
-    assert told(*overrides) == [sentence]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import perdure
-from perdure.config.schema import validate
+from perdure.config.schema import Parallel, ReplaySync, TrainingConfig, validate
 from perdure.distributed.process_group import Ranks
 from perdure.errors import UserError
 from perdure.ranks import environment, rendezvous
@@ -78,13 +78,8 @@ def test_global_batch_norm_needs_a_process_a_shard() -> None:
         validate(perdure.compose("training.sync_batchnorm=true", "training.shards=4"))
 
 
-def plain(**training: Any) -> dict[str, Any]:
-    defaults = {"shards": None, "parallel": "replicate", "exact": True, "replay_sync": "replicated"}
-    return {"training": {**defaults, **training}}
-
-
 def source(fork: bool, **training: Any) -> RestorePoint:
-    return RestorePoint(Path("run/checkpoints/x.pt"), {"args": plain(**training)}, fork)
+    return RestorePoint(Path("run/checkpoints/x.pt"), {"args": {"training": training}}, fork)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +89,7 @@ def source(fork: bool, **training: Any) -> RestorePoint:
         pytest.param(None, None, 4, 4, id="one-a-process"),
         pytest.param(8, None, 4, 8, id="as-configured"),
         pytest.param(None, source(False, shards=4), 2, 4, id="as-before"),
-        pytest.param(None, source(False), 2, 2, id="before-there-were-shards"),
+        pytest.param(None, source(False, shards=None), 2, 2, id="before-there-were-shards"),
         pytest.param(None, source(True, shards=4), 2, 2, id="a-fork-is-free"),
         pytest.param(6, source(False, shards=4), 2, 6, id="what-is-typed-comes-first"),
     ],
@@ -102,12 +97,13 @@ def source(fork: bool, **training: Any) -> RestorePoint:
 def test_the_number_of_shards(
     configured: int | None, source: RestorePoint | None, size: int, shards: int
 ) -> None:
-    assert device_setup.shards_of(plain(shards=configured), source, Ranks(0, size)) == shards
+    training = TrainingConfig(shards=configured)
+    assert device_setup.shards_of(training, source, Ranks(0, size)) == shards
 
 
 def test_a_resume_on_too_many_processes_is_refused() -> None:
     with pytest.raises(UserError, match="start 1 or 2 or 4 of them"):
-        device_setup.shards_of(plain(), source(False, shards=4), Ranks(0, 3))
+        device_setup.shards_of(TrainingConfig(), source(False, shards=4), Ranks(0, 3))
 
 
 @pytest.mark.usefixtures("two")
@@ -121,12 +117,11 @@ def test_each_process_needs_a_gpu_of_its_own(name: str) -> None:
 
 
 def test_notices() -> None:
-    assert list(device_setup.notices(plain(shards=1), Ranks())) == []
-    (line,) = device_setup.notices(plain(shards=4), Ranks(0, 2))
+    assert list(device_setup.notices(TrainingConfig(shards=1), Ranks())) == []
+    (line,) = device_setup.notices(TrainingConfig(shards=4), Ranks(0, 2))
     assert line == "2 processes, 4 shards of every batch"
-    lines = list(
-        device_setup.notices(plain(shards=2, parallel="fsdp", replay_sync="local"), Ranks())
-    )
+    parts = TrainingConfig(shards=2, parallel=Parallel.fsdp, replay_sync=ReplaySync.local)
+    lines = list(device_setup.notices(parts, Ranks()))
     assert [line.split(":")[0] for line in lines] == [
         "training.parallel=fsdp", "training.replay_sync=local",
     ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,12 +13,14 @@ import torch
 from kit import Listener
 from omegaconf import OmegaConf
 
-from perdure.config.build import build, locate
+from perdure.config.build import locate
+from perdure.config.schema import Config, Mode, TrainingConfig
+from perdure.config.typed import typed
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental, PermutedPixels, Scenario
 from perdure.models.base import Method
 from perdure.run.api import compose
-from perdure.run.assemble import make_method, settings
+from perdure.run.assemble import make_buffer, make_method, settings
 from perdure.tracking import events
 from perdure.training.optim import SGD, OptimizerFactory
 from perdure.training.recording import Recording
@@ -76,31 +79,28 @@ class Keep:
 
 
 @pytest.fixture(scope="module")
-def plain_of() -> Any:
+def config_of() -> Any:
     """The configuration that the command line would compose for a method, composed once."""
-    composed: dict[str, dict[str, Any]] = {}
+    composed: dict[str, Config] = {}
 
-    def get(name: str) -> dict[str, Any]:
+    def get(name: str) -> Config:
         if name not in composed:
             small = ("backbone=mlp", "backbone.hidden=[16]", "buffer.size=25", "threads=1")
             steps = (f"dataset.iterations={STEPS}", "training.log_every=1")
-            config = compose(f"model={name}", *small, *steps)
-            plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-            composed[name] = cast("dict[str, Any]", plain)
+            composed[name] = typed(compose(f"model={name}", *small, *steps))
         return composed[name]
 
     return get
 
 
-def make_trainer(plain: dict[str, Any], benchmark: Scenario, **more: Any) -> Trainer:
-    method = make_method(plain, benchmark, torch.device("cpu"))
-    buffer = build(plain["buffer"], "buffer") if plain["model"]["needs_buffer"] else None
+def make_trainer(config: Config, benchmark: Scenario, **more: Any) -> Trainer:
+    method = make_method(config, benchmark, torch.device("cpu"))
     return Trainer(
         method,
         benchmark,
-        settings(plain),
+        settings(config),
         OptimizerFactory(lambda parameters: SGD(parameters, lr=0.01, momentum=0.5)),
-        buffer,
+        make_buffer(config),
         recording=Recording(**more),
     )
 
@@ -126,12 +126,12 @@ def differing(a: Any, b: Any, where: str = "") -> list[str]:
 
 @every_pair
 def test_trains_on_one_task_after_another(
-    name: str, kind: str, tiny: Arrays, plain_of: Any
+    name: str, kind: str, tiny: Arrays, config_of: Any
 ) -> None:
     """Real digits, the real trainer: finite losses, every weight changes in every task."""
     listener, keep = Listener(), Keep()
     benchmark = SCENARIOS[kind](tiny, 2)
-    trainer = make_trainer(plain_of(name), benchmark, recorders=[listener], checkpoints=keep)
+    trainer = make_trainer(config_of(name), benchmark, recorders=[listener], checkpoints=keep)
     weights = [[p.detach().clone() for p in trainer.method.trainable()]]
     summary = trainer.fit()
     losses = [e.loss for e in listener.of(events.StepLog)]
@@ -148,18 +148,18 @@ def test_trains_on_one_task_after_another(
 
 @every_pair
 def test_resumes_to_the_bit_from_any_saved_state(
-    name: str, kind: str, tiny: Arrays, plain_of: Any
+    name: str, kind: str, tiny: Arrays, config_of: Any
 ) -> None:
     """Saved in the first task, between the tasks and in the second; loaded into fresh objects."""
-    plain, benchmark = plain_of(name), SCENARIOS[kind](tiny, 2)
+    config, benchmark = config_of(name), SCENARIOS[kind](tiny, 2)
     keep = Keep(3, STEPS + 5)
-    straight = make_trainer(plain, benchmark, checkpoints=keep)
+    straight = make_trainer(config, benchmark, checkpoints=keep)
     straight.fit()
     expected = remains(straight)
     assert list(keep.files) == ["step 3", "task 0", f"step {STEPS + 5}", "task 1"]
     for saved, file in keep.files.items():
         torch.manual_seed(99)
-        resumed = make_trainer(plain, benchmark)
+        resumed = make_trainer(config, benchmark)
         with torch.no_grad():
             for tensor in resumed.method.state_dict().values():
                 tensor.zero_()
@@ -169,7 +169,7 @@ def test_resumes_to_the_bit_from_any_saved_state(
 
 
 @every_method
-def test_the_config_says_what_the_class_says(name: str, tiny: Arrays, plain_of: Any) -> None:
+def test_the_config_says_what_the_class_says(name: str, tiny: Arrays, config_of: Any) -> None:
     kind, options = method_class(name), node(name)
     assert options["name"] == name
     assert options["needs_buffer"] == (kind.replays > 0)
@@ -181,10 +181,9 @@ def test_the_config_says_what_the_class_says(name: str, tiny: Arrays, plain_of: 
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if method_class(name).joint])
-def test_trains_jointly_where_that_makes_sense(name: str, tiny: Arrays, plain_of: Any) -> None:
-    plain = plain_of(name)
-    plain = {**plain, "training": {**plain["training"], "mode": "joint"}}
-    trainer = make_trainer(plain, ClassIncremental(tiny, 2))
+def test_trains_jointly_where_that_makes_sense(name: str, tiny: Arrays, config_of: Any) -> None:
+    config = replace(config_of(name), training=TrainingConfig(mode=Mode.joint))
+    trainer = make_trainer(config, ClassIncremental(tiny, 2))
     assert trainer.fit()["global_step"] == STEPS
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from mirrored import RunFolder
-from omegaconf import OmegaConf
 from wandb_server import API_KEY
 
 import perdure
 from perdure.checkpoint.core import format as files
+from perdure.config.typed import typed
 from perdure.errors import UserError
 from perdure.io.files import digest
 from perdure.run.preemption import StopFlag
@@ -43,8 +43,7 @@ def made(
     sweep: str | None = None,
 ) -> list[Recorder]:
     config = perdure.compose(f"timestamp={TIMESTAMP}", *overrides)
-    plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    return make_recorders(plain, config, folder, source, sweep, StopFlag())
+    return make_recorders(typed(config), folder, source, sweep, StopFlag())
 
 
 def mirror(*overrides: str, folder: Path, **more: Any) -> WandB:
@@ -112,9 +111,8 @@ def test_sentences_go_where_the_run_speaks(
 
 def test_pressing_stop_asks_the_run_to_leave(tmp_path: Path) -> None:
     config = perdure.compose(f"timestamp={TIMESTAMP}", *MIRRORED)
-    plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     stop = StopFlag()
-    *_, last = make_recorders(plain, config, tmp_path, None, None, stop)
+    *_, last = make_recorders(typed(config), tmp_path, None, None, stop)
     assert isinstance(last, WandB)
     last._on_stop()
     assert stop() == "stopped from its W&B page"

@@ -7,15 +7,14 @@ from typing import Any
 import pytest
 import torch
 from kit import assert_same, without_clock
-from omegaconf import OmegaConf
 
 from perdure.checkpoint.core.encode import plain
-from perdure.config.build import build
 from perdure.config.compose import compose
 from perdure.config.folder import CONF
+from perdure.config.typed import typed
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental
-from perdure.run.assemble import make_method, settings
+from perdure.run.assemble import make_buffer, make_method, settings
 from perdure.training.optim import OptimizerFactory
 from perdure.training.recording import Recording
 from perdure.training.state import Position, SaveContext, SavedCheckpoint
@@ -68,17 +67,17 @@ def test_resuming_from_a_saved_state_changes_no_bit(model: str, buffer: str, tin
     config = compose(f"model={model}", f"buffer={buffer}", *SMALL)
     if not config.model.needs_buffer and buffer != BUFFERS[0]:
         pytest.skip("the method keeps no buffer")
-    node: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    lr = node["optimizer"]["lr"]
+    typed_config = typed(config)
+    lr = typed_config.optimizer["lr"]
 
     def trainer(keep: InMemory | None = None) -> Trainer:
         benchmark = ClassIncremental(tiny, 3, seed=1)
         return Trainer(
-            make_method(node, benchmark, torch.device("cpu")),
+            make_method(typed_config, benchmark, torch.device("cpu")),
             benchmark,
-            settings(node),
+            settings(typed_config),
             OptimizerFactory(lambda p: torch.optim.SGD(p, lr=lr, momentum=0.9)),
-            buffer=build(node["buffer"], "buffer") if node["model"]["needs_buffer"] else None,
+            buffer=make_buffer(typed_config),
             recording=Recording(checkpoints=keep),
         )
 

@@ -130,7 +130,7 @@ def test_each_part_matters(
     [
         pytest.param({"precision": "bf16"}, id="bf16"),
         pytest.param({"precision": "fp16"}, id="fp16-with-its-scaler"),
-        pytest.param({"joint": True}, id="joint"),
+        pytest.param({"mode": "joint"}, id="joint"),
         pytest.param({"iterations": 50}, id="iterations"),
         pytest.param({"scheduler_per": "step", "clip_norm": 0.5}, id="scheduler-a-step"),
         pytest.param({"reset_optimizer": False}, id="one-optimizer"),

@@ -97,7 +97,7 @@ def test_future_tasks_give_forward_transfer(make_trainer: MakeTrainer) -> None:
 
 
 def test_joint_training_has_one_row_of_all_tasks(make_trainer: MakeTrainer) -> None:
-    joint = make_trainer(FineTuning, joint=True, epochs=3).fit()
+    joint = make_trainer(FineTuning, mode="joint", epochs=3).fit()
     assert [len(row) for row in joint["accuracy_matrix"]["class_il"]] == [3]
     assert joint["forgetting"]["class_il"] is None
     apart = make_trainer(FineTuning, epochs=3).fit()
@@ -219,10 +219,15 @@ def test_an_unexpected_error_leaves_results_that_say_failed(make_trainer: MakeTr
     ("changes", "message"),
     [
         pytest.param({"buffer": None}, "ER replays from a buffer", id="no-buffer"),
-        pytest.param({"method": ERACE, "joint": True}, "cannot train jointly", id="joint"),
+        pytest.param({"method": ERACE, "mode": "joint"}, "cannot train jointly", id="joint"),
         pytest.param({"stop_after": 4}, "has 3 tasks", id="stop-after"),
         pytest.param({"batch_size": 0}, "batch_size=0", id="batch-size"),
+        pytest.param({"epochs": 1.5}, "epochs=1.5: must be an integer, 1 or more", id="epochs"),
         pytest.param({"clip_norm": -1.0}, "clip_norm=-1", id="clip"),
+        pytest.param({"precision": "fp8"}, "precision=fp8: must be one of fp32, bf16", id="choice"),
+        pytest.param(
+            {"precision": "fp16", "parallel": "fsdp"}, "use training.precision=bf16", id="precision"
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(

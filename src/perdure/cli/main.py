@@ -26,7 +26,7 @@ from perdure.config import compose, error_messages
 from perdure.config.build import import_from_here
 from perdure.config.folder import CONF
 from perdure.config.overrides import Arguments
-from perdure.config.published import notices
+from perdure.config.recipe import notices
 from perdure.config.schema import validate
 from perdure.errors import ExitRun, PeerLostError, PerdureError, PreemptedError, UserError
 from perdure.io.atomic import remove_temporaries
@@ -112,7 +112,7 @@ class Program:
             return
         follow_parent()
         import_from_here()
-        compose.register()
+        compose.register(Arguments(tuple(words)).config_folders)
         shows_traceback = "HYDRA_FULL_ERROR" in os.environ
         # Without this Hydra prints its own long text and exits with status 1.
         os.environ["HYDRA_FULL_ERROR"] = "1"

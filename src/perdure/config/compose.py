@@ -18,7 +18,8 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
 from perdure.config.folder import CONF
-from perdure.config.published import by_buffer_size
+from perdure.config.overrides import Arguments
+from perdure.config.published import published
 from perdure.config.schema import Config
 from perdure.errors import UserError
 
@@ -75,8 +76,17 @@ run_timestamp = RunTimestamp()
 """One a process: Hydra calls resolvers and callbacks by name, so both find it here."""
 
 
-def register() -> None:
-    """Make the schema and the resolvers known to Hydra; needed before anything is composed."""
+def register(config_folders: Iterable[str] = ()) -> None:
+    """Make the schema, the resolvers and the published settings known to Hydra.
+
+    Needed before anything is composed.
+
+    Args:
+        config_folders: folders of configuration files besides `conf/`.
+
+    Raises:
+        UserError: a table of published settings there is none.
+    """
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     # Hydra's `basic` stops at the first failure, and the plugin's `optuna` minimizes: they give way
@@ -85,13 +95,15 @@ def register() -> None:
     store.store(group="hydra/launcher", name="basic", node={"defaults": ["one_process"]})
     store.store(group="hydra/sweeper", name="optuna", node={"defaults": ["maximize"]})
     OmegaConf.register_new_resolver("run_timestamp", run_timestamp, use_cache=True, replace=True)
-    OmegaConf.register_new_resolver("by_buffer_size", by_buffer_size, replace=True)
+    OmegaConf.register_new_resolver("published", published, replace=True)
+    published.look_in(config_folders)
+    published.store_experiments()
 
 
 @contextmanager
-def configuration() -> Iterator[None]:
+def configuration(config_folders: Iterable[str] = ()) -> Iterator[None]:
     """Hydra set up on the repository's `conf/`, whatever it was set up on before."""
-    register()
+    register(config_folders)
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -104,7 +116,7 @@ def configuration() -> Iterator[None]:
 
 def compose(*overrides: str) -> DictConfig:
     """The configuration that `python train.py <overrides>` would run."""
-    with configuration():
+    with configuration(Arguments(overrides).config_folders):
         try:
             return _compose("train", overrides=list(overrides))
         except AssertionError as error:

@@ -45,12 +45,31 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _unknown_option(error: MissingConfigException) -> str:
-    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    missing = error.missing_cfg_file or ""
+    if missing.startswith("experiment/"):
+        return _unknown_experiment(missing.removeprefix("experiment/"))
+    group, _, option = missing.rpartition("/")
     options = sorted(error.options or [])
     if not group or not options:
         return _first_line(error)
     return f"{group}={option}: there is no such {group}{_nearest(option, options)}; choose " + (
         ", ".join(options)
+    )
+
+
+def _unknown_experiment(name: str) -> str:
+    from perdure.config.published import published
+
+    if name in published.settings:
+        setting = published.settings[name]
+        return (
+            f"experiment={name}: cannot be run: its hyperparameters, its method "
+            f"({setting.row.method}) or its benchmark ({setting.benchmark.dataset}) are not part "
+            "of this version"
+        )
+    near = _nearest(name, [n for n, s in published.settings.items() if published.is_runnable(s)])
+    return (
+        f"experiment={name}: there is no such published setting{near}; perdure published lists all"
     )
 
 

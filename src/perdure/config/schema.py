@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
+from perdure.config.rules import RULES, check_stop_after
 from perdure.errors import UserError
 from perdure.ranks import environment, shards
 
@@ -180,14 +180,6 @@ class DataConfig:
 
 
 @dataclass
-class RecipeConfig:
-    """Where the hyperparameters of this pair of method and benchmark were published."""
-
-    source: str | None = None
-    buffer_sizes: list[int] = field(default_factory=list)
-
-
-@dataclass
 class Config:
     """The whole configuration; groups that name a `_target_` are checked when they are built."""
 
@@ -207,33 +199,11 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    recipe: str = "auto"
 
 
 _LONGEST = 160
 """Bytes of a name; file systems take 255 of a file name, and numbers and endings are added."""
-
-_AT_LEAST_ONE = (
-    "threads",
-    "checkpoint.keep",
-    "dataset.n_tasks",
-    "dataset.epochs",
-    "dataset.iterations",
-    "dataset.batch_size",
-    "dataset.stop_after",
-    "buffer.batch_size",
-    "training.evaluate_every",
-    "training.eval_batch_size",
-    "training.log_every",
-    "training.shards",
-)
-
-
-_TRANSFER_LIMITS = {
-    "checkpoint.max_minutes": "minutes",
-    "checkpoint.max_gigabytes": "gigabytes",
-    "data.max_minutes": "minutes",
-}
 
 
 def validate(config: DictConfig) -> None:
@@ -243,30 +213,15 @@ def validate(config: DictConfig) -> None:
         UserError: names the key, its value, and what would be accepted.
     """
     _check_keys(config, Config, "")
-    for key in _AT_LEAST_ONE:
-        value = OmegaConf.select(config, key)
-        if value is not None and not (isinstance(value, int) and value >= 1):
-            raise UserError(f"{key}={value}: must be an integer, 1 or more")
-    if config.training.clip_norm is not None and config.training.clip_norm <= 0:
-        raise UserError(f"training.clip_norm={config.training.clip_norm}: must be above 0, or null")
-    if not 0 <= config.dataset.validation < 1:
-        raise UserError(
-            f"dataset.validation={config.dataset.validation}: must be a fraction in [0, 1)"
-        )
-    stop, n_tasks = config.dataset.stop_after, config.dataset.n_tasks
-    if stop is not None and stop > n_tasks:
-        raise UserError(f"dataset.stop_after={stop}: {config.dataset.name} has {n_tasks} tasks")
-    order = config.dataset.class_order
+    for key, rule in RULES.items():
+        rule.check(key, OmegaConf.select(config, key))
+    dataset = config.dataset
+    check_stop_after(dataset.stop_after, dataset.n_tasks, dataset.name)
+    order = dataset.class_order
     if order is not None and order != "random" and not isinstance(order, ListConfig):
         raise UserError(
             f"dataset.class_order={order}: must be null, random, or a list of class numbers"
         )
-    if config.checkpoint.top_k < 0:
-        raise UserError(f"checkpoint.top_k={config.checkpoint.top_k}: must be 0 or more")
-    for key, unit in _TRANSFER_LIMITS.items():
-        value = OmegaConf.select(config, key)
-        if not 0 < value < math.inf:
-            raise UserError(f"{key}={value}: must be a float above 0 ({unit})")
     _check_wandb(config)
     names = ["model.name", "dataset.name"]
     # Looked at only once it is fixed: asking for it earlier would settle it.
@@ -320,10 +275,6 @@ def _check_wandb(config: DictConfig) -> None:
     wandb = config.tracking.wandb
     if wandb is None:
         return
-    if not wandb.finish_seconds > 0:
-        raise UserError(
-            f"tracking.wandb.finish_seconds={wandb.finish_seconds}: must be above 0 (seconds)"
-        )
     for key, bad in (("project", "/\\#?%:"), ("entity", "/\\#?%: ")):
         value = wandb[key]
         if value is not None and (not value or set(value) & set(bad)):
@@ -351,20 +302,21 @@ def _check_processes(config: DictConfig) -> None:
     training, size = config.training, environment.world_size()
     if training.shards is not None:
         shards.check(training.shards, size)
-    if not training.collective_timeout > 0:
-        raise UserError(
-            f"training.collective_timeout={training.collective_timeout}: must be above 0 (seconds)"
-        )
+        if training.sync_batchnorm:
+            shards.check_sync_batchnorm(training.shards, size)
+    check_precision(training)
+
+
+def check_precision(training: DictConfig | TrainingConfig) -> None:
+    """Refuse a precision that cannot be had with a network in parts.
+
+    Raises:
+        UserError: says which one can.
+    """
     if training.parallel is Parallel.fsdp and training.precision is Precision.fp16:
         raise UserError(
             "training.parallel=fsdp with training.precision=fp16: no process sees all gradients, "
             "which scaling the loss needs; use training.precision=bf16"
-        )
-    if training.sync_batchnorm and training.shards not in (None, size):
-        raise UserError(
-            f"training.sync_batchnorm=true with training.shards={training.shards} on {size} "
-            "processes: statistics of the whole batch need all its shards at once, so there must "
-            "be as many processes as shards"
         )
 
 

@@ -38,8 +38,8 @@ NOT_STORED = ("checkpoint", "tracking", "data", "hydra.searchpath")
 _OF_ONE_COMMAND = tuple(
     f"checkpoint.{key}" for key in ("load", "fork", "resume", "allow")
 )  # a later command means something else by them
-_PRESETS = ("experiment", "recipe")  # groups whose options set values of the others
-_KEYS = ("seed", "deterministic", "device", "threads")
+_PRESETS = ("experiment",)  # groups whose options set values of the others
+_KEYS = ("seed", "deterministic", "device", "threads", "recipe")
 _OPTION = re.compile(r"[A-Za-z0-9_][\w.+-]*(/[A-Za-z0-9_][\w.+-]*)*")
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _PACKAGE = re.compile(r"^#\s*@package\s+(\S+)", re.MULTILINE)

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from itertools import count
 from typing import Any, NoReturn
 from urllib.parse import unquote
@@ -189,7 +190,10 @@ class Addresses:
         return _each(argument, change)
 
     def redact_values(self, plain: Any) -> Any:
-        """A copy of plain containers with the addresses in them redacted."""
+        """A copy of plain containers and dataclasses with the addresses in them redacted."""
+        if is_dataclass(plain) and not isinstance(plain, type):
+            parts = {f.name: self.redact_values(getattr(plain, f.name)) for f in fields(plain)}
+            return replace(plain, **parts)
         if isinstance(plain, Mapping):
             return {key: self.redact_values(value) for key, value in plain.items()}
         if isinstance(plain, list | tuple):

@@ -34,3 +34,17 @@ def check(shards: int, size: int) -> None:
             f"shards, so start {' or '.join(fitting)} of them (torchrun --nproc-per-node), or "
             f"give a multiple of {size}"
         )
+
+
+def check_sync_batchnorm(shards: int, size: int) -> None:
+    """Refuse statistics of the whole batch where its shards are not all run at once.
+
+    Raises:
+        UserError: says how many processes there must be.
+    """
+    if shards != size:
+        raise UserError(
+            f"training.sync_batchnorm=true with training.shards={shards} on {size} processes: "
+            "statistics of the whole batch need all its shards at once, so there must be as many "
+            "processes as shards"
+        )

@@ -5,25 +5,27 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import perdure
+from perdure.buffers.base import Buffer
 from perdure.checkpoint.core.cadence import Cadence
 from perdure.checkpoint.core.manager import CheckpointManager, Policy, stem
 from perdure.config.build import build, check, locate
 from perdure.config.compare import require_same
 from perdure.config.folder import CHECKOUT
-from perdure.config.schema import Direction, Mode, buffer_size, validate
+from perdure.config.schema import Config, Direction, Mode, validate
 from perdure.config.stored import refuse_locations
+from perdure.config.typed import as_plain, replay_size, typed
 from perdure.datasets.fetch import time_limit
 from perdure.datasets.scenarios import Scenario
-from perdure.distributed.process_group import join
+from perdure.distributed.process_group import Ranks, join
 from perdure.errors import UserError
-from perdure.io.redaction import ADDRESSES
 from perdure.io.run_files import RunFiles
 from perdure.models.base import Method
 from perdure.randomness import Streams
@@ -46,7 +48,7 @@ _MODEL_FACTS = ("name", "needs_buffer", "joint")
 
 
 def run(
-    config: DictConfig,
+    composed: DictConfig,
     folder: Path | None = None,
     overrides: Sequence[str] = (),
     notices: Sequence[str] = (),
@@ -55,10 +57,10 @@ def run(
     sweep: str | None = None,
     config_folders: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Train as `config` says.
+    """Train as `composed` says.
 
     Args:
-        config: the composed configuration.
+        composed: the configuration as Hydra composed it.
         folder: where the run's files go; none writes no files.
         overrides: what the user typed, for the checkpoints.
         notices: sentences to show once at the start.
@@ -74,48 +76,57 @@ def run(
     Raises:
         UserError: the configuration, the data or the disk does not allow the run.
     """
-    validate(config)
-    plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    plain = ADDRESSES.redact_values(plain)  # what interpolations brought in
-    ranks = join(plain["training"]["collective_timeout"])
+    validate(composed)
+    config = typed(composed)
+    ranks = join(config.training.collective_timeout)
     source = ranks.from_main(start if isinstance(start, RestorePoint) else None)
-    plain["training"]["shards"] = device_setup.shards_of(plain, source, ranks)
-    messages = [*notices, *device_setup.notices(plain, ranks)]
-    if source is not None and not source.fork:
-        plain["timestamp"] = source.config.timestamp
-        require_same(plain, source.config.args, source.path)
-    if source is not None:
-        allowed = plain["checkpoint"]["allow"]
-        refuse_locations(plain, source.taken, allowed, source.origin)
+    config = _settled(config, source, ranks)
+    messages = [*notices, *device_setup.notices(config.training, ranks)]
     stop = stop or StopFlag()
-    recorders = make_recorders(plain, config, folder, source, sweep, stop) if ranks.is_main else []
+    recorders = make_recorders(config, folder, source, sweep, stop) if ranks.is_main else []
     code = read_code(CHECKOUT) if folder is not None and ranks.is_main else None
     version = "unknown" if code is None else code.version
     metadata = {"overrides": list(overrides), "config_folders": list(config_folders)}
     launch = Launch(ranks=ranks, stop=stop, started=perdure.STARTED)
-    trainer = make_trainer(plain, config, folder, recorders, launch, version, metadata)
+    trainer = make_trainer(config, folder, recorders, launch, version, metadata)
     device = trainer.state.device
     # What is wrong with the checkpoint is found before the run leaves anything behind.
     if source is not None:
         messages += restore(trainer, source, folder if ranks.is_main else None)
     elif config.checkpoint.load is not None:
         limits = limits_of(config.checkpoint.max_minutes, config.checkpoint.max_gigabytes)
-        weights = weights_of(start, plain["checkpoint"]["load"], limits)
-        messages += load_weights(trainer, config, weights)
+        weights = weights_of(start, config.checkpoint.load, limits)
+        messages += load_weights(trainer, config.checkpoint, weights)
     if folder is not None and code is not None:
-        code.with_modules(*used_modules(plain)).write(folder)
+        code.with_modules(*used_modules(as_plain(config))).write(folder)
     if source is not None:
         messages += changes(versions(device, version), source)
-    if not plain["deterministic"] and device.type == "cuda":
+    if not config.deterministic and device.type == "cuda":
         messages.append(
             "deterministic=false: faster kernels, and no promise of the same bits again"
         )
     return trainer.fit(messages)
 
 
+def _settled(config: Config, source: RestorePoint | None, ranks: Ranks) -> Config:
+    """`config` with what only the start of the run decides: its shards, and a resumed run's time.
+
+    Raises:
+        UserError: the run cannot be resumed from `source` with this configuration.
+    """
+    shards = device_setup.shards_of(config.training, source, ranks)
+    config = replace(config, training=replace(config.training, shards=shards))
+    if source is None:
+        return config
+    if not source.fork:
+        config = replace(config, timestamp=source.config.timestamp)
+        require_same(as_plain(config), source.config.args, source.path)
+    refuse_locations(as_plain(config), source.taken, config.checkpoint.allow, source.origin)
+    return config
+
+
 def make_trainer(
-    plain: dict[str, Any],
-    config: DictConfig,
+    config: Config,
     folder: Path | None = None,
     recorders: Sequence[Recorder] = (),
     launch: Launch | None = None,
@@ -125,8 +136,7 @@ def make_trainer(
     """All objects of a run, built leaves first and put together.
 
     Args:
-        plain: the configuration as plain data.
-        config: the same, typed.
+        config: the configuration, with the number of shards settled where there are many ranks.
         folder: the run's folder; None writes no checkpoints.
         recorders: receive the run's events.
         launch: the ranks and the signals of this process; a process alone by default.
@@ -134,15 +144,14 @@ def make_trainer(
         metadata: what every full checkpoint holds besides the state and the versions.
     """
     launch = launch or Launch()
-    device = choose_device(plain["device"])
-    torch.set_num_threads(plain["threads"] or 1)
-    make_deterministic(plain["deterministic"], device)
-    benchmark = make_benchmark(plain, device)
-    method = make_method(plain, benchmark, device)
-    if plain["threads"] is None and sum(p.numel() for p in method.parameters()) >= _SMALL:
+    device = choose_device(config.device)
+    torch.set_num_threads(config.threads or 1)
+    make_deterministic(config.deterministic, device)
+    benchmark = make_benchmark(config, device)
+    method = make_method(config, benchmark, device)
+    if config.threads is None and sum(p.numel() for p in method.parameters()) >= _SMALL:
         torch.set_num_threads(device_setup.threads())
     manager = make_checkpoints(
-        plain,
         config,
         folder or Path(),
         benchmark.accuracies,
@@ -153,16 +162,16 @@ def make_trainer(
         recorders=recorders,
         checkpoints=manager if folder is not None else None,
         folder=folder or Path(),
-        config=plain,
-        facts=facts(plain, config, benchmark, device),
+        config=as_plain(config),
+        facts=facts(config, benchmark, device),
     )
     return Trainer(
         method,
         benchmark,
-        settings(plain),
-        OptimizerFactory(_optimizer(plain["optimizer"]), _scheduler(plain["scheduler"])),
-        _buffer(plain),
-        build(plain["dataset"]["transform"], "dataset.transform"),
+        settings(config),
+        OptimizerFactory(_optimizer(config.optimizer), _scheduler(config.scheduler)),
+        make_buffer(config),
+        build(config.dataset.transform, "dataset.transform"),
         recording,
         launch,
     )
@@ -182,77 +191,82 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def make_deterministic(wanted: bool, device: torch.device) -> None:
+def make_deterministic(deterministic: bool, device: torch.device) -> None:
     """On a GPU, choose the kernels that always add in the same order."""
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = not wanted
-        torch.use_deterministic_algorithms(wanted)
+        torch.backends.cudnn.benchmark = not deterministic
+        torch.use_deterministic_algorithms(deterministic)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def make_benchmark(plain: Mapping[str, Any], device: torch.device) -> Scenario:
+def make_benchmark(config: Config, device: torch.device) -> Scenario:
     """The tasks, with their data on `device`."""
-    dataset = plain["dataset"]
-    source = build(dataset["source"], "dataset.source")
-    with time_limit(plain["data"]["max_minutes"]):
-        arrays = source.load(Path(plain["data"]["root"]).expanduser())
+    dataset = config.dataset
+    source = build(dataset.source, "dataset.source")
+    with time_limit(config.data.max_minutes):
+        arrays = source.load(Path(config.data.root).expanduser())
     benchmark: Scenario = build(
-        dataset["scenario"],
+        dataset.scenario,
         "dataset.scenario",
         arrays,
-        n_tasks=dataset["n_tasks"],
-        seed=dataset["seed"],
-        validation=dataset["validation"],
-        class_order=dataset["class_order"],
+        n_tasks=dataset.n_tasks,
+        seed=dataset.seed,
+        validation=dataset.validation,
+        class_order=dataset.class_order,
         device=device,
     )
     return benchmark
 
 
-def make_method(plain: Mapping[str, Any], benchmark: Scenario, device: torch.device) -> Method:
+def make_method(config: Config, benchmark: Scenario, device: torch.device) -> Method:
     """The method around its freshly initialized backbone, on `device`."""
-    streams = Streams(plain["seed"])
+    streams = Streams(config.seed)
     streams.seed_torch("initialisation")
     backbone = build(
-        plain["backbone"],
+        config.backbone,
         "backbone",
         input_shape=benchmark.shape,
         n_classes=benchmark.n_classes,
     )
-    node = {key: value for key, value in plain["model"].items() if key not in _MODEL_FACTS}
+    node = {key: value for key, value in config.model.items() if key not in _MODEL_FACTS}
     method: Method = build(node, "model", backbone)
     return method.to(device)
 
 
-def settings(plain: Mapping[str, Any]) -> Settings:
-    """The loop's knobs, from the groups where people look for them."""
-    dataset, training = plain["dataset"], dict(plain["training"])
-    joint = training.pop("mode") == Mode.joint.value
-    del training["collective_timeout"]
-    training["shards"] = training["shards"] or environment.world_size()
+def make_buffer(config: Config) -> Buffer | None:
+    """The replay buffer; None for a method without replay."""
+    if not config.model["needs_buffer"]:
+        return None
+    buffer: Buffer = build(config.buffer, "buffer")
+    return buffer
+
+
+def settings(config: Config) -> Settings:
+    """The loop's settings, from the groups where people look for them."""
+    dataset = config.dataset
     return Settings(
-        **training,
-        joint=joint,
-        seed=plain["seed"],
-        **{key: dataset[key] for key in ("epochs", "iterations", "batch_size", "stop_after")},
+        **vars(config.training),
+        seed=config.seed,
+        batch_size=dataset.batch_size,
+        epochs=dataset.epochs,
+        iterations=dataset.iterations,
+        stop_after=dataset.stop_after,
     )
 
 
-def facts(
-    plain: Mapping[str, Any], config: DictConfig, benchmark: Scenario, device: torch.device
-) -> dict[str, Any]:
+def facts(config: Config, benchmark: Scenario, device: torch.device) -> dict[str, Any]:
     """What results.json says of the run besides what is measured."""
     return {
-        "model": plain["model"]["name"],
-        "dataset": plain["dataset"]["name"],
-        "seed": plain["seed"],
-        "timestamp": plain["timestamp"],
-        "training": plain["training"]["mode"],
+        "model": config.model["name"],
+        "dataset": config.dataset.name,
+        "seed": config.seed,
+        "timestamp": config.timestamp,
+        "training": config.training.mode.name,
         "scenario": benchmark.kind,
         "split": benchmark.split,
-        "buffer_size": buffer_size(config),
-        "n_epochs": plain["dataset"]["epochs"],
+        "buffer_size": replay_size(config),
+        "n_epochs": config.dataset.epochs,
         "n_tasks": benchmark.n_tasks,
         "environment": {
             "python": platform.python_version(),
@@ -288,15 +302,8 @@ def _maker(node: dict[str, Any], group: str) -> Callable[[Any], Any]:
     return make
 
 
-def _buffer(plain: Mapping[str, Any]) -> Any:
-    if not plain["model"]["needs_buffer"]:
-        return None
-    return build(plain["buffer"], "buffer")
-
-
 def make_checkpoints(
-    plain: Mapping[str, Any],
-    config: DictConfig,
+    config: Config,
     folder: Path,
     accuracies: tuple[str, ...],
     extra: Mapping[str, Any],
@@ -307,23 +314,23 @@ def make_checkpoints(
     Raises:
         UserError: the cadence or the monitored value is not known.
     """
-    wanted = plain["checkpoint"]
-    cadence = Cadence(wanted["every"], config.training.mode is Mode.joint)
+    checkpoint = config.checkpoint
+    cadence = Cadence(checkpoint.every, config.training.mode is Mode.joint)
     policy = Policy(
-        wanted["save"],
-        wanted["top_k"],
-        _monitor(wanted["monitor"], accuracies),
-        wanted["mode"] == Direction.max.value,
-        wanted["keep"],
-        wanted["weights_only"],
+        checkpoint.save,
+        checkpoint.top_k,
+        _monitor(checkpoint.monitor, accuracies),
+        checkpoint.mode is Direction.max,
+        checkpoint.keep,
+        checkpoint.weights_only,
     )
     start = stem(
-        wanted["name"],
-        plain["model"]["name"],
-        plain["dataset"]["name"],
-        buffer_size(config),
-        plain["dataset"]["epochs"],
-        plain["timestamp"],
+        checkpoint.name,
+        config.model["name"],
+        config.dataset.name,
+        replay_size(config),
+        config.dataset.epochs,
+        config.timestamp,
     )
     return CheckpointManager(RunFiles(folder).checkpoints, start, policy, cadence, extra, writes)
 

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 
+from perdure.config.schema import Parallel, ReplaySync, TrainingConfig
 from perdure.distributed.process_group import Ranks
 from perdure.errors import UserError
 from perdure.ranks import environment, shards
 from perdure.run.resume import RestorePoint
 
 
-def shards_of(plain: Mapping[str, Any], source: RestorePoint | None, ranks: Ranks) -> int:
+def shards_of(training: TrainingConfig, source: RestorePoint | None, ranks: Ranks) -> int:
     """How many shards the run has: as configured, as before, or one a process.
 
     Raises:
         UserError: the processes cannot share them equally.
     """
-    wanted = plain["training"]["shards"]
-    if wanted is None and source is not None and not source.fork:
-        wanted = source.config.args["training"].get("shards", 1)
-    number = int(wanted or ranks.size)
+    shards_before = None
+    if source is not None and not source.fork:
+        shards_before = source.config.args["training"].get("shards", 1)
+    number = int(training.shards or shards_before or ranks.size)
     shards.check(number, ranks.size)
     return number
 
@@ -50,24 +50,23 @@ def threads() -> int:
     return max(1, (os.cpu_count() or 1) // environment.local_world_size())
 
 
-def notices(plain: Mapping[str, Any], ranks: Ranks) -> Iterator[str]:
+def notices(training: TrainingConfig, ranks: Ranks) -> Iterator[str]:
     """What the user should know of how the work is shared."""
-    training = plain["training"]
     if ranks.size > 1:
-        yield f"{ranks.size} processes, {training['shards']} shards of every batch"
-    if training["shards"] == 1:
+        yield f"{ranks.size} processes, {training.shards} shards of every batch"
+    if training.shards == 1:
         return
-    if training["parallel"] == "fsdp":
+    if training.parallel is Parallel.fsdp:
         yield (
             "training.parallel=fsdp: each process holds a part of the network; results agree with "
             "training.parallel=replicate up to rounding, not to the bit"
         )
-    elif not training["exact"]:
+    elif not training.exact:
         yield (
             "training.exact=false: gradients are summed in whatever order is fast; results at "
             "another number of processes agree up to rounding, not to the bit"
         )
-    if training["replay_sync"] == "local":
+    if training.replay_sync is ReplaySync.local:
         yield (
             "training.replay_sync=local: each process keeps a part of the buffer; results at "
             "another number of processes agree in their statistics, not to the bit"

@@ -1,17 +1,16 @@
-"""Who listens to a run: the files, the console, and W&B where it is wanted."""
+"""Who listens to a run: the files, the console, and W&B where it is configured."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig
-
-from perdure.config.schema import Screen, WandbMode
+from perdure.config.schema import Config, Screen, WandbConfig, WandbMode
+from perdure.config.typed import replay_size
 from perdure.errors import UserError
 from perdure.ranks import environment
 from perdure.run.preemption import StopFlag
@@ -26,8 +25,7 @@ log = logging.getLogger("perdure")
 
 
 def make_recorders(
-    plain: Mapping[str, Any],
-    config: DictConfig,
+    config: Config,
     folder: Path | None,
     source: RestorePoint | None,
     sweep: str | None,
@@ -38,15 +36,14 @@ def make_recorders(
     W&B mirrors what the files hold, so it comes after them, and shows its messages on the console.
 
     Args:
-        plain: the configuration as plain data.
-        config: the same, typed.
+        config: the configuration.
         folder: the run's folder, or none.
         source: the checkpoint it is resumed from.
         sweep: name of the sweep it belongs to.
         stop: set to end the run when somebody presses Stop at W&B.
 
     Raises:
-        UserError: W&B is wanted for a run without a folder.
+        UserError: W&B is configured for a run without a folder.
     """
     recorders: list[Recorder] = []
     say = _print
@@ -56,26 +53,26 @@ def make_recorders(
         console = Console(plain=True if config.tracking.console is Screen.plain else None)
         recorders.append(console)
         say = console.notify
-    wanted = config.tracking.wandb
-    if wanted is not None and wanted.mode is not WandbMode.disabled:
-        mode = wanted.mode or _mode()
-        if mode is not WandbMode.disabled:
-            recorders.append(_wandb(plain, folder, source, sweep, stop, say, mode))
+    mirrored = config.tracking.wandb
+    mode = WandbMode.disabled if mirrored is None else mirrored.mode or _mode()
+    if mirrored is not None and mode is not WandbMode.disabled:
+        recorders.append(_wandb(config, mirrored, folder, source, sweep, stop, say, mode))
     return recorders
 
 
 def _mode() -> WandbMode:
-    """What the environment says, else whether a key is there."""
+    """As the environment sets it, else whether a key is there."""
     from perdure.wandb.session import key_configured
 
-    said = os.environ.get("WANDB_MODE", "").lower()
-    if said in WandbMode.__members__:
-        return WandbMode[said]
+    name = os.environ.get("WANDB_MODE", "").lower()
+    if name in WandbMode.__members__:
+        return WandbMode[name]
     return WandbMode.online if key_configured() else WandbMode.offline
 
 
 def _wandb(
-    plain: Mapping[str, Any],
+    config: Config,
+    options: WandbConfig,
     folder: Path | None,
     source: RestorePoint | None,
     sweep: str | None,
@@ -87,67 +84,66 @@ def _wandb(
 
     if folder is None:
         raise UserError("tracking=wandb mirrors the run's folder: give the run one (folder=…)")
-    wanted = plain["tracking"]["wandb"]
     continues = source is not None and not source.fork
     if continues and source is not None and source.artifact:  # the address that was typed
         entity, project, _ = source.artifact.split("/")
-        wanted = {**wanted, "entity": entity, "project": project}
-    resumed = plain["checkpoint"]["resume"] is not None or environment.restart_count() > 0
+        options = replace(options, entity=entity, project=project)
+    resumed = config.checkpoint.resume is not None or environment.restart_count() > 0
     record = records.load(folder) if continues or resumed else None
     if record is not None:
-        _require_place(record, wanted, folder)
+        _require_place(record, options, folder)
     elif continues and source is not None and source.run_id:
-        record = _new_record(plain, wanted, folder, sweep, source)
-        record.id, record.name = source.run_id, wanted["name"]
+        record = _new_record(config, options, folder, sweep, source)
+        record.id, record.name = source.run_id, options.name
     return WandB(
         folder,
-        record or _new_record(plain, wanted, folder, sweep, source),
+        record or _new_record(config, options, folder, sweep, source),
         online=mode is WandbMode.online,
         continues=continues,
         recorded=record is not None,
-        on_error=wanted["on_error"],
-        artifacts=wanted["artifacts"],
-        finish_seconds=wanted["finish_seconds"],
+        on_error=options.on_error.name,
+        artifacts=options.artifacts,
+        finish_seconds=options.finish_seconds,
         notify=say,
         on_stop=lambda: stop.ask("stopped from its W&B page"),
     )
 
 
-def _require_place(record: Record, wanted: Mapping[str, Any], folder: Path) -> None:
+def _require_place(record: Record, options: WandbConfig, folder: Path) -> None:
     """Where rows are sent is said by the command line, never by a file of the run's folder.
 
     Raises:
         UserError: they differ.
     """
-    differs = record.entity is not None and wanted["entity"] not in (None, record.entity)
-    if record.project != wanted["project"] or differs:
+    differs = record.entity is not None and options.entity not in (None, record.entity)
+    if record.project != options.project or differs:
         place = {"entity": record.entity, "project": record.project}
         keys = " ".join(f"tracking.wandb.{key}={name}" for key, name in place.items() if name)
         raise UserError(
             f"{folder / records.NAME}: this run is mirrored elsewhere than this command says: add "
             f"{keys} to continue there, or remove that file to mirror it as a new run"
         )
-    record.entity = wanted["entity"]
+    record.entity = options.entity
 
 
 def _new_record(
-    plain: Mapping[str, Any],
-    wanted: Mapping[str, Any],
+    config: Config,
+    options: WandbConfig,
     folder: Path,
     sweep: str | None,
     source: RestorePoint | None,
 ) -> Record:
-    size = plain["buffer"]["size"] if plain["model"]["needs_buffer"] else 0
-    name = name_of(plain["model"]["name"], plain["dataset"]["name"], size, plain["seed"])
+    size = replay_size(config)
+    name = name_of(config.model["name"], config.dataset.name, size, config.seed)
     return Record(
-        id=new_id(plain["timestamp"], folder.name if sweep else None),
-        project=wanted["project"],
-        entity=wanted["entity"],
-        name=wanted["name"] or name,
-        group=wanted["group"] or sweep,
-        job_type=wanted["job_type"],
-        tags=list(wanted["tags"]),
-        notes=wanted["notes"],
+        id=new_id(config.timestamp, folder.name if sweep else None),
+        project=options.project,
+        entity=options.entity,
+        name=options.name or name,
+        group=options.group or sweep,
+        job_type=options.job_type,
+        tags=list(options.tags),
+        notes=options.notes,
         inputs=_inputs(source),
     )
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 
 import perdure
 from perdure.checkpoint.core import format as files
 from perdure.checkpoint.core import sidecars
+from perdure.config.schema import CheckpointConfig
 from perdure.errors import UserError
 from perdure.io import atomic
 from perdure.io.files import is_own
@@ -91,23 +91,28 @@ def changes(now: Mapping[str, str], source: RestorePoint) -> Iterator[str]:
             yield f"{name} is {now.get(name)}, the checkpoint has {before}: the bits may differ"
 
 
-def load_weights(trainer: Trainer, config: DictConfig, start: Weights) -> list[str]:
+def load_weights(trainer: Trainer, options: CheckpointConfig, start: Weights) -> list[str]:
     """Initialize the network with the weights in `start`; returns what the user should know.
+
+    Args:
+        trainer: freshly built.
+        options: what of the weights to take.
+        start: the weights.
 
     Raises:
         UserError: they do not fit.
     """
     from perdure.checkpoint.interop import weights
 
-    wanted, opened = config.checkpoint, start.opened
+    opened = start.opened
     report = weights.fill(
         trainer.method.backbone,
         opened.weights,
-        allow_missing=wanted.allow_missing,
-        new_head=wanted.new_head,
+        allow_missing=options.allow_missing,
+        new_head=options.new_head,
     )
     lines = [f"{opened.path.name} ({opened.kind}): {line}" for line in report.lines()]
-    if wanted.take_buffer:
+    if options.take_buffer:
         if trainer.state.buffer is None:
             raise UserError("checkpoint.take_buffer=true: this method keeps no buffer")
         lines += weights.mammoth_buffer(

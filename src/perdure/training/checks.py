@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from perdure.buffers.base import Buffer
+from perdure.config.rules import check_stop_after
+from perdure.config.schema import Parallel
 from perdure.datasets.scenarios import Scenario
 from perdure.errors import UserError
 from perdure.models.base import Method
@@ -32,23 +34,16 @@ def check(
         )
     if settings.joint and not method.joint:
         raise UserError(f"{name} cannot train jointly")
-    if settings.stop_after is not None and settings.stop_after > benchmark.n_tasks:
+    check_stop_after(settings.stop_after, benchmark.n_tasks, "the benchmark")
+    shards.check(settings.n_shards, world_size)
+    if settings.n_shards > 1 and not method.additive:
         raise UserError(
-            f"dataset.stop_after={settings.stop_after}: the benchmark has {benchmark.n_tasks} tasks"
+            f"training.shards={settings.n_shards}: the loss of {name} is not a mean over "
+            "examples, so its batches cannot be split; train it on one process"
         )
-    shards.check(settings.shards, world_size)
-    if settings.shards > 1 and not method.additive:
-        raise UserError(
-            f"training.shards={settings.shards}: the loss of {name} is not a mean over examples, "
-            "so its batches cannot be split; train it on one process"
-        )
-    if settings.sync_batchnorm and settings.shards != world_size:
-        raise UserError(
-            f"training.sync_batchnorm=true with {settings.shards} shards on {world_size} "
-            "processes: statistics of the whole batch need all its shards at once, so there must "
-            "be as many processes as shards"
-        )
-    if settings.parallel == "fsdp" and world_size > 1 and method.needs_full_parameters:
+    if settings.sync_batchnorm:
+        shards.check_sync_batchnorm(settings.n_shards, world_size)
+    if settings.parallel is Parallel.fsdp and world_size > 1 and method.needs_full_parameters:
         raise UserError(
             f"training.parallel=fsdp: {name} computes with whole parameters, which no process "
             "holds then; use training.parallel=replicate"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from perdure.buffers.base import Buffer
+from perdure.config.schema import Parallel, Precision, ReplaySync
 from perdure.datasets.batch import Batch
 from perdure.datasets.transforms import Scale
 from perdure.distributed.control_flags import ControlFlags
@@ -55,19 +56,20 @@ class Step:
         self.settings = settings
         self.device = device
         self.control = control or ControlFlags(Ranks(), device)
-        self.scaler = torch.amp.GradScaler(device.type) if settings.precision == "fp16" else None
-        ranks, local = self.control.ranks, settings.replay_sync == "local"
+        scales = settings.precision is Precision.fp16
+        self.scaler = torch.amp.GradScaler(device.type) if scales else None
+        ranks, local = self.control.ranks, settings.replay_sync is ReplaySync.local
         self.replay: Replicated | None = None
         if buffer is not None and local:
-            self.replay = Local(buffer, method, streams, ranks, settings.shards)
+            self.replay = Local(buffer, method, streams, ranks, settings.n_shards)
         elif buffer is not None:
             self.replay = Replicated(buffer, method, streams)
         # Before any optimizer knows the parameters: FSDP replaces them.
         reduction = prepare_network(method, ranks, settings)
         self._parameters = method.trainable()
         self._sharded: ShardedStep | None = None
-        if settings.shards > 1:
-            self._sharded = ShardedStep(method, ranks, settings.shards, reduction, local)
+        if settings.n_shards > 1:
+            self._sharded = ShardedStep(method, ranks, settings.n_shards, reduction, local)
 
     def __call__(
         self,
@@ -180,9 +182,9 @@ class Step:
         return objective
 
     def _autocast(self) -> AbstractContextManager[object]:
-        if self.settings.precision == "fp32":
+        if self.settings.precision is Precision.fp32:
             return nullcontext()
-        dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float16
+        dtype = torch.bfloat16 if self.settings.precision is Precision.bf16 else torch.float16
         return torch.autocast(self.device.type, dtype=dtype)
 
 
@@ -195,7 +197,7 @@ def prepare_network(method: Method, ranks: Ranks, settings: Settings) -> Reducti
         from perdure.distributed.batch_norm import synchronize
 
         synchronize(method.backbone, ranks)
-    if settings.parallel == "fsdp" and ranks.size > 1:
+    if settings.parallel is Parallel.fsdp and ranks.size > 1:
         from perdure.distributed.fsdp import FSDPReduction, split
 
         split(method.backbone, ranks)

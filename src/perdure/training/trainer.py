@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from perdure.buffers.base import Buffer
+from perdure.config.schema import Parallel, Per
 from perdure.datasets.arrays import Split
 from perdure.datasets.batch import Batch
 from perdure.datasets.scenarios import Scenario
@@ -57,7 +58,7 @@ class Trainer:
         launch: Launch | None = None,
     ) -> None:
         recording, launch = recording or Recording(), launch or Launch()
-        ranks, split = launch.ranks, settings.parallel == "fsdp" and launch.ranks.size > 1
+        ranks, split = launch.ranks, settings.parallel is Parallel.fsdp and launch.ranks.size > 1
         check(method, benchmark, settings, buffer, ranks.size)
         device = next(method.parameters()).device
         self.benchmark = benchmark
@@ -205,7 +206,7 @@ class Trainer:
             position.global_step += 1
             if position.global_step % self.settings.log_every == 0:
                 self._log()
-            if state.scheduler and self.settings.scheduler_per == "step":
+            if state.scheduler and self.settings.scheduler_per is Per.step:
                 state.scheduler.step()
             if time.monotonic() >= self._next_tick:
                 self._tick(stream)
@@ -217,7 +218,7 @@ class Trainer:
     def _end_epoch(self, stream: TaskStream) -> None:
         position, every = self.position, self.settings.evaluate_every
         position.epoch, position.step = position.epoch + 1, 0
-        if self.state.scheduler and self.settings.scheduler_per == "epoch":
+        if self.state.scheduler and self.settings.scheduler_per is Per.epoch:
             self.state.scheduler.step()
         if every and position.epoch % every == 0 and position.epoch < stream.epochs:
             values = self._evaluate(trained=self._last_task(), boundary=False)

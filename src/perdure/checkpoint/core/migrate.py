@@ -2,7 +2,8 @@
 
 Format 1 (0.1): `perdure.optim` is `perdure.training.optim` today, and checkpoints from before runs
 had shards lack the keys of `training` that came with them. Its sidecars call the siblings of a file
-`twins`, and a weights-only checkpoint `light`.
+`twins`, and a weights-only checkpoint `light`. Until there were tables of published settings,
+`recipe` held the source of the hyperparameters, which are stored as they were.
 """
 
 from __future__ import annotations
@@ -45,8 +46,12 @@ def migrated(state: Mapping[str, Any]) -> dict[str, Any]:
     What it holds is foreign data: whatever is not of the expected form stays as it is.
     """
     args = state.get("args")
-    if state.get("format") != 1 or not isinstance(args, Mapping):
+    if not isinstance(args, Mapping):
         return dict(state)
+    if isinstance(args.get("recipe"), Mapping):
+        args = {**args, "recipe": "none"}
+    if state.get("format") != 1:
+        return {**state, "args": args}
     args = _renamed(args)
     if isinstance(args.get("training"), Mapping):
         args["training"] = {**_IMPLIED, **args["training"]}
