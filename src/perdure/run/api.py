@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.config.compose import compose, register
+from perdure.config.overrides import Arguments
 from perdure.config.recipe import notices
 from perdure.io.files import require_own
 from perdure.io.redaction import ADDRESSES
