@@ -28,7 +28,7 @@ BUILD = (*PIP, "wheel", *ALONE, "--no-build-isolation")
 def sh(
     cwd: Path, *command: str | Path, status: int = 0, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command that must end with `status`, without what this process knows of the checkout."""
+    """Run a command that must end with `status`, knowing nothing of the checkout."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PERDURE", "GIT_"))}
     variables = {**clean, "OMP_NUM_THREADS": "1", "COLUMNS": "100", **env}
     done = subprocess.run(
