@@ -69,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    names = ", ".join(sorted(path.stem for path in (CONF / "dataset").glob("*.yaml")))
+    options = {path.stem for path in (CONF / "dataset").glob("*.yaml")} - {"base"}
+    names = ", ".join(sorted(options))
     indent = " " * 25
     parser = argparse.ArgumentParser(
         prog="perdure prepare-data",
