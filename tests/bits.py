@@ -55,7 +55,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Overrides of each setting, beyond COMMON."""
 RESUMED = {"resumed within a task": "interrupted", "resumed after SIGKILL": "killed"}
-"""Settings that go on in a copy of a folder of tests/fixtures/format1/."""
+"""Settings that are resumed in a copy of a folder of tests/fixtures/format1/."""
 
 
 def key() -> str:

@@ -63,8 +63,8 @@ def go(folder: Path, n: int, *arguments: str, options: tuple[str, ...] = ()) -> 
     return finish(start(folder, torchrun(n, *options), *arguments))
 
 
-def told(folder: Path) -> list[str]:
-    """What the program itself said on standard error."""
+def sentences(folder: Path) -> list[str]:
+    """What the program itself wrote on standard error."""
     lines = (folder / "stderr").read_text().splitlines()
     return [line for line in lines if line.startswith("perdure: ")]
 

@@ -15,7 +15,7 @@ import perdure
 from perdure.cli.commands import COMMANDS as SUBCOMMANDS
 from perdure.cli.help import text
 from perdure.config.build import locate
-from perdure.config.folder import CONF
+from perdure.config.folder import CONF, options
 from perdure.config.overrides import Arguments
 from perdure.config.schema import validate
 from perdure.config.stored import GROUPS, StoredConfig, refuse_locations
@@ -70,15 +70,19 @@ def options_listed(group: str) -> list[str]:
     return re.findall(r"`([^`]+)`", row)
 
 
-@pytest.mark.parametrize("group", ["model", "dataset", "buffer", "backbone"])
+TABLED = ["model", "dataset", "source", "scenario", "transform", "buffer", "backbone"]
+
+
+@pytest.mark.parametrize("group", TABLED)
 def test_the_options_that_are_listed_exist(group: str) -> None:
     assert options_listed(group)
-    assert set(options_listed(group)) <= {path.stem for path in (CONF / group).glob("*.yaml")}
+    assert set(options_listed(group)) <= set(options(group))
 
 
 PACKAGES = "|".join(sorted(name for layer in LAYERS for name in layer))
-PATHS = sorted(
+PATHS = sorted(  # (conf/local/ is the user's own)
     set(re.findall(r"`((?:src|conf|scripts|tests|docs)/[\w./-]+)`", PAGES))
+    - {"conf/local/default.yaml"}
     | set(re.findall(rf"`((?:{PACKAGES})/[\w./]+)`", DESIGN))
 )
 
@@ -124,6 +128,11 @@ def test_the_method_shown_is_the_method() -> None:
         assert (position := source.find(line, position + 1)) >= 0, line
     (yaml,) = re.findall(r"```yaml\n(_target_.+?)```", README, re.S)
     assert yaml in (CONF / "model" / "er.yaml").read_text()
+
+
+def test_the_benchmark_shown_is_the_benchmark() -> None:
+    (shown,) = re.findall(r"```yaml\n(# @package _global_\n# MNIST.+?)```", README, re.S)
+    assert shown == (CONF / "dataset" / "seq-mnist.yaml").read_text()
 
 
 def test_the_objects_work_as_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,14 +220,14 @@ def test_the_limits_listed_are_the_defaults() -> None:
     }
 
 
-def test_the_sentence_on_a_class_is_the_one_that_is_said() -> None:
+def test_the_sentence_on_a_class_is_the_one_that_is_raised() -> None:
     args = {"model": {"_target_": "mylab.models.NCM"}}
     with pytest.raises(UserError) as error:
         StoredConfig({"args": args}, "old.pt").overrides(Arguments(()))
     assert str(error.value) in flat(SECURITY)
 
 
-def test_the_sentence_on_an_address_is_the_one_that_is_said() -> None:
+def test_the_sentence_on_an_address_is_the_one_that_is_raised() -> None:
     mirrors = ["http://127.0.0.1/x"]
     source = {"_target_": "perdure.datasets.sources.FashionMNIST", "mirrors": mirrors}
     with pytest.raises(UserError) as error:
@@ -226,16 +235,16 @@ def test_the_sentence_on_an_address_is_the_one_that_is_said() -> None:
     assert str(error.value) in flat(SECURITY)
 
 
-def test_the_sentence_on_a_redacted_address_is_the_one_that_is_said() -> None:
+def test_the_sentence_on_a_redacted_address_is_the_one_that_is_raised() -> None:
     with pytest.raises(UserError) as error:
         Addresses().restore("https://example.org/er.pt?token=***", "checkpoint.load")
     assert str(error.value) in flat(SECURITY)
 
 
-def test_the_sentence_on_a_link_is_the_one_that_is_said(tmp_path: Path) -> None:
+def test_the_sentence_on_a_link_is_the_one_that_is_raised(tmp_path: Path) -> None:
     (tmp_path / "h").mkdir()
     (tmp_path / "h" / "train.log").symlink_to("/etc/motd")
     with pytest.raises(UserError) as error:
         require_own(tmp_path / "h")
-    said = str(error.value).replace(f"{tmp_path.resolve()}/", "")
-    assert said.replace(str(Path("/etc/motd").resolve()), "/etc/motd") in flat(SECURITY)
+    message = str(error.value).replace(f"{tmp_path.resolve()}/", "")
+    assert message.replace(str(Path("/etc/motd").resolve()), "/etc/motd") in flat(SECURITY)

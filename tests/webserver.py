@@ -95,8 +95,8 @@ class Server(ThreadingHTTPServer):
     @staticmethod
     def ranged(handler: Handler, data: bytes) -> None:
         asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-        told = handler.server.tells.get(handler.path, {})
-        tag, date = told.get("ETag"), told.get("Last_Modified")
+        versions = handler.server.tells.get(handler.path, {})
+        tag, date = versions.get("ETag"), versions.get("Last_Modified")
         if handler.headers.get("If-Range", tag or date) != (tag or date):
             asked = None
         start = int(asked[1]) if asked else 0
@@ -106,8 +106,8 @@ class Server(ThreadingHTTPServer):
         elif asked and start >= len(data):
             handler.body(b"", 416, Content_Range=f"bytes */{len(data)}")
         elif asked:
-            told_range = f"bytes {start}-{len(data) - 1}/{len(data)}"
-            handler.body(data[start:], 206, Content_Range=told_range)
+            sent_range = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            handler.body(data[start:], 206, Content_Range=sent_range)
         elif data:
             handler.body(data)
         else:

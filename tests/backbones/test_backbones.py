@@ -180,6 +180,6 @@ def test_config_lists_are_taken() -> None:
     ],
     ids=["zero", "fraction", "no list", "no class", "bool", "2-d", "negative", "w0", "text", "7px"],
 )
-def test_bad_sizes_are_told(kind: type[Backbone], arguments: Any, message: str) -> None:
+def test_bad_sizes_are_refused(kind: type[Backbone], arguments: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         kind(*arguments)

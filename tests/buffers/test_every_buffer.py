@@ -89,7 +89,7 @@ def test_holds_only_what_was_offered_each_once(
 @every_buffer
 @settings(deadline=None, max_examples=50)
 @given(stream=streams, cut=st.integers(0, 7))
-def test_a_loaded_buffer_goes_on_as_if_nothing_had_happened(
+def test_a_loaded_buffer_continues_as_if_nothing_had_happened(
     make_fields: MakeFields,
     options: dict[str, Any],
     stream: tuple[int, int, list[int]],

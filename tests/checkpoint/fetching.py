@@ -30,7 +30,7 @@ def get(ref: str, cache: Path, data: bytes = DATA) -> Path:
 def refused(
     ref: str, cache: Path, limit: int = 1 << 20, part: bool = False, seconds: float = 3600.0
 ) -> str:
-    """What is told; `part`: whether what came is kept, to go on from there later."""
+    """The message; `part`: whether what came is kept, to be resumed later."""
     with pytest.raises(UserError) as caught:
         resolve(ref, cache, limits=Limits(seconds, limit))
     left = [f.name for f in cache.iterdir()] if cache.exists() else []

@@ -232,18 +232,18 @@ def test_a_pipe_with_a_sidecar_keeps_nobody_waiting(tmp_path: Path) -> None:
     os.mkfifo(path)
     about = {"format": 1, "bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
     sidecars.path_of(path).write_text(json.dumps(about))
-    told: list[str] = []
+    messages: list[str] = []
 
     def read() -> None:
         for one in (files.read, files.verify):
             with pytest.raises(UserError) as caught:
                 one(path)
-            told.append(str(caught.value))
+            messages.append(str(caught.value))
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     thread.join(60)
-    assert ["not an ordinary file" in one for one in told] == [True, True]
+    assert ["not an ordinary file" in one for one in messages] == [True, True]
 
 
 def test_an_error_of_the_disk_is_a_sentence(

@@ -72,10 +72,22 @@ def test_the_program_is_the_same_whatever_its_name(tmp_path: Path, program: list
 
 def test_published_settings_are_listed() -> None:
     done = run(PROGRAM, "published", "model=derpp", "dataset=seq-mnist")
-    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines()[2:]]
-    assert "dark-experience/seq-mnist/derpp-500" in rows
-    assert all(row.startswith("dark-experience/seq-mnist/derpp-") for row in rows)
-    assert run(PROGRAM, "published", "model=nothing").returncode == 2
+    rows = [line.split() for line in done.stdout.splitlines() if "model.alpha=" in line]
+    assert {row[0] for row in rows} >= {"derpp-200", "derpp-500", "derpp-5120"}
+    assert all(row[0].startswith("derpp-") for row in rows)
+    assert "dark-experience: Buzzega et al. 2020 (NeurIPS)" in done.stdout
+    assert "optimizer=sgd scheduler=none" in done.stdout
+    wrong = run(PROGRAM, "published", "model=nothing")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.startswith("perdure: model=nothing: no setting is published; ")
+
+
+def test_a_setting_is_listed_by_the_start_of_its_name() -> None:
+    whole = run(PROGRAM, "published", "dark-experience/seq-mnist/er-500")
+    assert run(PROGRAM, "published", "seq-mnist/er-500").stdout == whole.stdout
+    (row,) = [line for line in whole.stdout.splitlines() if "optimizer.lr=" in line]
+    assert row.split()[0] == "er-500"
+    assert "87.02 ± 1.12 rerun" in row
 
 
 COMPLETE = """

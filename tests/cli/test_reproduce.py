@@ -11,12 +11,12 @@ import pytest
 from perdure.cli import reproduce
 from perdure.cli.processes import TRAIN, Usage
 from perdure.cli.reproduce import Run, Setting
+from perdure.config.recipe import notices
 from perdure.config.schema import validate
 from perdure.run.api import compose
 
 ER = Setting(
-    "seq-mnist/er-500",
-    "model=er",
+    "dark-experience/seq-mnist/er-500",
     paper={"class_il": 86.12, "task_il": 99.04},
     bands={"class_il": (85.0, 89.0), "task_il": (98.8, 100.0)},
 )
@@ -77,7 +77,7 @@ def test_one_seed_has_no_deviation_and_other_settings_no_verdict() -> None:
 
 def test_the_table() -> None:
     failed = Run(1, {}, 1.0, 1.0, "it broke")
-    domain = Setting("perm-mnist/sgd", "model=sgd", {"domain_il": 40.7}, {"domain_il": 39.53})
+    domain = Setting("perm-mnist/sgd", {"domain_il": 40.7}, {"domain_il": 39.53})
     report = [
         reproduce.row(ER, [run(0, 84.0), run(2, 85.0), failed]),
         reproduce.row(domain, [Run(0, {"domain_il": 41.0}, 60.0, 50.0)]),
@@ -86,7 +86,7 @@ def test_the_table() -> None:
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (first, second)]
     assert heads.startswith("| setting ")
     assert cells[0] == [
-        "seq-mnist/er-500", "2 (1 failed)", "84.50 ± 0.71", "99.00 ± 0.00", "86.12 / 99.04", "",
+        ER.name, "2 (1 failed)", "84.50 ± 0.71", "99.00 ± 0.00", "86.12 / 99.04", "",
         "85–89 / 98.8–100", "NO / yes", "5.0", "3.0",
     ]  # fmt: skip
     assert cells[1] == [
@@ -110,7 +110,7 @@ def test_what_is_finished_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert again[0]["cpu_seconds"] == 2.0
     assert [command[1] for command in runs.commands[2:]] == ["seed=3"]
     assert json.loads((tmp_path / "reproduce.json").read_text())[0]["mean"] == again[0]["mean"]
-    assert "| seq-mnist/er-500 |" in (tmp_path / "reproduce.md").read_text()
+    assert f"| {ER.name} |" in (tmp_path / "reproduce.md").read_text()
 
 
 def test_other_overrides_or_an_interrupted_run_start_anew(
@@ -119,8 +119,8 @@ def test_other_overrides_or_an_interrupted_run_start_anew(
     runs = FakeRuns(monkeypatch)
     reproduce.reproduce([ER], [1], 1, tmp_path)
     reproduce.reproduce([ER], [1], 1, tmp_path, ["optimizer.lr=0.5"])
-    assert runs.commands[1][:3] == ["model=er", "seed=1", "optimizer.lr=0.5"]
-    (tmp_path / "seq-mnist/er-500/seed-1.json").unlink()
+    assert runs.commands[1][:3] == [f"experiment={ER.name}", "seed=1", "optimizer.lr=0.5"]
+    (tmp_path / ER.name / "seed-1.json").unlink()
     reproduce.reproduce([ER], [1], 1, tmp_path, ["optimizer.lr=0.5"])
     assert len(runs.commands) == 3
 
@@ -146,29 +146,46 @@ def test_the_exit_status_tells_of_a_band_missed(
     assert reproduce.main([*asked, "95", "96"]) == 0
     assert reproduce.main([*asked, "90"]) == 1
     assert reproduce.main(["--only", "seq-mnist/nothing"]) == 2
-    assert "no setting has such a name (seq-mnist/sgd, seq-mnist/joint" in capsys.readouterr().out
+    assert "no setting that can be run has such a name" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("setting", reproduce.SETTINGS, ids=lambda setting: setting.name)
-def test_a_setting_is_a_published_one(setting: Setting) -> None:
-    """It composes, with nothing but what a user types, and a recipe gives its hyperparameters."""
-    config: Any = compose(*setting.overrides.split())
+SETTINGS = reproduce.settings([])
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_a_setting_with_a_band_is_an_exact_one(setting: Setting) -> None:
+    config: Any = compose(*setting.overrides)
     validate(config)
-    benchmark, _, method = setting.name.partition("/")
-    assert config.dataset.name == benchmark
-    assert config.model.needs_buffer == method.endswith("00")
-    if method.endswith("00"):
-        assert config.buffer.size == int(method.rpartition("-")[2])
-    assert (config.recipe.source is not None) == bool(setting.paper)
+    (notice,) = notices(config)
+    assert notice.startswith(f"published setting {setting.name}: ")
     for name, (low, high) in setting.bands.items():
         assert low <= setting.rerun[name] <= high
+
+
+def test_settings_are_chosen_by_the_start_of_their_names() -> None:
+    assert [s.name for s in SETTINGS if "seq-mnist" in s.name]
+    names = [s.name for s in reproduce.settings(["seq-mnist/er"])]
+    assert names == [f"dark-experience/seq-mnist/er-{size}" for size in (200, 500, 5120)]
+    every = [s.name for s in reproduce.settings(["dark-experience/seq-mnist"])]
+    assert {*names, "dark-experience/seq-mnist/joint"} < set(every)
+    assert not any("gem-500" in name and "agem" not in name for name in every)
+
+
+def test_a_folder_of_the_user_is_named_before_all_overrides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = FakeRuns(monkeypatch)
+    reproduce.reproduce([ER], [1], 1, tmp_path, ["--config-dir=/here", "threads=1"])
+    assert runs.commands[0][:4] == [
+        "--config-dir=/here", f"experiment={ER.name}", "seed=1", "threads=1",
+    ]  # fmt: skip
 
 
 def test_real_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--only", "seq-mnist/er-500", "--seeds", "7", "--folder", str(tmp_path)]
     tiny = ["dataset.stop_after=1", "dataset.iterations=30"]
     assert reproduce.main([*tiny, *asked]) == 0
-    results = json.loads((tmp_path / "seq-mnist/er-500/seed-7/results.json").read_text())
+    results = json.loads((tmp_path / ER.name / "seed-7/results.json").read_text())
     assert (results["status"], results["seed"], results["global_step"]) == ("finished", 7, 30)
     (row,) = json.loads((tmp_path / "reproduce.json").read_text())
     assert row["accuracy"]["class_il"] == [100 * results["average_accuracy"]["class_il"]]

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import perdure
+from perdure.config.benchmark import PARTS
 from perdure.config.build import locate
-from perdure.config.folder import CONF
-from perdure.config.schema import buffer_size, validate
+from perdure.config.folder import options
+from perdure.config.schema import validate
 from perdure.errors import UserError
 
 GROUPS = (
     "model",
     "dataset",
+    "source",
+    "scenario",
+    "transform",
     "buffer",
     "backbone",
     "optimizer",
@@ -25,18 +27,18 @@ GROUPS = (
     "training",
     "tracking",
 )
-FILES = [p for group in GROUPS for p in sorted((CONF / group).glob("*.yaml"))]
+OPTIONS = [f"{group}={option}" for group in GROUPS for option in options(group)]
 
 
-@pytest.mark.parametrize("path", FILES, ids=[f"{p.parent.name}={p.stem}" for p in FILES])
-def test_every_option_composes_and_names_real_classes(path: Path) -> None:
-    group = path.parent.name
+@pytest.mark.parametrize("choice", OPTIONS)
+def test_every_option_composes_and_names_real_classes(choice: str) -> None:
     config = perdure.compose(
-        f"{group}={path.stem}", *(["model=sgd"] if path.stem in ("none", "joint") else [])
+        choice, *(["model=sgd"] if choice in ("buffer=none", "training=joint") else [])
     )
     validate(config)
-    node = config[group]
-    for target in (node, *(node[k] for k in ("source", "scenario", "transform") if k in node)):
+    group = choice.partition("=")[0]
+    node = config.dataset if group in PARTS else config[group]
+    for target in (node, *(node[k] for k in PARTS if k in node)):
         if target.get("_target_"):
             assert callable(locate(target["_target_"], group))
 
@@ -51,7 +53,8 @@ def test_a_benchmark_brings_its_backbone_and_the_user_may_choose_another() -> No
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        pytest.param(["buffer=none"], "model=er with buffer=none", id="no-buffer"),
+        pytest.param(["+model.needs_buffer=true"], "model.needs_buffer=True: the class", id="fact"),
+        pytest.param(["+model.joint=false"], "model.joint=False: the class", id="fact-joint"),
         pytest.param(["buffer.size=-1"], "buffer.size=-1", id="negative-size"),
         pytest.param(["buffer.size=0"], "buffer.size=0", id="empty-buffer"),
         pytest.param(["buffer.batch_size=0"], "buffer.batch_size=0", id="replay-batch"),
@@ -64,7 +67,9 @@ def test_a_benchmark_brings_its_backbone_and_the_user_may_choose_another() -> No
         pytest.param(["training.log_every=0"], "training.log_every=0", id="log-every"),
         pytest.param(["threads=0"], "threads=0", id="threads"),
         pytest.param(["checkpoint.name=a/b"], "checkpoint.name=a/b", id="name"),
-        pytest.param(["model=er-ace", "training=joint"], "er-ace", id="joint"),
+        pytest.param(
+            ["training=joint", "dataset.stop_after=2"], "has no tasks to stop after", id="joint"
+        ),
         pytest.param(
             ["checkpoint.max_minutes=0"],
             "checkpoint.max_minutes=0.0: must be a float above 0",
@@ -148,8 +153,3 @@ def test_what_a_failure_of_wandb_means_is_one_word(word: str) -> None:
 def test_nothing_is_mirrored_unless_it_is_wanted() -> None:
     assert perdure.compose().tracking.wandb is None
     assert perdure.compose("tracking=wandb").tracking.console is perdure.compose().tracking.console
-
-
-def test_a_method_without_replay_has_no_buffer() -> None:
-    assert buffer_size(perdure.compose("model=sgd")) == 0
-    assert buffer_size(perdure.compose("model=er", "buffer.size=77")) == 77

@@ -64,6 +64,26 @@ def test_options_and_values_come_back() -> None:
     assert resumed(content) == content["args"]
 
 
+def test_the_parts_of_a_benchmark_that_were_typed_come_back() -> None:
+    typed = ("source=fashion-mnist", "dataset=perm-mnist", "scenario=rotated")
+    content = state(*typed, "transform=crop-flip-cifar10", "dataset.transform.padding=2")
+    assert resumed(content) == content["args"]
+    assert taken(content)[:4] == [*typed, "transform=crop-flip-cifar10"]
+
+
+def test_a_part_that_only_a_folder_of_the_run_s_had_is_refused(tmp_path: Path) -> None:
+    text = "# @package dataset.source\n_target_: mylab.data.Faces\n"
+    conf = config_folder(tmp_path, "source", text)
+    content = with_part("dataset.source", {"_target_": "mylab.data.Faces"})
+    with pytest.raises(UserError, match=r"for the group dataset\.source "):
+        taken(content)
+    assert taken(content, f"--config-dir={conf}")
+    content["overrides"].append("source=mine")
+    with pytest.raises(UserError, match="source=mine: there is no such source"):
+        taken(content)
+    assert "source=mine" in taken(content, f"--config-dir={conf}")
+
+
 def test_a_default_that_is_another_today_does_not_change_the_run() -> None:
     content = state("model=er", optimizer__momentum=0.9, seed=3, dataset__seed=3)
     assert "++optimizer.momentum=0.9" in taken(content)
@@ -93,6 +113,8 @@ def test_what_is_not_taken_is_reported() -> None:
     stored = StoredConfig(content, "old.pt")
     assert stored.not_taken({"data.root"}) == ("checkpoint.save=true", "tracking=wandb")
     assert stored.not_taken({"data.root", "checkpoint.save", "tracking"}) == ()
+    content["overrides"] = ["model=er", "debug=fast", "local=cluster"]
+    assert StoredConfig(content, "old.pt").not_taken(()) == ("debug=fast", "local=cluster")
 
 
 # --- what is never taken --------------------------------------------------------------------------
@@ -127,6 +149,8 @@ NEVER = [
     "model=/tmp/evil",
     "experiment=../evil",
     "search=derpp-seq-mnist",
+    "debug=fast",
+    "local=default",
     "evil=1",
     "+evil.key=1",
     "seed=choice(1,2)",

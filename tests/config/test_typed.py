@@ -8,13 +8,13 @@ import pytest
 from omegaconf import OmegaConf
 
 import perdure
-from perdure.config.folder import CONF
+from perdure.config.folder import options
 from perdure.config.schema import OnError, Precision, WandbConfig
-from perdure.config.typed import as_plain, replay_size, typed
+from perdure.config.typed import as_plain, typed
 
 GROUPS = ("backbone", "buffer", "checkpoint", "dataset", "model", "optimizer", "scheduler",
           "tracking", "training")  # fmt: skip
-OPTIONS = [f"{group}={path.stem}" for group in GROUPS for path in (CONF / group).glob("*.yaml")]
+OPTIONS = [f"{group}={option}" for group in GROUPS for option in options(group)]
 
 
 @pytest.mark.parametrize("option", [*OPTIONS, "checkpoint.every={steps: 3}"])
@@ -43,10 +43,3 @@ def test_a_secret_that_an_interpolation_brings_in_is_redacted(
     for stored in (repr(found), json.dumps(as_plain(found))):
         assert "s3cret" not in stored
         assert "example.org" in stored
-
-
-@pytest.mark.parametrize(("model", "size"), [("sgd", 0), ("er", 77)])
-def test_only_a_method_with_replay_uses_a_buffer(model: str, size: int) -> None:
-    config = typed(perdure.compose(f"model={model}", "buffer.size=77"))
-    config.model["note"] = "${no interpolation"
-    assert replay_size(config) == size

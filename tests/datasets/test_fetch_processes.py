@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_made_is_named(url: str, tmp_path: Path) -> None
         fetch([url], tmp_path / "file" / "root" / "data.bin", sha256=SHA256)
 
 
-def test_a_full_disk_is_told(url: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(url: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fsync(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -70,12 +70,12 @@ def test_a_flipped_bit_of_a_packed_file_never_changes_the_array(
 ) -> None:
     whole = bytearray(gzip.compress(idx_bytes(array)))
     whole[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    read, said = array, "digits-idx"
+    read, message = array, "digits-idx"
     try:  # a flip in what gzip does not check, as the time stamp, changes nothing
         read = decode_idx(bytes(whole), "digits-idx")
     except UserError as error:
-        said = str(error)
-    assert "digits-idx" in said
+        message = str(error)
+    assert "digits-idx" in message
     np.testing.assert_array_equal(read, array)
 
 

@@ -14,6 +14,9 @@ MISTAKES = [
     (["model=derp"], "model=derp: there is no such model (did you mean derpp?)"),
     (["buffer.sise=3"], "buffer.sise: there is no such key (did you mean buffer.size?)"),
     (["+buffer.sise=3"], "buffer.sise=3: buffer takes size, batch_size"),
+    (["dataset=base"], "dataset=base: is what all benchmarks share and none itself; choose perm-"),
+    (["dataset=mnist"], "choose perm-mnist, rot-mnist, seq-cifar10, seq-cifar100, seq-fmnist"),
+    (["dataset.source=mnist"], "dataset.source=mnist: must name a class"),
     (["seed=abc"], "seed: Value 'abc' of type 'str' could not be converted to Integer"),
     (["dataset.epochs=1.5"], "dataset.epochs: Value '1.5'"),
     (["training.precision=fp8"], "expected one of [fp32, bf16, fp16]"),
@@ -32,6 +35,16 @@ MISTAKES = [
     (["tracking.wandb.project=cl"], "tracking.wandb.project=cl: there is no such key without"),
     (["-m", "tracking.wandb.mode=offline"], "there is no such key without tracking=wandb"),
     (["a==b"], "a==b: cannot be read as an override"),
+    (["output_root=/a (1)"], "cannot be read as an override; write 'output_root=\"/a (1)\"'"),
+    (
+        ["--lr", "0.1"],
+        "--lr 0.1: there is no such flag; settings are key=value: write optimizer.lr",
+    ),
+    (["lr=0.1"], "lr: there is no such key (did you mean optimizer.lr?)"),
+    (["experiment=dark-experience/seq-mnist/er-50"], "there is no such experiment (did you mean"),
+    (["experiment=dark-experience/seq-mnist/er-500", "model=sgd"], "model=sgd with experiment="),
+    (["experiment=dark-experience/seq-mnist/er-500", "buffer.size=200"], "seq-mnist/er-200"),
+    (["recipe=dark-experience", "optimizer=adam"], "recipe=dark-experience: does not apply: "),
     (["output_root=/proc/none"], "output_root=/proc/none: cannot write there"),
     (["hydra.run.dir=/proc/none"], "/proc/none: cannot write there"),
     (["model._target_=perdure.models.er.Er"], "cannot be imported"),
@@ -82,6 +95,8 @@ def test_help_shows_groups_and_common_settings(tmp_path: Path) -> None:
     assert done.returncode == 0
     for line in (
         "model: agem, der, derpp, er, er-ace, ewc-online, lwf, sgd, si",
+        "dataset: perm-mnist, rot-mnist, seq-cifar10",
+        "source: cifar10, cifar100, fashion-mnist, mnist",
         "buffer: class-balanced, none, reservoir",
         "buffer.size=200",
         "python train.py -m model=sgd,er,derpp seed=0,1,2",
@@ -151,3 +166,23 @@ def test_prepare_data_words_its_errors(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.count("Traceback") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "made"),
+    [
+        (['output_root="~/runs"'], "runs/*/results.json"),
+        (['hydra.run.dir="~/here"'], "here/results.json"),
+        (["-m", 'output_root="~/runs"', "seed=0"], "runs/*/0/results.json"),
+        (["-m", 'hydra.sweep.dir="~/s"', "hydra/launcher=local", "seed=0"], "s/0/results.json"),
+    ],
+    ids=["root", "run", "sweep", "local-sweep"],
+)
+def test_a_tilde_is_the_home_folder(tmp_path: Path, words: list[str], made: str) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    tiny = ("model=sgd", "dataset.iterations=2", "dataset.stop_after=1", "tracking.console=off")
+    assert train_in(here, *words, *tiny, env={"HOME": str(home)}).returncode == 0
+    assert len(list(home.glob(made))) == 1
+    assert not list(here.iterdir())

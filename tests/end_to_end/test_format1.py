@@ -40,11 +40,14 @@ def same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("copy", "step", "overrides"),
-    [("interrupted", 26, ER), ("killed", 230, DERPP)],
+    [
+        ("interrupted", 26, (*ER, "optimizer.lr=0.01")),
+        ("killed", 230, (*DERPP, "model.alpha=0.2", "model.beta=1.0", "optimizer.lr=0.03")),
+    ],
     indirect=["copy"],
     ids=["interrupted", "killed"],
 )
-def test_a_run_that_was_cut_short_goes_on(
+def test_a_run_that_was_cut_short_resumes(
     copy: Path, step: int, overrides: tuple[str, ...]
 ) -> None:
     resumed = perdure.train(f"checkpoint.load={copy}")
@@ -67,7 +70,7 @@ def test_a_finished_run_is_known_as_such(tmp_path: Path, copy: Path) -> None:
 
 
 @pytest.mark.parametrize("copy", ["finished"], indirect=True)
-def test_the_file_of_a_task_goes_on_as_a_fork(tmp_path: Path, copy: Path) -> None:
+def test_the_file_of_a_task_resumes_as_a_fork(tmp_path: Path, copy: Path) -> None:
     (first,) = copy.glob("checkpoints/night-er_*_0.pt")
     forked = perdure.train(f"checkpoint.load={first}", folder=tmp_path / "fork")
     assert [entry["fork"] for entry in forked["resumes"]] == [True]

@@ -241,9 +241,9 @@ def stop_after_first_save(here: Path, *arguments: str, **env: str) -> str:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=200)
-    assert process.returncode == 75, told
-    return told.partition("; ")[2].partition(" resumes it")[0]
+    _, sentence = process.communicate(timeout=200)
+    assert process.returncode == 75, sentence
+    return sentence.partition("; ")[2].partition(" resumes it")[0]
 
 
 def own_class(here: Path, how: str) -> tuple[list[str], dict[str, str]]:
@@ -255,9 +255,7 @@ def own_class(here: Path, how: str) -> tuple[list[str], dict[str, str]]:
         return ["model._target_=mylab.NCM", "+model.note=x"], env
     conf = here / "conf" / "model"
     conf.mkdir(parents=True)
-    (conf / "ncm.yaml").write_text(
-        "_target_: mylab.NCM\nname: ncm\nneeds_buffer: true\njoint: true\nnote: x\n"
-    )
+    (conf / "ncm.yaml").write_text("_target_: mylab.NCM\nname: ncm\nnote: x\n")
     if how == "searchpath":
         return [f"hydra.searchpath=['file://{here / 'conf'}']", "model=ncm"], env
     return [f"--config-dir={here / 'conf'}", "model=ncm"], env

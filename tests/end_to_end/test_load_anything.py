@@ -85,7 +85,7 @@ def test_a_plain_state_dict_with_any_prefix(tmp_path: Path, network: MLP, prefix
         ),
     ],
 )
-def test_what_does_not_fit_is_told(
+def test_what_does_not_fit_is_reported(
     tmp_path: Path, content: dict, options: list[str], sentence: str
 ) -> None:
     torch.save(content, tmp_path / "file.pt")
@@ -109,7 +109,7 @@ def test_another_number_of_classes_on_request(tmp_path: Path) -> None:
     assert "head" in done.stdout
 
 
-def test_a_remote_full_file_goes_on_as_a_fork(tmp_path: Path) -> None:
+def test_a_remote_full_file_resumes_as_a_fork(tmp_path: Path) -> None:
     """Fetched into the cache, which stays a cache: the run has a folder of its own."""
     import functools
     import http.server
@@ -146,7 +146,7 @@ def test_a_remote_full_file_goes_on_as_a_fork(tmp_path: Path) -> None:
     }
 
 
-def test_a_sweep_that_starts_from_weights_goes_on(tmp_path: Path, network: MLP) -> None:
+def test_a_sweep_that_starts_from_weights_resumes(tmp_path: Path, network: MLP) -> None:
     """Its jobs that have no checkpoint yet start from the weights, as they would have."""
     torch.save(network.state_dict(), tmp_path / "weights.pt")
     sweep = ("-m", "model=sgd", "seed=0,1", "checkpoint.load=weights.pt", "hydra.sweep.dir=sweep")

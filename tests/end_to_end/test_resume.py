@@ -60,8 +60,8 @@ def stop_midway(
 
     until(lambda: has_two() or process.poll() is not None)
     process.send_signal(number)
-    _, told = process.communicate(timeout=120)
-    return process.returncode, told
+    _, sentence = process.communicate(timeout=120)
+    return process.returncode, sentence
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +80,11 @@ def the_run(root: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
 def test_a_signal_saves_and_leaves_with_75(tmp_path: Path, calm: Path, name: str) -> None:
-    status, told = stop_midway(tmp_path, signal.Signals[name], *RUN)
+    status, sentence = stop_midway(tmp_path, signal.Signals[name], *RUN)
     folder = the_run(tmp_path)
     assert status == 75
     again = f"checkpoint.load={folder} checkpoint.save=true 'checkpoint.every=10 steps'"
-    assert told == f"perdure: stopped by {name}; python train.py {again} resumes it\n"
+    assert sentence == f"perdure: stopped by {name}; python train.py {again} resumes it\n"
     assert json.loads((folder / "status.json").read_text()) == {
         "status": "resumable", "exit_status": 75,
     }  # fmt: skip

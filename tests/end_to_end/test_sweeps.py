@@ -1,4 +1,4 @@
-"""Sweeps by the real command: every launcher, failures, signals, and going on."""
+"""Sweeps by the real command: every launcher, failures, signals, and resumes."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def disturb(root: Path, act: Callable[[int], None], *arguments: str) -> tuple[in
         assert time.monotonic() < deadline
         time.sleep(0.005)
     act(sweep.pid)
-    out, told = sweep.communicate(timeout=120)
-    return sweep.returncode, out, told
+    out, errors = sweep.communicate(timeout=120)
+    return sweep.returncode, out, errors
 
 
 def processes(part: str) -> list[int]:
@@ -83,7 +83,7 @@ def matrix_of(root: Path, job: str) -> Any:
 # --- one process and many -------------------------------------------------------------------------
 
 
-def test_jobs_run_in_processes_and_failures_are_told(tmp_path: Path) -> None:
+def test_jobs_run_in_processes_and_failures_are_reported(tmp_path: Path) -> None:
     done = train_in(
         tmp_path, "-m", "hydra/launcher=local", "model=sgd", "buffer.size=200",
         "optimizer.lr=-1,1e30,0.1", "hydra.sweep.subdir=${hydra.job.num}-${seed}", *TINY,
@@ -167,15 +167,15 @@ def test_a_killed_job_is_reported_and_resumes(tmp_path: Path, calm: Path) -> Non
         pytest.param("one_process", signal.SIGINT, id="one_process-int"),
     ],
 )
-def test_a_signal_ends_the_sweep_with_75_and_it_goes_on(
+def test_a_signal_ends_the_sweep_with_75_and_it_resumes(
     tmp_path: Path, calm: Path, launcher: str, number: signal.Signals
 ) -> None:
     one = ["hydra.launcher.n_jobs=1"] if launcher == "local" else []
     arguments = (f"hydra/launcher={launcher}", *one, "seed=0,1", *LONG)
-    status, out, told = disturb(tmp_path, lambda pid: os.kill(pid, number), *arguments)
+    status, out, errors = disturb(tmp_path, lambda pid: os.kill(pid, number), *arguments)
     assert status == 75
     assert "0 finished, 1 interrupted, 1 not started" in out
-    assert "checkpoint.resume=auto hydra.sweep.dir=sweep runs what is missing" in told
+    assert "checkpoint.resume=auto hydra.sweep.dir=sweep runs what is missing" in errors
     status_file = tmp_path / "sweep" / "0" / "status.json"
     assert json.loads(status_file.read_text())["status"] == "resumable"
     done = train_in(tmp_path, *AGAIN, *arguments)
@@ -184,7 +184,7 @@ def test_a_signal_ends_the_sweep_with_75_and_it_goes_on(
         assert matrix_of(tmp_path, name) == matrix_of(calm, name)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a parent's death is told on Linux only")
+@pytest.mark.skipif(sys.platform != "linux", reason="a parent's death is reported on Linux only")
 def test_jobs_do_not_outlive_a_killed_sweep(tmp_path: Path) -> None:
     arguments = ("hydra/launcher=local", "seed=0", *LONG)
     status, _, _ = disturb(tmp_path, lambda pid: os.kill(pid, signal.SIGKILL), *arguments)
@@ -208,7 +208,7 @@ def test_another_sweep_in_the_folder_is_refused(calm: Path) -> None:
 # --- searches -------------------------------------------------------------------------------------
 
 
-def test_a_search_maximises_and_goes_on_after_failures(tmp_path: Path) -> None:
+def test_a_search_maximizes_and_continues_after_failures(tmp_path: Path) -> None:
     arguments = ("search=derpp-seq-mnist", "hydra.sweep.dir=sweep", *TINY)
     first = train_in(
         tmp_path, "-m", *arguments, "hydra.sweeper.n_trials=2",
@@ -233,7 +233,7 @@ def test_a_search_maximises_and_goes_on_after_failures(tmp_path: Path) -> None:
     assert "Traceback" not in first.stderr + second.stderr
 
 
-def test_a_stored_search_goes_on_though_no_trial_is_good(tmp_path: Path) -> None:
+def test_a_stored_search_continues_though_no_trial_is_good(tmp_path: Path) -> None:
     arguments = (
         "hydra/sweeper=optuna", "hydra.sweeper.storage=sqlite:///s.db",
         "hydra.sweeper.study_name=s", "hydra.sweeper.n_trials=2", "buffer=choice(none)", *TINY,
@@ -253,12 +253,12 @@ def test_a_stored_search_goes_on_though_no_trial_is_good(tmp_path: Path) -> None
 # --- clusters -------------------------------------------------------------------------------------
 
 
-def test_a_preempted_job_saves_is_queued_again_and_goes_on(tmp_path: Path, calm: Path) -> None:
+def test_a_preempted_job_saves_is_queued_again_and_resumes(tmp_path: Path, calm: Path) -> None:
     def preempt(_: int) -> None:
         for pid in processes(f"submitit.core._submit\0{tmp_path}"):
             os.kill(pid, signal.SIGUSR2)
 
-    # 0.1 is what conf/recipe/ chooses by itself.
+    # 0.1 is what is published of ER with 500 examples.
     arguments = ("hydra/launcher=slurm_local", "optimizer.lr=0.1,-1", *LONG)
     status, out, _ = disturb(tmp_path, preempt, *arguments)
     assert status == 2
@@ -374,8 +374,8 @@ def test_a_package_that_is_missing(tmp_path: Path, choice: str, package: str, ex
 )
 def test_several_ranks_are_refused(tmp_path: Path, choice: str, sentence: str) -> None:
     assert ranks_of.go(tmp_path, 2, "-m", choice, "seed=0,1") != 0
-    (told,) = ranks_of.told(tmp_path)
-    assert sentence in told
+    (refusal,) = ranks_of.sentences(tmp_path)
+    assert sentence in refusal
     assert not (tmp_path / "outputs").exists()
 
 

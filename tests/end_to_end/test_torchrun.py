@@ -21,9 +21,9 @@ from ranks_of import (
     go,
     rows_of,
     saved,
+    sentences,
     start,
     status_of,
-    told,
     torchrun,
     until,
     workers,
@@ -67,7 +67,7 @@ def test_two_ranks_end_as_one_and_leave_one_set_of_files(tmp_path: Path, calm: P
     shown = (tmp_path / "stdout").read_text()
     assert shown.count("finished: derpp") == 1
     assert "2 processes, 4 shards of every batch" in shown
-    assert told(tmp_path) == []
+    assert sentences(tmp_path) == []
 
 
 def test_a_run_moves_between_world_sizes(tmp_path: Path, calm: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_run_moves_between_world_sizes(tmp_path: Path, calm: Path) -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_rank_is_replaced_and_the_run_goes_on(
+def test_a_killed_rank_is_replaced_and_the_run_resumes(
     tmp_path: Path, calm: Path, rank: int
 ) -> None:
     """Nobody types anything: torchrun starts the ranks anew, and they find the run."""
@@ -131,7 +131,7 @@ def test_a_signal_to_any_process_gives_one_checkpoint(tmp_path: Path, rank: int 
     assert finish(process) != 0
     assert status_of(run) == {"status": "resumable", "exit_status": 75}
     assert saved(run) % 100, "it was saved where the signal came"
-    (sentence,) = told(tmp_path)
+    (sentence,) = sentences(tmp_path)
     assert " resumes it" in sentence
     assert ("to another process" in sentence) == (rank == 1)
 
@@ -156,7 +156,7 @@ def test_a_frozen_rank_ends_the_run_in_bounded_time(tmp_path: Path) -> None:
     assert finish(process) != 0
     # The timeout, and the half minute that torchrun gives a process which does not end.
     assert time.monotonic() - began < 60
-    (sentence,) = told(tmp_path)
+    (sentence,) = sentences(tmp_path)
     assert "another process of the run ended or did not answer" in sentence
     assert saved(run) >= 10
 
@@ -172,10 +172,10 @@ def test_two_jobs_of_the_same_second_keep_apart(tmp_path: Path) -> None:
         assert json.loads((folder / "results.json").read_text())["timestamp"] == folder.name
 
 
-def test_a_mistake_is_told_once_with_status_2(tmp_path: Path) -> None:
+def test_a_mistake_is_reported_once_with_status_2(tmp_path: Path) -> None:
     assert go(tmp_path, 2, RUN, "training.shards=3") != 0
-    assert len(told(tmp_path)) == 1
-    assert "start 1 or 3 of them" in told(tmp_path)[0]
+    assert len(sentences(tmp_path)) == 1
+    assert "start 1 or 3 of them" in sentences(tmp_path)[0]
     assert "exitcode  : 2" in (tmp_path / "stderr").read_text()
     assert not (tmp_path / "run").exists()
 
@@ -191,14 +191,14 @@ def test_a_sweep_shares_one_folder(tmp_path: Path) -> None:
 
 
 def test_a_sweep_ends_with_its_first_failure_and_tells_all(tmp_path: Path) -> None:
-    """The other jobs are told of, and how to go on with the same number of shards."""
+    """The other jobs are listed, and how to resume with the same number of shards."""
     sweep = ("-m", "hydra.sweep.dir=sweep", "model=sgd", "dataset.iterations=5")
     few = ("dataset.stop_after=1", "optimizer.lr=0.1,-1,0.2")
     assert go(tmp_path, 2, *sweep, *few) == 1
     shown = (tmp_path / "stdout").read_text()
     assert shown.count("sweep in sweep: 1 finished, 1 failed, 1 not started") == 1
     assert shown.count("failed: job 1, optimizer.lr=-1: optimizer.lr=-1: must be 0 or more") == 1
-    assert told(tmp_path) == [
+    assert sentences(tmp_path) == [
         "perdure: 2 of 3 jobs did not finish; the same torchrun command with "
         "checkpoint.resume=auto hydra.sweep.dir=sweep runs what is missing"
     ]
@@ -209,4 +209,4 @@ def test_a_stopped_sweep_counts_its_job_as_interrupted(tmp_path: Path) -> None:
     stop_at(process, tmp_path / "sweep" / "0", 20)
     shown = (tmp_path / "stdout").read_text()
     assert "sweep in sweep: 0 finished, 1 interrupted, 1 not started" in shown
-    assert "the same torchrun command with" in told(tmp_path)[-1]
+    assert "the same torchrun command with" in sentences(tmp_path)[-1]

@@ -20,9 +20,9 @@ from ranks_of import (
     go,
     rows_of,
     saved,
+    sentences,
     start,
     status_of,
-    told,
     torchrun,
     until,
     workers,
@@ -48,7 +48,7 @@ def test_an_error_on_one_rank_is_shown_by_it_and_ends_all(tmp_path: Path) -> Non
     assert time.monotonic() - began < 60
     errors = (tmp_path / "stderr").read_text()
     assert errors.count("RuntimeError: only this process fails") == 1
-    assert len([line for line in told(tmp_path) if "another process" in line]) == 1
+    assert len([line for line in sentences(tmp_path) if "another process" in line]) == 1
     assert status_of(tmp_path / "run") == {"status": "interrupted", "exit_status": 1}
 
 
@@ -59,7 +59,7 @@ def test_a_folder_in_use_is_refused_once(tmp_path: Path) -> None:
     run, began = f"hydra.run.dir={tmp_path}/run", time.monotonic()
     assert go(tmp_path / "second", 2, run, *LONG) != 0
     assert time.monotonic() - began < 28, "torchrun had to kill a process"
-    (sentence,) = told(tmp_path / "second")
+    (sentence,) = sentences(tmp_path / "second")
     assert f"another run writes there (process {workers(first.pid)[0]} on" in sentence
     first.terminate()
     finish(first)
@@ -72,7 +72,7 @@ def weights_of(run: Path) -> Any:
 
 @pytest.mark.parametrize("n", [1, 4])
 def test_a_network_in_parts_is_saved_whole(tmp_path: Path, n: int) -> None:
-    """Saved on 2 ranks, it goes on on 1 and on 4, and agrees with a plain run within rounding."""
+    """Saved on 2 ranks, it resumes on 1 and on 4, and agrees with a plain run within rounding."""
     fsdp = (*SHORT, "training.parallel=fsdp")
     interrupted(tmp_path, 2, *fsdp)
     assert go(tmp_path, n, f"checkpoint.load={tmp_path}/run", "checkpoint.save=true") == 0, (
@@ -97,17 +97,17 @@ def test_weights_alone_fill_a_network_in_parts(tmp_path: Path) -> None:
 
 def test_methods_that_need_whole_parameters_are_refused(tmp_path: Path) -> None:
     assert go(tmp_path, 2, RUN, "model=si", "training.parallel=fsdp") != 0
-    (sentence,) = told(tmp_path)
+    (sentence,) = sentences(tmp_path)
     assert "SI computes with whole parameters" in sentence
 
 
-def test_local_buffers_go_on_at_the_same_world_size_alone(tmp_path: Path) -> None:
+def test_local_buffers_resume_at_the_same_world_size_alone(tmp_path: Path) -> None:
     local = (*SHORT, "training.replay_sync=local", *HALF)
     assert go(tmp_path / "calm", 2, RUN, *local) == 0
     interrupted(tmp_path, 2, *local)
     run = tmp_path / "run"
     assert go(tmp_path, 4, f"checkpoint.load={run}") != 0
-    (sentence,) = told(tmp_path)
+    (sentence,) = sentences(tmp_path)
     assert "is in 2 parts; start 2 of them" in sentence
     assert go(tmp_path, 2, f"checkpoint.load={run}", "checkpoint.save=true") == 0
     assert_same(end_of(run), end_of(tmp_path / "calm" / "run"))
@@ -130,7 +130,7 @@ def test_saving_by_the_clock_is_agreed(tmp_path: Path) -> None:
     assert status_of(run)["status"] == "resumable"
 
 
-def test_what_is_said_of_an_inexact_sum(tmp_path: Path) -> None:
+def test_the_notice_of_an_inexact_sum(tmp_path: Path) -> None:
     assert go(tmp_path, 2, RUN, *SHORT, "training.exact=false") == 0
     assert (
         "training.exact=false: gradients are summed in whatever order"

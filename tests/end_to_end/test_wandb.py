@@ -51,13 +51,13 @@ def require_same_end(folder: Path, calm: Path) -> None:
         assert_same(ours[part], other[part], part)
     results = []
     for one in (folder, calm):
-        told = without_clock(json.loads((one / "results.json").read_text()))
-        results.append({k: v for k, v in told.items() if k not in ("timestamp", "resumes")})
+        content = without_clock(json.loads((one / "results.json").read_text()))
+        results.append({k: v for k, v in content.items() if k not in ("timestamp", "resumes")})
     assert results[0] == results[1]
     assert without_clock(rows_of(folder)) == without_clock(rows_of(calm))
 
 
-def test_a_killed_run_goes_on_on_another_machine(
+def test_a_killed_run_resumes_on_another_machine(
     wandb_server: StandIn, tmp_path: Path, calm: Path
 ) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
@@ -90,7 +90,7 @@ def test_a_killed_run_goes_on_on_another_machine(
     assert len(wandb_server.project(PROJECT).run_by_name) == 1
 
 
-def test_a_killed_offline_run_is_synced_and_goes_on_elsewhere(
+def test_a_killed_offline_run_is_synced_and_resumes_elsewhere(
     wandb_server: StandIn, tmp_path: Path, calm: Path
 ) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
@@ -262,7 +262,7 @@ def test_stop_on_the_runs_page_saves_and_leaves(wandb_server: StandIn, tmp_path:
     assert os.listdir(tmp_path / "run" / "checkpoints")
 
 
-def test_a_mirrored_run_can_go_on_unmirrored(wandb_server: StandIn, tmp_path: Path) -> None:
+def test_a_mirrored_run_can_be_resumed_unmirrored(wandb_server: StandIn, tmp_path: Path) -> None:
     env = machine(wandb_server, tmp_path, WANDB_MODE="offline")
     assert train_in(tmp_path, *MIRRORED, *SAVED, env=env).returncode == 0
     done = train_in(tmp_path, "checkpoint.load=latest", "tracking=local", env=env)
@@ -270,7 +270,7 @@ def test_a_mirrored_run_can_go_on_unmirrored(wandb_server: StandIn, tmp_path: Pa
     assert not wandb_lines(done)
 
 
-def test_a_folder_sent_as_a_new_run_goes_on_there(wandb_server: StandIn, tmp_path: Path) -> None:
+def test_a_folder_sent_as_a_new_run_is_resumed_there(wandb_server: StandIn, tmp_path: Path) -> None:
     env = machine(wandb_server, tmp_path)
     assert train_in(tmp_path, *MIRRORED, *SAVED, env=env).returncode == 0
     folder = run_folder(tmp_path)
@@ -285,7 +285,7 @@ def test_a_folder_sent_as_a_new_run_goes_on_there(wandb_server: StandIn, tmp_pat
         assert (there["project"], there["id"]) == ("new", moved["id"])
 
 
-def test_a_run_never_goes_on_in_a_folder_of_another_that_is_called_the_same(
+def test_a_run_is_never_resumed_in_a_folder_of_another_that_is_called_the_same(
     wandb_server: StandIn, tmp_path: Path
 ) -> None:
     a, b = tmp_path / "a", tmp_path / "b"

@@ -1,4 +1,4 @@
-"""What can go wrong with W&B: training goes on, ends well, and nothing is lost."""
+"""What can go wrong with W&B: training continues, ends well, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ QUICK = (*MIRRORED, *SHORT, "checkpoint.save=true")
 
 
 @pytest.mark.parametrize(
-    ("prepare", "env", "told"),
+    ("prepare", "env", "message"),
     [
         pytest.param(
             lambda server: None, {"WANDB_API_KEY": "", "WANDB_MODE": ""},
@@ -69,7 +69,7 @@ def test_training_ends_well_and_the_rest_is_sent_later(
     tmp_path: Path,
     prepare: Callable[[StandIn], None],
     env: dict[str, str],
-    told: str,
+    message: str,
 ) -> None:
     prepare(wandb_server)
     limits = "tracking.wandb.finish_seconds=6"
@@ -79,7 +79,7 @@ def test_training_ends_well_and_the_rest_is_sent_later(
     folder = run_folder(tmp_path)
     assert json.loads((folder / "results.json").read_text())["status"] == "finished"
     sentences = wandb_lines(done)
-    assert re.search(told, sentences[-1]), sentences
+    assert re.search(message, sentences[-1]), sentences
     assert f"perdure sync-wandb {folder}" in sentences[-1]
     wandb_server.up()
     wandb_server.faults.clear()
@@ -92,17 +92,17 @@ def test_training_ends_well_and_the_rest_is_sent_later(
 
 
 @pytest.mark.parametrize(
-    ("policy", "status", "told"),
+    ("policy", "status", "message"),
     [("raise", 2, "tracking.wandb.on_error=raise: no API key"), ("disable", 0, "nothing more")],
 )
 def test_what_a_failure_means_is_the_users_choice(
-    wandb_server: StandIn, tmp_path: Path, policy: str, status: int, told: str
+    wandb_server: StandIn, tmp_path: Path, policy: str, status: int, message: str
 ) -> None:
     env = machine(wandb_server, tmp_path, WANDB_API_KEY="")
     choice = (f"tracking.wandb.on_error={policy}", "tracking.wandb.mode=online")
     done = train_in(tmp_path, *QUICK, *choice, env=env)
     assert done.returncode == status
-    assert told in (done.stderr if status else wandb_lines(done)[-1])
+    assert message in (done.stderr if status else wandb_lines(done)[-1])
     assert "Traceback" not in done.stderr
 
 
@@ -167,7 +167,7 @@ def test_a_server_that_dies_for_good_is_waited_for_no_longer_than_agreed(
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("tester/cl/ckpt-none:latest", "no such version, or no right to see it"),
         ("tester/cl", "must be wandb://entity/project/name:alias"),
@@ -175,11 +175,11 @@ def test_a_server_that_dies_for_good_is_waited_for_no_longer_than_agreed(
     ids=["unknown artifact", "no reference"],
 )
 def test_a_reference_that_means_nothing(
-    wandb_server: StandIn, tmp_path: Path, name: str, told: str
+    wandb_server: StandIn, tmp_path: Path, name: str, message: str
 ) -> None:
     env = machine(wandb_server, tmp_path)
     done = train_in(tmp_path, f"checkpoint.load=wandb://{name}", env=env)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "outputs").exists()

@@ -177,7 +177,7 @@ class TestState:
         feed(metric, RUN[:2])
         assert all(torch.equal(state[name], kept[name]) for name in kept)
 
-    def test_state_that_does_not_fit_is_told(self) -> None:
+    def test_state_that_does_not_fit_is_refused(self) -> None:
         state = feed(AccuracyMatrix(3)).state_dict()
         with pytest.raises(RuntimeError, match=r"of \{3\} tasks, not 4"):
             AccuracyMatrix(4).load_state_dict(state)

@@ -172,8 +172,6 @@ def test_resumes_to_the_bit_from_any_saved_state(
 def test_the_config_says_what_the_class_says(name: str, tiny: Arrays, config_of: Any) -> None:
     kind, options = method_class(name), node(name)
     assert options["name"] == name
-    assert options["needs_buffer"] == (kind.replays > 0)
-    assert options["joint"] == kind.joint
     assert options["_target_"].rpartition(".")[0] == f"perdure.models.{name.replace('-', '_')}"
     assert set(kind.scenarios) <= set(SCENARIOS)
     assert kind.scenarios

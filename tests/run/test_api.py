@@ -10,6 +10,8 @@ import torch
 import perdure
 from perdure.checkpoint.core.format import read
 from perdure.errors import UserError
+from perdure.io.atomic import _beside
+from perdure.run.folder import RunFolder
 
 SHORT = ("dataset.iterations=20", "tracking.console=off", "dataset.stop_after=2")
 
@@ -21,7 +23,7 @@ def test_train_gives_the_results(tmp_path: Path) -> None:
     assert perdure.train("model=sgd", *SHORT)["accuracy_matrix"] == results["accuracy_matrix"]
 
 
-def test_a_run_goes_on_in_its_folder(tmp_path: Path) -> None:
+def test_a_run_resumes_in_its_folder(tmp_path: Path) -> None:
     whole = perdure.train("model=er", *SHORT, "checkpoint.save=true", folder=tmp_path / "whole")
     perdure.train(
         "model=er", *SHORT, "checkpoint.save=true", "dataset.stop_after=1", folder=tmp_path / "part"
@@ -50,3 +52,13 @@ def test_weights_alone_start_a_fresh_run(tmp_path: Path) -> None:
 def test_a_mistake_is_a_user_error() -> None:
     with pytest.raises(UserError, match="buffer=none"):
         perdure.train("model=er", "buffer=none")
+
+
+def test_a_run_removes_what_a_killed_one_left_half_written(tmp_path: Path) -> None:
+    left = RunFolder(tmp_path / "run")
+    left.checkpoints.mkdir(parents=True)
+    temporaries = [_beside(left.results), _beside(left.checkpoints / "best.pth")]
+    for temporary in temporaries:
+        temporary.touch()
+    perdure.train("model=sgd", *SHORT, "dataset.iterations=1", folder=left.path)
+    assert not any(temporary.exists() for temporary in temporaries)

@@ -30,7 +30,7 @@ MIRRORED = ("tracking=wandb", "tracking.wandb.mode=offline")
 
 @pytest.fixture(autouse=True)
 def nobodys_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No key, and nothing said in the environment."""
+    """No key, and nothing set in the environment."""
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
@@ -77,10 +77,12 @@ def test_a_run_without_a_folder_keeps_no_files_and_cannot_be_mirrored() -> None:
     [
         pytest.param("null", {}, False, id="no-key"),
         pytest.param("null", {"WANDB_API_KEY": API_KEY}, True, id="key"),
-        pytest.param("null", {"WANDB_API_KEY": API_KEY, "WANDB_MODE": "offline"}, False, id="said"),
-        pytest.param("null", {"WANDB_MODE": "ONLINE"}, True, id="said-in-capitals"),
-        pytest.param("null", {"WANDB_MODE": "disabled"}, None, id="said-disabled"),
-        pytest.param("null", {"WANDB_MODE": "what"}, False, id="said-something-else"),
+        pytest.param(
+            "null", {"WANDB_API_KEY": API_KEY, "WANDB_MODE": "offline"}, False, id="environment"
+        ),
+        pytest.param("null", {"WANDB_MODE": "ONLINE"}, True, id="in-capitals"),
+        pytest.param("null", {"WANDB_MODE": "disabled"}, None, id="environment-disabled"),
+        pytest.param("null", {"WANDB_MODE": "what"}, False, id="environment-unknown"),
         pytest.param("online", {"WANDB_MODE": "disabled"}, True, id="config-wins"),
         pytest.param("offline", {"WANDB_API_KEY": API_KEY}, False, id="config-offline"),
     ],
@@ -131,10 +133,17 @@ def test_a_new_run_is_named_for_what_it_trains(tmp_path: Path) -> None:
 
 
 def test_a_new_run_is_called_as_the_user_says(tmp_path: Path) -> None:
-    said = {"name": "n", "group": "g", "job_type": "j", "entity": "e", "project": "p", "notes": "w"}
-    overrides = [f"tracking.wandb.{key}={value}" for key, value in said.items()]
+    options = {
+        "name": "n",
+        "group": "g",
+        "job_type": "j",
+        "entity": "e",
+        "project": "p",
+        "notes": "w",
+    }
+    overrides = [f"tracking.wandb.{key}={value}" for key, value in options.items()]
     record = mirror(*overrides, "tracking.wandb.tags=[a,b]", folder=tmp_path, sweep="s").record
-    assert {key: getattr(record, key) for key in said} == said
+    assert {key: getattr(record, key) for key in options} == options
     assert record.tags == ["a", "b"]
 
 
@@ -160,15 +169,15 @@ def folder(tmp_path: Path) -> RunFolder:
 THERE = ("tracking.wandb.project=theirs", "tracking.wandb.entity=team")
 
 
-def test_a_run_that_goes_on_in_its_folder_is_the_same_run(folder: RunFolder) -> None:
-    goes_on = source(folder)
-    found = mirror(*THERE, folder=folder.path, source=goes_on)
+def test_a_run_resumed_in_its_folder_is_the_same_run(folder: RunFolder) -> None:
+    resumed = source(folder)
+    found = mirror(*THERE, folder=folder.path, source=resumed)
     assert found.record == Record("r1", "theirs", entity="team")
     found.load_state_dict({"id": "r0", "name": "n"})
     # The folder may have been sent as a new run since the checkpoint was written.
     assert (found.record.id, found.record.name) == ("r1", "n")
     (folder.path / "wandb.json").unlink()
-    found = mirror(folder=folder.path, source=goes_on)
+    found = mirror(folder=folder.path, source=resumed)
     found.load_state_dict({"id": "r0"})
     assert found.record.id == "r0"
 

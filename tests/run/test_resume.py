@@ -1,4 +1,4 @@
-"""Whether a run may go on with the configuration that it is given."""
+"""Whether a run may be resumed with the configuration that it is given."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def before_shards() -> dict[str, Any]:
     return dict(before)
 
 
-def test_an_older_checkpoint_goes_on_as_it_always_did() -> None:
+def test_an_older_checkpoint_resumes_as_it_always_did() -> None:
     require_same(plain(), before_shards(), Path("old.pt"))
 
 
 @pytest.mark.parametrize(
     "changed", ["training.shards=2", "training.exact=false", "training.parallel=fsdp"]
 )
-def test_an_older_checkpoint_does_not_go_on_otherwise(changed: str) -> None:
+def test_an_older_checkpoint_does_not_resume_otherwise(changed: str) -> None:
     with pytest.raises(UserError, match=rf"{changed.partition('=')[0]}=\S+ \(was \w+\)"):
         require_same(plain(changed), before_shards(), Path("old.pt"))
 

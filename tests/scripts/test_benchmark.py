@@ -33,8 +33,8 @@ class Counting:
 
 def clock(monkeypatch: pytest.MonkeyPatch, *readings: float) -> None:
     """Let the CPU clock give these readings, one a look."""
-    told = iter(readings)
-    monkeypatch.setattr("time.process_time", lambda: next(told))
+    looks = iter(readings)
+    monkeypatch.setattr("time.process_time", lambda: next(looks))
 
 
 def test_both_loops_have_their_turns(monkeypatch: pytest.MonkeyPatch) -> None:

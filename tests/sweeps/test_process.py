@@ -44,7 +44,7 @@ def test_the_reason_of_an_end(tmp_path: Path, code: str, status: int, reason: st
     assert (outcome.status, outcome.reason, outcome.value) == (status, reason, None)
 
 
-def test_what_a_former_process_said_is_no_reason(tmp_path: Path) -> None:
+def test_what_a_former_process_wrote_is_no_reason(tmp_path: Path) -> None:
     ended(JobProcess(job_that(tmp_path, "print('perdure: old'); raise SystemExit(2)"), {}))
     outcome = ended(JobProcess(job_that(tmp_path, "raise SystemExit(4)"), {}))
     assert outcome.reason == "exit status 4"

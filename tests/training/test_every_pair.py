@@ -15,6 +15,7 @@ from perdure.config.typed import typed
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental
 from perdure.run.assemble import make_buffer, make_method, settings
+from perdure.run.method import method_class
 from perdure.training.optim import OptimizerFactory
 from perdure.training.recording import Recording
 from perdure.training.state import Position, SaveContext, SavedCheckpoint
@@ -65,9 +66,9 @@ def end_of(trainer: Trainer) -> Any:
 @pytest.mark.parametrize("model", METHODS)
 def test_resuming_from_a_saved_state_changes_no_bit(model: str, buffer: str, tiny: Arrays) -> None:
     config = compose(f"model={model}", f"buffer={buffer}", *SMALL)
-    if not config.model.needs_buffer and buffer != BUFFERS[0]:
-        pytest.skip("the method keeps no buffer")
     typed_config = typed(config)
+    if not method_class(typed_config).replays and buffer != BUFFERS[0]:
+        pytest.skip("the method keeps no buffer")
     lr = typed_config.optimizer["lr"]
 
     def trainer(keep: InMemory | None = None) -> Trainer:

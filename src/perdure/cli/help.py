@@ -6,11 +6,14 @@ experiments, which takes it over a second.
 
 from __future__ import annotations
 
-from perdure.config.folder import CONF
+from perdure.config.folder import CONF, options
 
 _GROUPS = (
     "model",
     "dataset",
+    "source",
+    "scenario",
+    "transform",
     "buffer",
     "backbone",
     "optimizer",
@@ -18,6 +21,7 @@ _GROUPS = (
     "training",
     "checkpoint",
     "tracking",
+    "debug",
 )
 
 _TEXT = """\
@@ -59,10 +63,7 @@ Hydra's own options: python train.py --hydra-help
 
 def text() -> str:
     """Groups with their options, the commonest settings, and examples."""
-    groups = (
-        f"  {group}: {', '.join(sorted(path.stem for path in (CONF / group).glob('*.yaml')))}"
-        for group in _GROUPS
-    )
+    groups = (f"  {group}: {', '.join(options(group))}" for group in _GROUPS)
     experiments = sum(1 for _ in (CONF / "experiment").rglob("*.yaml"))
-    searches = ", ".join(sorted(path.stem for path in (CONF / "search").glob("*.yaml")))
+    searches = ", ".join(options("search"))
     return _TEXT.format(groups="\n".join(groups), experiments=experiments, searches=searches)

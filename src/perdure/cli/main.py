@@ -23,13 +23,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from perdure.cli.help import text as help_text
 from perdure.config import compose, error_messages
+from perdure.config.benchmark import require_effect
 from perdure.config.build import import_from_here
 from perdure.config.folder import CONF
-from perdure.config.overrides import Arguments
+from perdure.config.overrides import Arguments, readable
 from perdure.config.recipe import notices
 from perdure.config.schema import validate
+from perdure.config.suggestions import require_no_flags
 from perdure.errors import ExitRun, PeerLostError, PerdureError, PreemptedError, UserError
-from perdure.io.atomic import remove_temporaries
 from perdure.io.files import require_own
 from perdure.io.redaction import ADDRESSES
 from perdure.ranks import environment, rendezvous
@@ -58,9 +59,11 @@ class Launch(Callback):
     def _prepare(config: DictConfig, mode: str) -> None:
         try:
             ADDRESSES.redact_config(config)  # what configuration files hold
+            compose.expand_home(config)
             if mode == "sweep":
                 preflight.check(config)  # its jobs are validated one by one
             else:
+                require_effect(config.hydra)
                 validate(config)
             timestamp = rendezvous.known("timestamp") or rendezvous.from_main(
                 "timestamp", lambda: Launch._reserve(config, mode), lasting=True
@@ -106,6 +109,7 @@ class Program:
     def __call__(self, words: Sequence[str]) -> None:
         """Run the command `words`; a user's mistake ends in one sentence and exit status 2."""
         words = ADDRESSES.command(words)  # before anything reads, stores or shows them
+        words = list(map(readable, words))
         environment.join()
         if {"--help", "-h"} & set(words):
             print(help_text(), end="")
@@ -117,6 +121,7 @@ class Program:
         # Without this Hydra prints its own long text and exits with status 1.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
+            require_no_flags(words)
             words = rendezvous.from_main("arguments", lambda: self._expanded(words))
             sys.argv[1:] = words if environment.is_main() else [*words, *_SILENT]
             run = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
@@ -124,7 +129,7 @@ class Program:
         except (UserError, HydraException, OmegaConfBaseException) as error:
             if shows_traceback:
                 raise
-            exit_run(error_messages.explain(error))
+            exit_run(error_messages.explain(error, words))
         except AssertionError as error:
             sentence = compose.needs_tracking(error, sys.argv[1:])
             if sentence is None or shows_traceback:
@@ -150,6 +155,7 @@ class Program:
         except UserError as error:
             exit_run(str(error))  # the folder is another run's: nothing in it is touched
         try:
+            require_effect(HydraConfig.get())
             validate(config)
             results = rendezvous.from_main("results", lambda: _finished(config, folder))
             results = results or self._train(config, folder, flag)
@@ -191,15 +197,14 @@ class Program:
         start = self._plan.start
         limits = limits_of(config.checkpoint.max_minutes, config.checkpoint.max_gigabytes)
         if environment.is_main():
-            remove_temporaries(folder.path)
-            remove_temporaries(folder.checkpoints)
+            folder.remove_temporaries()
             if environment.restart_count() or config.checkpoint.resume is not None:
                 start = folder.latest_intact(limits) or start
         return run(
             config,
             folder.path,
             overrides,
-            notices(config, overrides),
+            notices(config),
             start,
             flag,
             _sweep_of(HydraConfig.get()),

@@ -1,13 +1,13 @@
-"""Published accuracies, reproduced: every setting, every seed, each a run of `python train.py`.
+"""Published accuracies, reproduced: each setting, each seed, a run of `perdure train experiment=…`.
 
-perdure reproduce                                 all settings, seeds 0 to 9
-perdure reproduce --only seq-mnist/er --seeds 0 1 2 3 4
+perdure reproduce                                 settings with a band of accepted means, seeds 0-9
+perdure reproduce seq-mnist/er --seeds 0 1 2 3 4  those of this method and benchmark
+perdure reproduce dark-experience                 all of a paper that can be run
 perdure reproduce --folder outputs/reproduce-…    continue what was interrupted
 
-Hyperparameters come from conf/recipe/, so that a row is what a user gets who types its overrides.
-Further overrides (`dataset.stop_after=2`) apply to every run; the bands are not judged then. Leaves
-one folder a run, reproduce.json and reproduce.md. Exit status 1: a run failed, or a mean lies
-outside its band.
+Settings are the rows of conf/published/ (`perdure published` lists them). Further overrides
+(`dataset.stop_after=2`) apply to every run; the bands are not judged then. Leaves one folder a run,
+reproduce.json and reproduce.md. Exit status 1: a run failed, or a mean lies outside its band.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,10 @@ from statistics import mean, stdev
 from typing import Any
 
 from perdure.cli.processes import TRAIN, python, table
+from perdure.cli.published import fits_name
+from perdure.config import tables
+from perdure.config.published import published
+from perdure.errors import UserError
 from perdure.io.run_files import RunFiles
 
 Percent = dict[str, float]
@@ -37,66 +42,51 @@ class Setting:
     """One row.
 
     Attributes:
-        name: benchmark and method, with the buffer's size.
-        overrides: what to add to `python train.py`.
-        paper: accuracies that Buzzega et al. 2020, "Dark experience for general continual
-            learning", tab. 2 prints (Mammoth's own protocol), in percent.
-        rerun: what Mammoth itself gave when it was run again, in percent.
+        name: that of the published setting.
+        paper: accuracies that were published, in percent.
+        rerun: what another program gave when it was run again, in percent.
         bands: where the mean over seeds must lie, in percent.
     """
 
     name: str
-    overrides: str
     paper: Percent = field(default_factory=dict)
     rerun: Percent = field(default_factory=dict)
     bands: Bands = field(default_factory=dict)
 
+    @property
+    def overrides(self) -> list[str]:
+        """What to add to `perdure train`."""
+        return [f"experiment={self.name}"]
 
-def _split(class_il: float, task_il: float) -> Percent:
-    return {"class_il": class_il, "task_il": task_il}
+
+def setting_of(row: tables.Setting) -> Setting:
+    """The published row `row`; of two figures of one metric the first counts."""
+    paper, rerun = Percent(), Percent()
+    for figure in row.row.figures:
+        kind, _, name = figure.metric.partition(".")
+        if kind == "average_accuracy":
+            (rerun if figure.origin == "rerun" else paper).setdefault(name, figure.mean)
+    bands = {
+        metric.partition(".")[2]: (float(low), float(high))
+        for metric, (low, high) in row.row.bands.items()
+    }
+    return Setting(row.name, paper, rerun, bands)
 
 
-def _settings() -> list[Setting]:
-    """Rows of the two MNIST benchmarks; buffer sizes as published."""
-    seq = [
-        Setting("sgd", "model=sgd", _split(19.60, 94.94), _split(19.61, 96.45),
-                {"class_il": (19.1, 20.1)}),
-        Setting("joint", "model=sgd training=joint", _split(95.57, 99.51), _split(95.48, 99.20),
-                {"class_il": (95.0, 96.0)}),
-        Setting("er-200", "model=er buffer.size=200", _split(80.43, 97.86), _split(79.07, 98.02),
-                {"class_il": (78.0, 82.0)}),
-        Setting("er-500", "model=er buffer.size=500", _split(86.12, 99.04), _split(87.02, 99.04),
-                {"class_il": (85.0, 89.0), "task_il": (98.8, 100.0)}),
-        Setting("derpp-200", "model=derpp buffer.size=200", _split(85.61, 98.76),
-                _split(85.89, 98.87)),
-        Setting("derpp-500", "model=derpp buffer.size=500", _split(91.00, 98.94),
-                _split(91.53, 98.94), {"class_il": (90.3, 92.3)}),
-        Setting("der-500", "model=der buffer.size=500", _split(90.54, 98.84)),
-        Setting("agem-500", "model=agem buffer.size=500", _split(46.66, 98.93)),
-        Setting("er-ace-500", "model=er-ace buffer.size=500"),
-        Setting("ewc-online", "model=ewc-online", _split(20.46, 98.39)),
-        Setting("si", "model=si", _split(19.27, 96.00)),
-        Setting("lwf", "model=lwf", _split(19.62, 94.11)),
-    ]  # fmt: skip
-    perm = [
-        Setting("sgd", "model=sgd", {"domain_il": 40.70}, {"domain_il": 39.53}),
-        Setting("er-500", "model=er buffer.size=500", {"domain_il": 80.60}, {"domain_il": 80.49},
-                {"domain_il": (79.5, 81.5)}),
-        Setting("derpp-500", "model=derpp buffer.size=500", {"domain_il": 88.21},
-                {"domain_il": 88.39}),
-        Setting("ewc-online", "model=ewc-online", {"domain_il": 75.79}),
-        Setting("si", "model=si", {"domain_il": 65.86}),
-    ]  # fmt: skip
-    return [
-        Setting(
-            f"{dataset}/{s.name}", f"{s.overrides} dataset={dataset}", s.paper, s.rerun, s.bands
+def settings(starts: Sequence[str]) -> list[Setting]:
+    """Settings that can be run: those named, or without names those with a band.
+
+    Raises:
+        UserError: nothing that can be run has such a name.
+    """
+    every = [s for s in published.settings.values() if published.is_runnable(s)]
+    chosen = [s for s in every if any(fits_name(s, start) for start in starts) or not starts]
+    if not chosen:
+        raise UserError(
+            f"{' '.join(starts)}: no setting that can be run has such a name; "
+            "`perdure published` lists all"
         )
-        for dataset, rows in (("seq-mnist", seq), ("perm-mnist", perm))
-        for s in rows
-    ]
-
-
-SETTINGS = _settings()
+    return [setting_of(s) for s in chosen if starts or s.row.bands]
 
 
 @dataclass(frozen=True)
@@ -116,15 +106,20 @@ class Run:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what `arguments` ask for; returns the exit status."""
     options = _options(arguments)
-    chosen = [s for s in SETTINGS if not options.only or _named(s, options.only)]
-    if not chosen:
-        names = ", ".join(s.name for s in SETTINGS)
-        print(f"--only {' '.join(options.only)}: no setting has such a name ({names})")
+    names = [word for word in options.words if "=" not in word]
+    overrides = [word for word in options.words if "=" in word]
+    try:
+        published.look_in([options.config_dir] if options.config_dir else [])
+        chosen = settings([*names, *options.only])
+    except UserError as error:
+        print(f"perdure: {error}", file=sys.stderr)
         return 2
+    if options.config_dir:
+        overrides.insert(0, f"--config-dir={Path(options.config_dir).resolve()}")
     folder = options.folder or Path("outputs", f"reproduce-{datetime.now():%Y%m%d-%H%M%S}")
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    report = reproduce(chosen, options.seeds, options.jobs, folder, options.overrides)
+    report = reproduce(chosen, options.seeds, options.jobs, folder, overrides)
     print(report_table(report))
     print(f"written to {folder}")
     return 1 if any(row["failures"] or False in row["inside"].values() for row in report) else 0
@@ -136,18 +131,16 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="starts of names")
+    parser.add_argument(
+        "words", nargs="*", metavar="NAME|KEY=VALUE", help="starts of names; overrides"
+    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="more names")
     # ER-500 varies by 1.7 (standard deviation) from seed to seed: three cannot tell a band of ±2.
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(10)))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
     parser.add_argument("--folder", type=Path, help="where the runs go; finished ones are kept")
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides for every run")
+    parser.add_argument("--config-dir", help="a folder with published/*.yaml of your own")
     return parser.parse_intermixed_args(arguments)
-
-
-def _named(setting: Setting, starts: Sequence[str]) -> bool:
-    """Whether one of `starts` is the setting's name, or the start of it up to a separator."""
-    return any(f"{setting.name}/".startswith((f"{s}/", f"{s}-")) for s in starts)
 
 
 def reproduce(
@@ -183,7 +176,9 @@ def run_once(setting: Setting, seed: int, folder: Path, overrides: Sequence[str]
     """One process in a run folder of its own; what had finished there before is taken as it is."""
     target = folder / setting.name / f"seed-{seed}"
     record = target.with_name(f"{target.name}.json")
-    command = [*setting.overrides.split(), f"seed={seed}", *overrides]
+    flags = [word for word in overrides if word.startswith("--")]  # Hydra takes them first
+    rest = [word for word in overrides if word not in flags]
+    command = [*flags, *setting.overrides, f"seed={seed}", *rest]
     known = json.loads(record.read_text()) if record.is_file() else {}
     if known.get("command") != command:
         shutil.rmtree(target, ignore_errors=True)
@@ -212,7 +207,7 @@ def row(setting: Setting, runs: Sequence[Run], judge: bool = True) -> dict[str, 
     bands = setting.bands if judge else {}
     return {
         "setting": setting.name,
-        "overrides": setting.overrides,
+        "overrides": " ".join(setting.overrides),
         "seeds": [r.seed for r in good],
         "accuracy": each,
         "mean": means,
@@ -237,7 +232,7 @@ def line(name: str, run: Run) -> str:
 
 def report_table(report: Sequence[dict[str, Any]]) -> str:
     """The rows as a Markdown table; percent, mean ± sample standard deviation over seeds."""
-    heads = ["setting", "seeds", "class-IL or domain-IL", "task-IL", "paper", "Mammoth rerun"]
+    heads = ["setting", "seeds", "class-IL or domain-IL", "task-IL", "published", "rerun"]
     rows = [[*heads, "band", "inside", "wall s", "CPU s"]]
     for r in report:
         main = "domain_il" if "domain_il" in r["mean"] else "class_il"

@@ -5,18 +5,21 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from hydra import compose as _compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from perdure.config.benchmark import require_effect
 from perdure.config.folder import CONF
 from perdure.config.overrides import Arguments
 from perdure.config.published import published
@@ -118,12 +121,36 @@ def compose(*overrides: str) -> DictConfig:
     """The configuration that `python train.py <overrides>` would run."""
     with configuration(Arguments(overrides).config_folders):
         try:
-            return _compose("train", overrides=list(overrides))
+            config = _compose("train", overrides=list(overrides), return_hydra_config=True)
         except AssertionError as error:
             sentence = needs_tracking(error, overrides)
             if sentence is None:
                 raise
             raise UserError(sentence) from None
+    require_effect(config.hydra)
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def output_root(command: Arguments) -> Path:
+    """Where `command` puts the folders of runs: as typed, else as the configuration files say."""
+    typed = command.value("output_root")
+    if typed is None:
+        choices = (t.text for t in command.overrides if t.key in ("local", "debug"))
+        typed = compose(*command.search_path, *choices).output_root
+    return Path(str(typed)).expanduser()
+
+
+def expand_home(config: DictConfig) -> None:
+    """Replace a `~` at the start of where runs go by the home folder, as a shell would."""
+    with read_write(config):
+        for key in ("output_root", "hydra.run.dir", "hydra.sweep.dir"):
+            group, _, name = key.rpartition(".")
+            node = OmegaConf.select(config, group) if group else config
+            raw: Any = OmegaConf.to_container(node, resolve=False)
+            if str(raw[name]).startswith("~"):
+                node[name] = os.path.expanduser(str(raw[name]))
 
 
 def needs_tracking(error: AssertionError, arguments: Iterable[str]) -> str | None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from perdure.config.benchmark import PARTS
+from perdure.config.folder import SHARED
+from perdure.config.suggestions import did_you_mean, nearest, spelled
 from perdure.errors import UserError
 
 _NO_KEY = re.compile(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in")
@@ -18,8 +18,13 @@ _FULL_KEY = re.compile(r"full_key: (\S+)")
 _WRAPPED = re.compile(r"UserError raised while resolving interpolation: (.+)")
 
 
-def explain(error: BaseException) -> str:
-    """One sentence: what is wrong, where, and what would be accepted."""
+def explain(error: BaseException, words: Sequence[str] = ()) -> str:
+    """One sentence: what is wrong, where, and what would be accepted.
+
+    Args:
+        error: Hydra's, OmegaConf's, the system's or ours.
+        words: the command line, whose choices say which keys there are.
+    """
     if isinstance(error, UserError):
         return str(error)
     chain = list(_chain(error))
@@ -33,8 +38,9 @@ def explain(error: BaseException) -> str:
     if isinstance(error, OSError):
         return f"{error.filename}: cannot write there ({error.strerror})"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read as an override; write key=value"
-    return _unknown_key(error) or _value(error, chain)
+        write = spelled(str(error.override)) or "key=value"
+        return f"{error.override}: cannot be read as an override; write {write}"
+    return _unknown_key(error, words) or _value(error, chain)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -49,10 +55,10 @@ def _unknown_option(error: MissingConfigException) -> str:
     if missing.startswith("experiment/"):
         return _unknown_experiment(missing.removeprefix("experiment/"))
     group, _, option = missing.rpartition("/")
-    options = sorted(error.options or [])
+    options = sorted({*(error.options or ())} - {SHARED})
     if not group or not options:
         return _first_line(error)
-    return f"{group}={option}: there is no such {group}{_nearest(option, options)}; choose " + (
+    return f"{group}={option}: there is no such {group}{nearest(option, options)}; choose " + (
         ", ".join(options)
     )
 
@@ -67,38 +73,22 @@ def _unknown_experiment(name: str) -> str:
             f"({setting.row.method}) or its benchmark ({setting.benchmark.dataset}) are not part "
             "of this version"
         )
-    near = _nearest(name, [n for n, s in published.settings.items() if published.is_runnable(s)])
+    near = nearest(name, [n for n, s in published.settings.items() if published.is_runnable(s)])
     return (
         f"experiment={name}: there is no such published setting{near}; perdure published lists all"
     )
 
 
-def _unknown_key(error: BaseException) -> str | None:
+def _unknown_key(error: BaseException, words: Sequence[str]) -> str | None:
     match = _NO_KEY.search(str(error))
     if match is None:
         return None
     full = _FULL_KEY.search(str(error))
     key = (match[1] or (full[1] if full else match[2])).partition("@")[0]
-    keys = list(_known_keys())
-    return f"{key}: there is no such key{_nearest(key, keys)}; perdure train --cfg job lists all"
-
-
-def _known_keys() -> Iterator[str]:
-    """Groups and keys of the default configuration."""
-    from hydra import compose
-
-    from perdure.config.compose import configuration
-
-    with configuration():
-        yield from _paths(compose("train"))
-
-
-def _paths(node: Any, prefix: str = "") -> Iterator[str]:
-    for key in node:
-        yield f"{prefix}{key}"
-        raw = node._get_node(key)
-        if OmegaConf.is_dict(raw) and not raw._is_none() and not raw._is_missing():
-            yield from _paths(raw, f"{prefix}{key}.")
+    if key in PARTS:
+        return f"{key}: the file of this option must begin with the line # @package dataset.{key}"
+    near = did_you_mean(key, words)
+    return f"{key}: there is no such key{near}; perdure train --cfg job lists all"
 
 
 def _value(error: BaseException, chain: list[BaseException]) -> str:
@@ -114,8 +104,3 @@ def _value(error: BaseException, chain: list[BaseException]) -> str:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(":") if lines else type(error).__name__
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
-    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,4 +1,7 @@
-"""Where the configuration files are that come with Perdure: in its checkout, or in its wheel."""
+"""Where the configuration files are that come with Perdure, and what they offer.
+
+They lie in its checkout, or in its wheel.
+"""
 
 from __future__ import annotations
 
@@ -12,3 +15,11 @@ CHECKOUT = None if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1]
 
 CONF = (_PACKAGE if CHECKOUT is None else CHECKOUT) / "conf"
 """The folder of configuration groups."""
+
+SHARED = "base"
+"""The file of a group that its options start from, and that is no option itself."""
+
+
+def options(group: str) -> list[str]:
+    """The options of a group, by name."""
+    return sorted({path.stem for path in (CONF / group).glob("*.yaml")} - {SHARED})

@@ -154,6 +154,17 @@ def parse(text: str) -> Typed:
     return Typed(text, override.key_or_group, override)
 
 
+def readable(text: str) -> str:
+    """The word `text` as Hydra takes it: `key=choice(null,1)` as `key=null,1`, `~` as the home."""
+    if text.startswith("--config-dir=~"):
+        return f"--config-dir={os.path.expanduser(text.partition('=')[2])}"
+    found = re.fullmatch(r"([^=]+)=\s*choice\((.*)\)\s*", text)
+    if found is None or parse(text).override is not None:
+        return text
+    plain = f"{found[1]}={found[2]}"
+    return plain if parse(plain).is_sweep else text
+
+
 def program() -> str:
     """How this program was started, for the commands that messages show."""
     name = sys.argv[0]

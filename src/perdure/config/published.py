@@ -6,7 +6,7 @@ A group's file marks a hyperparameter by `${published:<default>}`: the value of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,6 +55,7 @@ class Published:
     def __init__(self, *folders: Path) -> None:
         self.folders = folders or (CONF,)
         self._options: dict[tuple[str, str], bool] = {}
+        self._tables: dict[Path, Table] = {}
 
     def look_in(self, folders: Iterable[str | Path]) -> None:
         """Look in these folders too, before Perdure's own."""
@@ -62,27 +63,56 @@ class Published:
         if found != self.folders:
             self.folders = found
             self._options.clear()
-            self.__dict__.pop("tables", None)
+            self._tables.clear()
+            self.__dict__.pop("_files", None)
             self.__dict__.pop("settings", None)
 
     @cached_property
-    def tables(self) -> Sequence[Table]:
-        """Every table, in the order in which they are asked.
+    def _files(self) -> Mapping[Path, str]:
+        """The tables' files and what they hold, in the order in which they are asked."""
+        paths = (p for folder in self.folders for p in sorted(folder.glob("published/*.yaml")))
+        texts = {path: path.read_text(errors="replace") for path in paths}
+        return dict(sorted(texts.items(), key=lambda item: "\ncollection: true" in item[1]))
+
+    def table(self, path: Path) -> Table:
+        """The table in the file `path`; reading one takes up to 30 ms, so none is read in vain.
+
+        Raises:
+            UserError: it is no table.
+        """
+        if path not in self._tables:
+            self._tables[path] = read(path)
+        return self._tables[path]
+
+    @property
+    def papers(self) -> Mapping[str, Path]:
+        """The names of the tables, and their files; of two of the same name the first counts."""
+        found: dict[str, Path] = {}
+        for path in self._files:
+            found.setdefault(path.stem, path)
+        return found
+
+    @cached_property
+    def settings(self) -> Mapping[str, Setting]:
+        """Every row of every table by its name.
 
         Raises:
             UserError: a file is no table.
         """
-        paths = (p for folder in self.folders for p in sorted(folder.glob("published/*.yaml")))
-        return sorted(map(read, paths), key=lambda table: table.collection)
+        tables = [self.table(path) for path in self.papers.values()]
+        return {name: s for table in tables for name, s in table.settings.items()}
 
-    @cached_property
-    def settings(self) -> Mapping[str, Setting]:
-        """Every row by its name; of two of the same name the first."""
-        found: dict[str, Setting] = {}
-        for table in self.tables:
-            for name, setting in table.settings.items():
-                found.setdefault(name, setting)
-        return found
+    def _named(self, name: str) -> Setting | None:
+        """The row called `name`."""
+        path = self.papers.get(name.partition("/")[0])
+        return None if path is None else self.table(path).settings.get(name)
+
+    def _about(self, dataset: str, recipe: str) -> Iterator[Setting]:
+        """Rows with hyperparameters of a benchmark, paper by paper; all that `recipe` admits."""
+        for path, text in self._files.items():
+            if dataset in text and recipe in ("auto", path.stem):
+                rows = self.table(path).settings.values()
+                yield from (s for s in rows if s.benchmark.dataset == dataset)
 
     def __call__(self, default: Any, *, _node_: Node, _root_: DictConfig) -> Any:
         """`${published:<default>}`: the published value of the key where it stands."""
@@ -95,40 +125,39 @@ class Published:
             return Choice()
         if "/" in recipe:
             return self._exact(config, recipe)
-        known = [s for s in self.settings.values() if recipe in ("auto", s.table.name)]
-        return self._matching(config, [s for s in known if s.row.values is not None])
+        return self._matching(config, recipe)
 
     def _exact(self, config: DictConfig, name: str) -> Choice:
-        if name not in self.settings:
+        setting = self._named(name)
+        if setting is None:
             return Choice(reason="there is no such setting")
-        setting = self.settings[name]
         found = tuple(self.protocol(setting).differences(config))
         foreign = frozenset(d.key.partition(".")[0] for d in found if d.key.endswith("_target_"))
         return Choice(setting, "", foreign, found)
 
-    def _matching(self, config: DictConfig, known: Sequence[Setting]) -> Choice:
-        """The first of `known` whose whole protocol matches."""
+    def _matching(self, config: DictConfig, recipe: str) -> Choice:
+        """The first row that `recipe` admits whose whole protocol matches."""
         model, dataset = str(config.model.name), str(config.dataset.name)
-        pair = f"{model} on {dataset}"
-        known = [s for s in known if (s.row.method, s.benchmark.dataset) == (model, dataset)]
-        if not known:
-            return Choice(reason=f"none is known for {pair}")
-        sized = [s for s in known if _has_size(config, s)]
-        if not sized:
-            sizes = ", ".join(dict.fromkeys(str(s.row.buffer or s.row.per_class) for s in known))
-            size = f"buffer.size={config.buffer.size}"
-            return Choice(reason=f"{size} was not published for {pair} ({sizes} were)")
+        sizes: dict[str, None] = {}
         misses = []
-        for setting in sized:
-            found = [*self.protocol(setting).differences(config)]
-            unknown = setting.benchmark.unknown
-            if not found and not unknown:
-                return Choice(setting)
-            misses.append((len(found), setting, [*map(str, found)] or [_not_told(unknown)]))
-        _, setting, reasons = min(misses, key=lambda miss: miss[0])
-        more = len(reasons) - _SHOWN
-        shown = ", ".join(reasons[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-        return Choice(reason=f"{setting.name} differs: {shown}")
+        for setting in self._about(dataset, recipe):
+            if setting.row.method != model or setting.row.values is None:
+                continue
+            sizes[str(setting.row.buffer or setting.row.per_class)] = None
+            if _has_size(config, setting):
+                found = [*self.protocol(setting).differences(config)]
+                unknown = setting.benchmark.unknown
+                if not found and not unknown:
+                    return Choice(setting)
+                misses.append((bool(unknown), len(found), setting, found))
+        pair = f"{model} on {dataset}"
+        if misses:
+            *_, setting, found = min(misses, key=lambda miss: miss[:2])
+            return Choice(reason=f"{setting.name} differs: {_listed(setting, found)}")
+        if sizes:
+            size = f"buffer.size={config.buffer.size}"
+            return Choice(reason=f"{size} was not published for {pair} ({', '.join(sizes)} were)")
+        return Choice(reason=f"none is known for {pair}")
 
     def protocol(self, setting: Setting) -> Protocol:
         """What must be the same for `setting` to apply."""
@@ -150,17 +179,27 @@ class Published:
 
     def store_experiments(self) -> None:
         """Make every setting that can be run an option of the group `experiment`."""
-        group: dict[str, Any] = {}
-        for setting in self.settings.values():
-            if self.is_runnable(setting):
-                paper = group.setdefault(setting.table.name, {})
-                options = paper.setdefault(setting.benchmark.name, _Options())
+        ConfigStore.instance().repo["experiment"] = _Papers(self)
+
+
+class _Papers(dict):
+    """The papers in the ConfigStore's group `experiment`, each read when it is asked for."""
+
+    def __init__(self, published: Published) -> None:
+        super().__init__(published.papers)
+        self._published = published
+
+    def __getitem__(self, paper: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for setting in self._published.table(super().__getitem__(paper)).settings.values():
+            if self._published.is_runnable(setting):
+                options = found.setdefault(setting.benchmark.name, _Rows())
                 options[f"{setting.row.name}.yaml"] = setting
-        ConfigStore.instance().repo["experiment"] = group
+        return found
 
 
-class _Options(dict):
-    """Options of a group in the ConfigStore; each is made when it is asked for (2 ms)."""
+class _Rows(dict):
+    """The rows of a paper on a benchmark, each made an option when it is asked for (2 ms)."""
 
     def __getitem__(self, file: str) -> ConfigNode:
         setting: Setting = super().__getitem__(file)
@@ -202,5 +241,9 @@ def _has_size(config: DictConfig, setting: Setting) -> bool:
     return row.buffer is None or bool(config.buffer.size == row.buffer)
 
 
-def _not_told(unknown: Sequence[str]) -> str:
-    return f"its source does not tell {', '.join(unknown)}"
+def _listed(setting: Setting, found: Sequence[Difference]) -> str:
+    """The first differences; without any, what the source does not tell."""
+    if not found:
+        return f"its source does not tell {', '.join(setting.benchmark.unknown)}"
+    more = len(found) - _SHOWN
+    return ", ".join(map(str, found[:_SHOWN])) + (f" and {more} more" if more > 0 else "")

@@ -15,7 +15,7 @@ from perdure.config.tables import Setting
 from perdure.errors import UserError
 
 
-def notices(config: DictConfig, overrides: list[str]) -> list[str]:
+def notices(config: DictConfig) -> list[str]:
     """What the user should know before the run starts, one sentence each.
 
     Raises:
@@ -26,10 +26,10 @@ def notices(config: DictConfig, overrides: list[str]) -> list[str]:
     if choice.setting is None:
         if recipe not in ("auto", "none"):
             _refuse(recipe, choice.reason)
-        return [*_ignored_buffer(config, overrides), *_nothing(choice)]
+        return list(_nothing(choice))
     if "/" in recipe:
         _require_row(config, choice.setting)
-    return [*_ignored_buffer(config, overrides), *_applied(config, choice, choice.setting)]
+    return list(_applied(config, choice, choice.setting))
 
 
 def _nothing(choice: Choice) -> Iterator[str]:
@@ -86,7 +86,7 @@ def _require_row(config: DictConfig, setting: Setting) -> None:
 
 
 def _refuse(recipe: str, reason: str) -> NoReturn:
-    names = [*published.settings, *(table.name for table in published.tables)]
+    names = [*published.settings, *published.papers]
     if recipe in names:
         raise UserError(f"recipe={recipe}: does not apply: {reason}; recipe=none takes no setting")
     close = difflib.get_close_matches(recipe, names, n=1)
@@ -95,10 +95,3 @@ def _refuse(recipe: str, reason: str) -> NoReturn:
         f"recipe={recipe}: there is no such published setting{hint}; must be auto, none, or a name "
         "that `perdure published` lists"
     )
-
-
-def _ignored_buffer(config: DictConfig, overrides: list[str]) -> Iterator[str]:
-    name = config.model.name
-    given = [o for o in overrides if o.startswith(("buffer=", "buffer."))]
-    if given and not config.model.needs_buffer and given != ["buffer=none"]:
-        yield f"{name} keeps no buffer: {', '.join(given)} has no effect"

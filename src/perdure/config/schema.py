@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
+from perdure.config.benchmark import require_benchmark
 from perdure.config.rules import RULES, check_stop_after
 from perdure.errors import UserError
 from perdure.ranks import environment, shards
@@ -213,6 +214,7 @@ def validate(config: DictConfig) -> None:
         UserError: names the key, its value, and what would be accepted.
     """
     _check_keys(config, Config, "")
+    require_benchmark(config)
     for key, rule in RULES.items():
         rule.check(key, OmegaConf.select(config, key))
     dataset = config.dataset
@@ -321,30 +323,19 @@ def check_precision(training: DictConfig | TrainingConfig) -> None:
 
 
 def _check_model(config: DictConfig) -> None:
-    model, name = config.model, config.model.name
+    for key in ("needs_buffer", "joint"):
+        if key in config.model:
+            raise UserError(
+                f"model.{key}={config.model[key]}: the class says it (`replays`, `joint`); take "
+                "the key out of the model's file"
+            )
     size = config.buffer.size
     if not isinstance(size, int) or size < 0 or (size == 0 and config.buffer.get("_target_")):
         raise UserError(
             f"buffer.size={size}: must be an integer, 1 or more (buffer=none keeps nothing)"
         )
-    if model.needs_buffer and size == 0:
+    if config.training.mode is Mode.joint and config.dataset.stop_after is not None:
         raise UserError(
-            f"model={name} with buffer=none: {name} replays from a buffer; choose buffer=reservoir "
-            "or buffer=class-balanced"
+            f"dataset.stop_after={config.dataset.stop_after} with training=joint: a joint run "
+            "has no tasks to stop after"
         )
-    if config.training.mode is Mode.joint:
-        if not model.joint:
-            raise UserError(
-                f"model={name} with training=joint: {name} is not defined for training on all "
-                "tasks at once; model=sgd gives the upper bound"
-            )
-        if config.dataset.stop_after is not None:
-            raise UserError(
-                f"dataset.stop_after={config.dataset.stop_after} with training=joint: a joint run "
-                "has no tasks to stop after"
-            )
-
-
-def buffer_size(config: DictConfig) -> int:
-    """Capacity of the buffer that the run uses: 0 for a method without replay."""
-    return int(config.buffer.size) if config.model.needs_buffer else 0

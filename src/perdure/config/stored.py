@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from perdure.config.benchmark import PARTS
 from perdure.config.build import locate, locations
 from perdure.config.compare import is_free, listed
 from perdure.config.compose import compose
@@ -32,13 +33,13 @@ from perdure.io.redaction import redacted
 GROUPS = ("model", "dataset", "buffer", "backbone", "optimizer", "scheduler", "training")
 """Groups that describe a run: their options and values are taken from a file."""
 
-NOT_STORED = ("checkpoint", "tracking", "data", "hydra.searchpath")
+NOT_STORED = ("checkpoint", "tracking", "data", "hydra.searchpath", "local", "debug")
 """Keys (and what is below them) that no file may set and that a command must repeat to resume."""
 
 _OF_ONE_COMMAND = tuple(
     f"checkpoint.{key}" for key in ("load", "fork", "resume", "allow")
 )  # a later command means something else by them
-_PRESETS = ("experiment",)  # groups whose options set values of the others
+_PRESETS = (*PARTS, "experiment")  # groups whose options set values of the others
 _KEYS = ("seed", "deterministic", "device", "threads", "recipe")
 _OPTION = re.compile(r"[A-Za-z0-9_][\w.+-]*(/[A-Za-z0-9_][\w.+-]*)*")
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
@@ -105,8 +106,7 @@ class StoredConfig:
         return tuple(
             redacted(t.text)
             for t in self._typed
-            if t.key.partition(".")[0] in ("checkpoint", "tracking", "data")
-            and t.key not in (*_OF_ONE_COMMAND, *keys)
+            if t.key.partition(".")[0] in NOT_STORED and t.key not in (*_OF_ONE_COMMAND, *keys)
         )
 
     def overrides(self, command: Arguments) -> tuple[list[str], frozenset[str]]:

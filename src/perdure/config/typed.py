@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from perdure.config.schema import Config, buffer_size
+from perdure.config.schema import Config
 from perdure.io.redaction import ADDRESSES
 
 
@@ -34,11 +34,3 @@ def as_plain(config: Config) -> dict[str, Any]:
 
 def _plain(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return {key: value.name if isinstance(value, Enum) else value for key, value in items}
-
-
-def replay_size(config: Config) -> int:
-    """Capacity of the buffer that the run uses: 0 for a method without replay."""
-    needs_buffer, size = config.model["needs_buffer"], config.buffer["size"]
-    # Not the whole of it: OmegaConf would read text that holds ${ as an interpolation.
-    part = {"model": {"needs_buffer": needs_buffer}, "buffer": {"size": size}}
-    return buffer_size(OmegaConf.create(part))

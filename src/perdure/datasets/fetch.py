@@ -35,6 +35,11 @@ def time_limit(minutes: float) -> Iterator[None]:
         _TRANSFER.reset(token)
 
 
+def current_transfer() -> Transfer:
+    """The transfer to which downloads count here: that of `time_limit`, else a new one."""
+    return _TRANSFER.get() or _transfer(_SECONDS)
+
+
 def _transfer(seconds: float) -> Transfer:
     # A source knows how large each of its files may be: there is no limit of their sum.
     return Transfer(Limits(seconds, sys.maxsize, "data"))
@@ -62,7 +67,7 @@ def fetch(
         valid = matches(part, md5=md5, sha256=sha256)
         return None if valid else "what it gives has not the published checksum"
 
-    transfer = _TRANSFER.get() or _transfer(_SECONDS)
+    transfer = current_transfer()
     if (md5 is None) == (sha256 is None):
         raise ValueError("give md5 or sha256, one of them")
     for url in urls:
@@ -70,7 +75,7 @@ def fetch(
             raise UserError(f"{url} is no mirror of {path.name}: http:// and https:// are accepted")
     if matches(path, md5=md5, sha256=sha256):
         return path
-    with locked(path, ROOT) as alone:
+    with locked(path, ROOT, transfer) as alone:
         if matches(path, md5=md5, sha256=sha256):  # the process waited for has fetched it
             return path
         part = partial(path, alone)

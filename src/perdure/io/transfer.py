@@ -62,6 +62,11 @@ class Transfer:
         self.n_bytes = 0
         self._began = time.monotonic()
 
+    @property
+    def seconds_left(self) -> float:
+        """Seconds that remain; 0 where none do."""
+        return max(0.0, self.limits.seconds - (time.monotonic() - self._began))
+
     def remaining(self, uncounted: int = 0) -> float:
         """Seconds that remain.
 

@@ -11,6 +11,7 @@ from perdure.config.recipe import notices
 from perdure.io.files import require_own
 from perdure.io.redaction import ADDRESSES
 from perdure.ranks import environment, rendezvous
+from perdure.run.folder import RunFolder
 from perdure.run.resume import RestorePoint, Start, plan
 
 
@@ -28,7 +29,6 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
     Raises:
         UserError: something in the overrides, the data or the disk does not allow the run.
     """
-    from perdure.checkpoint.core.lock import RunLock
     from perdure.run.assemble import run
 
     register()
@@ -49,14 +49,16 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
     config = compose(*command.search_path, *typed)
     ADDRESSES.redact_config(config)
     place = None if target is None else Path(target)
-    shown, folders = notices(config, typed), command.config_folders
+    shown, folders = notices(config), command.config_folders
     if place is None or not environment.is_main():
         return run(config, place, typed, shown, start, config_folders=folders)
     require_own(place)
     place.mkdir(parents=True, exist_ok=True)
-    lock = RunLock(place)
+    run_folder = RunFolder(place)
+    lock = run_folder.new_lock()
     lock.acquire()
     try:
+        run_folder.remove_temporaries()
         return run(config, place, typed, shown, start, config_folders=folders)
     finally:
         lock.release()

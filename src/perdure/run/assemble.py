@@ -21,7 +21,7 @@ from perdure.config.compare import require_same
 from perdure.config.folder import CHECKOUT
 from perdure.config.schema import Config, Direction, Mode, validate
 from perdure.config.stored import refuse_locations
-from perdure.config.typed import as_plain, replay_size, typed
+from perdure.config.typed import as_plain, typed
 from perdure.datasets.fetch import time_limit
 from perdure.datasets.scenarios import Scenario
 from perdure.distributed.process_group import Ranks, join
@@ -31,6 +31,8 @@ from perdure.models.base import Method
 from perdure.randomness import Streams
 from perdure.ranks import environment
 from perdure.run import device_setup
+from perdure.run.method import check_method, ignored_overrides, method_class, replay_size
+from perdure.run.other_class import without_foreign_options
 from perdure.run.preemption import StopFlag
 from perdure.run.recorders import make_recorders
 from perdure.run.restore import changes, load_weights, restore, versions
@@ -44,7 +46,6 @@ from perdure.training.settings import Settings
 from perdure.training.trainer import Trainer
 
 _SMALL = 1_000_000
-_MODEL_FACTS = ("name", "needs_buffer", "joint")
 
 
 def run(
@@ -77,11 +78,14 @@ def run(
         UserError: the configuration, the data or the disk does not allow the run.
     """
     validate(composed)
+    composed, left_out = without_foreign_options(composed, overrides)
     config = typed(composed)
+    check_method(config)
     ranks = join(config.training.collective_timeout)
     source = ranks.from_main(start if isinstance(start, RestorePoint) else None)
     config = _settled(config, source, ranks)
-    messages = [*notices, *device_setup.notices(config.training, ranks)]
+    messages = [*ignored_overrides(config, overrides), *notices, *left_out]
+    messages += device_setup.notices(config.training, ranks)
     stop = stop or StopFlag()
     recorders = make_recorders(config, folder, source, sweep, stop) if ranks.is_main else []
     code = read_code(CHECKOUT) if folder is not None and ranks.is_main else None
@@ -229,14 +233,14 @@ def make_method(config: Config, benchmark: Scenario, device: torch.device) -> Me
         input_shape=benchmark.shape,
         n_classes=benchmark.n_classes,
     )
-    node = {key: value for key, value in config.model.items() if key not in _MODEL_FACTS}
+    node = {key: value for key, value in config.model.items() if key != "name"}
     method: Method = build(node, "model", backbone)
     return method.to(device)
 
 
 def make_buffer(config: Config) -> Buffer | None:
     """The replay buffer; None for a method without replay."""
-    if not config.model["needs_buffer"]:
+    if not method_class(config).replays:
         return None
     buffer: Buffer = build(config.buffer, "buffer")
     return buffer

@@ -7,7 +7,7 @@ from typing import Any
 
 from perdure.checkpoint.core.lock import RunLock
 from perdure.errors import UserError
-from perdure.io.atomic import write_json
+from perdure.io.atomic import remove_temporaries, write_json
 from perdure.io.files import read_json
 from perdure.io.run_files import RESULTS_LIMIT, RunFiles
 from perdure.io.transfer import DEFAULT_LIMITS, Limits
@@ -60,6 +60,11 @@ class RunFolder(RunFiles):
     def new_lock(self) -> RunLock:
         """The lock of who writes here, not yet acquired."""
         return RunLock(self.path)
+
+    def remove_temporaries(self) -> None:
+        """Remove what a killed process has left half written; only who holds the lock may."""
+        remove_temporaries(self.path)
+        remove_temporaries(self.checkpoints)
 
     def discard_if_fresh(self) -> None:
         """Remove the folder where nothing has happened in it yet."""

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from perdure.config.schema import Config, Screen, WandbConfig, WandbMode
-from perdure.config.typed import replay_size
 from perdure.errors import UserError
 from perdure.ranks import environment
+from perdure.run.method import replay_size
 from perdure.run.preemption import StopFlag
 from perdure.run.resume import RestorePoint
 from perdure.tracking.console import Console
@@ -110,7 +110,7 @@ def _wandb(
 
 
 def _require_place(record: Record, options: WandbConfig, folder: Path) -> None:
-    """Where rows are sent is said by the command line, never by a file of the run's folder.
+    """The command line decides where rows are sent, never a file of the run's folder.
 
     Raises:
         UserError: they differ.

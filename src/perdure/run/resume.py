@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from perdure.config.compose import output_root
 from perdure.config.overrides import Arguments, parse, program, quoted
 from perdure.config.stored import (
     GROUPS,
@@ -292,7 +293,7 @@ def plan(words: Sequence[str]) -> Plan:
         command.value("checkpoint.max_minutes", DEFAULT_LIMITS.seconds / 60),
         command.value("checkpoint.max_gigabytes", DEFAULT_LIMITS.n_bytes / 1e9),
     )
-    start = resolve(str(reference), Path(str(command.value("output_root", "outputs"))), limits)
+    start = resolve(str(reference), output_root(command), limits)
     typed = [t.text for t in command.overrides]
     if start.reference != reference:
         # The recorded configuration names one version, and a requeued job loads the same.

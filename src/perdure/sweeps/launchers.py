@@ -21,6 +21,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from perdure.config.compose import expand_home
 from perdure.errors import RESUMABLE, ExitRun, UserError
 from perdure.io.redaction import ADDRESSES
 from perdure.ranks import environment, rendezvous
@@ -103,6 +104,7 @@ class SweepLauncher(Launcher):
             config.hydra.job.id = str(number)
             config.hydra.job.num = number
         ADDRESSES.redact_config(config)
+        expand_home(config)
         return config
 
     def _job(self, number: int, config: DictConfig) -> Job:

@@ -6,8 +6,9 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, read_write
 
+from perdure.config.overrides import readable
 from perdure.errors import UserError
 from perdure.io.redaction import redacted
 
@@ -46,6 +47,7 @@ def check(config: DictConfig) -> None:
         )
     if "optuna" in sweeper:
         _check_search(config)
+        _respell_choices(config)
 
 
 def _require_installed(choice: str, extra: str, module: str) -> None:
@@ -57,6 +59,15 @@ def _require_installed(choice: str, extra: str, module: str) -> None:
         raise UserError(
             f"{choice} needs a package that is not installed: pip install 'perdure[{extra}]'"
         )
+
+
+def _respell_choices(config: DictConfig) -> None:
+    """What a file says of the search may hold `choice(null, …)` too, which Hydra does not take."""
+    params = config.hydra.sweeper.get("params")
+    with read_write(config):
+        for key, value in (params or {}).items():
+            if isinstance(value, str):
+                params[key] = readable(f"{key}={value}").partition("=")[2]
 
 
 def _check_search(config: DictConfig) -> None:

@@ -92,7 +92,7 @@ class ArtifactDownload:
         file = self._checkpoint_file() if self.is_checkpoint else self._choose(requested)
         self._folder /= self._key(file)
         path = RunFiles(self._folder).checkpoints / Path(file).name
-        with locked(self._folder, "PERDURE_CACHE"):
+        with locked(self._folder, "PERDURE_CACHE", self.transfer):
             # Another process may have fetched it while this one waited for the lock.
             if not self._is_present(path):
                 self._download(path, file)

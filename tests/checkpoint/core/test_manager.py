@@ -215,7 +215,7 @@ def test_a_large_state_is_staged_and_written_behind(
     for n in (1, 2, 3):
         weights.fill_(n)
         kept.save({"model": {"backbone.w": weights}}, step(n))
-        weights.fill_(-1)  # training goes on at once
+        weights.fill_(-1)  # training continues at once
     kept.wait()
     assert [w.global_step for w in kept.take_saved()] == [1, 2, 3]
     for n in (2, 3):

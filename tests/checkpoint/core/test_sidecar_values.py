@@ -316,8 +316,8 @@ def test_no_value_raises_more_than_a_sentence(
     world: tuple[Path, Path], value: Any, proven: bool
 ) -> None:
     for path, loads in zip(world, (True, False), strict=True):
-        said = {**value, **proof(path)} if proven and isinstance(value, dict) else value
-        sidecars.path_of(path).write_text(json.dumps(said))
+        content = {**value, **proof(path)} if proven and isinstance(value, dict) else value
+        sidecars.path_of(path).write_text(json.dumps(content))
         require_only_sentences(path, loads)
 
 

@@ -117,10 +117,10 @@ def test_a_missing_sidecar_is_requested_again(
     if harm == "not-fetched":
         server.script.extend([server.ranged, *[server.failing(500)] * 3])
     path = resolve(url + ours * pinned, cache)
-    told = [
+    warnings = [
         f"the sidecar of {url} could not be fetched (127.0.0.1: HTTP 500 Internal Server Error)"
     ]
-    assert caplog.messages == told * (harm == "not-fetched")
+    assert caplog.messages == warnings * (harm == "not-fetched")
     sent = server.sent
     if harm == "damaged":
         sidecars.path_of(path).write_text("{")
@@ -200,5 +200,5 @@ def test_a_process_that_dies_between_two_steps_leaves_nothing_that_misleads(
         server.usual = server.ranged
         assert files.read(resolve(url, cache / str(n)))["model"] == 4
     assert n > 6
-    told = "HTTP 500 Internal Server Error"
-    assert outcomes == ({"4"} if after == "up" else {"{", "4", told})
+    reason = "HTTP 500 Internal Server Error"
+    assert outcomes == ({"4"} if after == "up" else {"{", "4", reason})

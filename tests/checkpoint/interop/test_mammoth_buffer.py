@@ -38,14 +38,14 @@ def opened(folder: Path, rows: dict[str, Tensor]) -> Opened:
 
 def test_rows_come_back_as_bytes(rows: dict[str, Tensor], tiny: Arrays, tmp_path: Path) -> None:
     buffer = Reservoir(SIZE, 10)
-    told = mammoth_buffer(opened(tmp_path, rows), buffer, shape=(1, 28, 28))
+    lines = mammoth_buffer(opened(tmp_path, rows), buffer, shape=(1, 28, 28))
     held = buffer.contents()
     assert torch.equal(held["raw"], tiny.train.x[:SIZE])
     assert held["raw"].dtype == torch.uint8
     assert torch.equal(held["y"], rows["labels"])
     assert set(held) == {"raw", "y"}
     assert buffer.seen == SIZE
-    assert told == [
+    assert lines == [
         "took 30 rows of a.pt's buffer",
         "Mammoth does not save how many examples a buffer's rows were drawn from: that counts as "
         "30, and the next task will replace more of them than it should",
@@ -62,9 +62,9 @@ def test_rows_never_filled_are_left_out(rows: dict[str, Tensor], tmp_path: Path)
     for tensor in rows.values():
         tensor[12:] = 0
     buffer = Reservoir(SIZE, 10)
-    told = mammoth_buffer(opened(tmp_path, rows), buffer)
+    lines = mammoth_buffer(opened(tmp_path, rows), buffer)
     assert len(buffer) == buffer.seen == 12
-    assert told[0].startswith("took 12 rows")
+    assert lines[0].startswith("took 12 rows")
     new = {"raw": torch.full((20, 1, 28, 28), 7, dtype=torch.uint8), "y": torch.zeros(20).long()}
     buffer.add(new, np.zeros(20, dtype=np.int64), np.random.default_rng(0))
     assert len(buffer) == SIZE
@@ -75,8 +75,8 @@ def test_a_known_counter_keeps_the_reservoir_fair(rows: dict[str, Tensor], tmp_p
     replaced = []
     for seen in (None, 100 * SIZE):
         buffer = Reservoir(SIZE, 10)
-        told = mammoth_buffer(opened(tmp_path, rows), buffer, seen=seen)
-        assert len(told) == (2 if seen is None else 1)
+        lines = mammoth_buffer(opened(tmp_path, rows), buffer, seen=seen)
+        assert len(lines) == (2 if seen is None else 1)
         n = 10 * SIZE
         new = {"raw": torch.zeros(n, 1, 28, 28, dtype=torch.uint8), "y": torch.zeros(n).long()}
         buffer.add(new, np.zeros(n, dtype=np.int64), np.random.default_rng(0))

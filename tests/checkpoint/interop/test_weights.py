@@ -187,8 +187,8 @@ def test_missing_tensors_are_an_error_unless_allowed() -> None:
 
 def test_a_stem_of_another_size_is_reported() -> None:
     weights = {**resnet().state_dict(), "conv1.weight": torch.zeros(4, 3, 7, 7)}
-    said = r"fill conv1\.weight \(conv1\.weight is 4x3x7x7 where the network has 4x3x3x3\)"
-    with pytest.raises(UserError, match=said):
+    refusal = r"fill conv1\.weight \(conv1\.weight is 4x3x7x7 where the network has 4x3x3x3\)"
+    with pytest.raises(UserError, match=refusal):
         fill(resnet(), weights)
     assert "conv1.weight" in fill(resnet(), weights, allow_missing=True).skipped
 

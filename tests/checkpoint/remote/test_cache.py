@@ -50,11 +50,11 @@ def test_a_record_cannot_stand_in_for_the_pin(server: Server, url: str, cache: P
 # --- not pinned -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("told", [{"ETag": '"1"'}, {"ETag": 'W/"1"'}, DATE], ids=str)
+@pytest.mark.parametrize("version", [{"ETag": '"1"'}, {"ETag": 'W/"1"'}, DATE], ids=str)
 def test_an_unchanged_file_is_not_sent_again(
-    server: Server, url: str, cache: Path, told: dict[str, str]
+    server: Server, url: str, cache: Path, version: dict[str, str]
 ) -> None:
-    server.tells["/er.pt"] = told
+    server.tells["/er.pt"] = version
     path = get(url, cache)
     assert path.name.endswith("-er.pt")
     for _ in range(2):
@@ -65,7 +65,7 @@ def test_an_unchanged_file_is_not_sent_again(
 @pytest.mark.parametrize(
     ("before", "after"),
     [({"ETag": '"1"'}, {"ETag": '"2"'}), (DATE, {"Last_Modified": "later"}), ({}, {})],
-    ids=["tag", "date", "nothing-told"],
+    ids=["tag", "date", "nothing"],
 )
 def test_a_changed_file_is_fetched(
     server: Server, url: str, cache: Path, before: dict[str, str], after: dict[str, str]
@@ -82,17 +82,17 @@ def test_two_addresses_are_two_files(server: Server, url: str, cache: Path) -> N
     assert resolve(url, cache).read_bytes() == DATA
 
 
-@pytest.mark.parametrize("told", [{"ETag": '"1"'}, {}], ids=["tag", "nothing-told"])
+@pytest.mark.parametrize("version", [{"ETag": '"1"'}, {}], ids=["tag", "nothing"])
 @pytest.mark.parametrize("fault", ["down", "500", "cut"])
 def test_a_server_that_does_not_answer_costs_one_warning(
     server: Server,
     url: str,
     cache: Path,
     caplog: pytest.LogCaptureFixture,
-    told: dict[str, str],
+    version: dict[str, str],
     fault: str,
 ) -> None:
-    server.tells["/er.pt"] = told
+    server.tells["/er.pt"] = version
     path = get(url, cache)
     server.tells["/er.pt"] = {"ETag": '"2"'}
     if fault == "down":

@@ -114,8 +114,8 @@ def test_a_broken_transfer_resumes(store: Store, cache: Path) -> None:
 @pytest.mark.parametrize("pin", ["", PINNED], ids=["unpinned", "pinned"])
 def test_a_later_call_resumes(store: Store, cache: Path, pin: str) -> None:
     store.faults.extend([None, RESET, RESET, RESET])
-    said = refused(REF + pin, cache, part=True)
-    assert said == f"{REF} could not be fetched: bucket: ConnectionResetError: reset by peer"
+    message = refused(REF + pin, cache, part=True)
+    assert message == f"{REF} could not be fetched: bucket: ConnectionResetError: reset by peer"
     get(REF + pin, cache)
     assert store.reads[4:] == [100_000, 200_000, 300_000]
 
@@ -206,11 +206,11 @@ def test_a_store_that_hangs_is_left(
     monkeypatch.setattr(Reading, "read", hang)
     monkeypatch.setattr(Store, "info", hang_when_asked)
     began = time.monotonic()
-    said = refused(REF, cache, seconds=3, part=n_blocks > 0)
+    message = refused(REF, cache, seconds=3, part=n_blocks > 0)
     gate.set()
     assert time.monotonic() - began < 60
-    assert "it takes longer than checkpoint.max_minutes=0.05 allows" in said
-    assert f" {max(n_blocks, 0) * 100_000} bytes arrived" in said
+    assert "it takes longer than checkpoint.max_minutes=0.05 allows" in message
+    assert f" {max(n_blocks, 0) * 100_000} bytes arrived" in message
 
 
 def test_an_unstated_size_is_accepted_only_if_pinned(store: Store, cache: Path) -> None:

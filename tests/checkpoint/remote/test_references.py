@@ -74,9 +74,9 @@ def test_a_wrong_pin_of_a_local_file_refuses_and_leaves_the_file(
 ) -> None:
     path = tmp_path / "er.pt"
     path.write_bytes(DATA)
-    said = refused(f"{path}#sha256={'0' * 64}", cache)
-    assert SHA256 in said
-    assert "0" * 64 in said
+    message = refused(f"{path}#sha256={'0' * 64}", cache)
+    assert SHA256 in message
+    assert "0" * 64 in message
     assert path.read_bytes() == DATA
 
 
@@ -87,16 +87,16 @@ def test_a_wrong_pin_of_a_local_file_refuses_and_leaves_the_file(
 )
 @pytest.mark.parametrize("where", ["er.pt", "https://u:secret@h/er.pt?secret"], ids=["file", "web"])
 def test_a_malformed_pin_is_refused(where: str, pin: str, cache: Path) -> None:
-    said = refused(f"{where}#sha256={pin}", cache)
-    assert "64 hex digits" in said
-    assert "secret" not in said
+    message = refused(f"{where}#sha256={pin}", cache)
+    assert "64 hex digits" in message
+    assert "secret" not in message
 
 
 # --- schemes and addresses ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("ref", "said"),
+    ("ref", "sentence"),
     [
         ("file:///etc/passwd", "the path alone is"),
         ("file:er.pt", "the path alone is"),
@@ -115,9 +115,9 @@ def test_a_malformed_pin_is_refused(where: str, pin: str, cache: Path) -> None:
     ],
     ids=str,
 )
-def test_no_invalid_reference_is_fetched(ref: str, said: str, cache: Path) -> None:
+def test_no_invalid_reference_is_fetched(ref: str, sentence: str, cache: Path) -> None:
     message = refused(ref, cache)
-    assert said in message
+    assert sentence in message
     assert "secret" not in message
 
 
@@ -212,9 +212,9 @@ def test_without_a_token_none_is_sent_and_the_error_names_it(
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
     hub.usual = hub.failing(401)
-    said = refused("hf://me/net/er.pt", cache)
-    assert "HTTP 401" in said
-    assert "needs HF_TOKEN" in said
+    message = refused("hf://me/net/er.pt", cache)
+    assert "HTTP 401" in message
+    assert "needs HF_TOKEN" in message
     assert tokens(hub) == {None}
     hub.usual = hub.failing(404)
     assert "HF_TOKEN" not in refused("hf://me/net/er.pt", cache)
@@ -232,9 +232,9 @@ def test_a_senseless_setting_is_a_user_error(
     hub: Server, cache: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: str
 ) -> None:
     monkeypatch.setenv(key, value)
-    said = refused("hf://me/net/er.pt", cache)
-    assert said.startswith(key)
-    assert "secret" not in said
+    message = refused("hf://me/net/er.pt", cache)
+    assert message.startswith(key)
+    assert "secret" not in message
 
 
 # --- object stores --------------------------------------------------------------------------------
@@ -249,6 +249,6 @@ def test_a_missing_package_is_named(
     scheme: str, package: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    said = refused(f"{scheme}://bucket/er.pt", cache)
-    assert f"pip install {package}" in said
-    assert f"{scheme.lower()}://bucket/er.pt" in said
+    message = refused(f"{scheme}://bucket/er.pt", cache)
+    assert f"pip install {package}" in message
+    assert f"{scheme.lower()}://bucket/er.pt" in message

@@ -35,10 +35,10 @@ def patient(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
 def arrived(ref: str, cache: Path, part: bool = False) -> int:
     """How many bytes came, of a transfer that must end at its limit of time."""
     began = time.monotonic()
-    said = refused(ref, cache, seconds=SECONDS, part=part)
+    message = refused(ref, cache, seconds=SECONDS, part=part)
     assert SECONDS <= time.monotonic() - began < PLENTY
-    found = SAID.search(said)
-    assert found, said
+    found = SAID.search(message)
+    assert found, message
     assert float(found[2]) >= SECONDS
     return int(found[1])
 
@@ -97,10 +97,10 @@ def test_pauses_between_attempts_count(
     monkeypatch.setattr("perdure.checkpoint.remote.cache._PAUSES", (600.0, 600.0))
     server.usual = server.failing(503)
     began = time.monotonic()
-    said = refused(url, cache, seconds=SECONDS)
+    message = refused(url, cache, seconds=SECONDS)
     assert time.monotonic() - began < PLENTY
-    assert SAID.search(said)
-    assert said.endswith("; 127.0.0.1: HTTP 503 Service Unavailable")
+    assert SAID.search(message)
+    assert message.endswith("; 127.0.0.1: HTTP 503 Service Unavailable")
     assert len(server.requests) == 1
 
 
@@ -150,8 +150,8 @@ def test_a_copy_is_used_where_the_server_is_too_slow_to_say_whether_it_changed(
 def test_what_all_attempts_bring_counts_together(server: Server, url: str, cache: Path) -> None:
     server.tells["/er.pt"] = {}  # so that each starts again
     server.usual = server.cut(200_000)
-    said = refused(url, cache, limit=500_000, part=True)
-    assert "sends more than the 500000 bytes that checkpoint.max_gigabytes=0.0005 allows" in said
+    message = refused(url, cache, limit=500_000, part=True)
+    assert "sends more than the 500000 bytes that checkpoint.max_gigabytes=0.0005 allows" in message
     assert requests_for(server) == [None, None, None]
     assert server.sent == 600_000
 

@@ -20,8 +20,10 @@ def test_a_server_that_keeps_failing_is_given_up(server: Server, url: str, cache
 
 
 def test_a_missing_file_is_requested_once(server: Server, cache: Path) -> None:
-    said = refused(server.url("/none.pt"), cache)
-    assert said == f"{server.url('/none.pt')} could not be fetched: 127.0.0.1: HTTP 404 Not Found"
+    message = refused(server.url("/none.pt"), cache)
+    assert (
+        message == f"{server.url('/none.pt')} could not be fetched: 127.0.0.1: HTTP 404 Not Found"
+    )
     assert len(server.requests) == 1
 
 
@@ -67,8 +69,8 @@ def test_an_endless_body_ends(
     server: Server, url: str, cache: Path, body: Answer, pin: str
 ) -> None:
     server.usual = body
-    said = refused(url + pin, cache, limit=1_000_000)
-    assert "more than the 1000000 bytes that checkpoint.max_gigabytes=0.001 allows" in said
+    message = refused(url + pin, cache, limit=1_000_000)
+    assert "more than the 1000000 bytes that checkpoint.max_gigabytes=0.001 allows" in message
 
 
 def test_a_file_announced_too_large_is_not_taken(server: Server, url: str, cache: Path) -> None:
@@ -87,8 +89,8 @@ def test_a_file_announced_too_large_is_not_taken(server: Server, url: str, cache
 
 
 def test_a_wrong_pin_keeps_nothing(server: Server, url: str, cache: Path) -> None:
-    said = refused(f"{url}#sha256={'0' * 64}", cache)
-    assert f"its SHA-256 is {SHA256}, not the pinned one" in said
+    message = refused(f"{url}#sha256={'0' * 64}", cache)
+    assert f"its SHA-256 is {SHA256}, not the pinned one" in message
     assert len(server.requests) == 1
     server.script.append(server.cut(1_000))
     refused(f"{url}#sha256={'0' * 64}", cache)
@@ -113,9 +115,9 @@ def test_a_redirect_elsewhere_is_refused(
     server: Server, url: str, cache: Path, target: str
 ) -> None:
     server.script.append(server.redirect(target))
-    said = refused(url, cache)
-    assert "it redirects elsewhere" in said
-    assert "secret" not in said
+    message = refused(url, cache)
+    assert "it redirects elsewhere" in message
+    assert "secret" not in message
     assert len(server.requests) == 1
 
 

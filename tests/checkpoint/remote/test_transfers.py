@@ -49,18 +49,18 @@ def test_passing_faults_are_overcome(
 
 
 @pytest.mark.parametrize(
-    "told",
+    "version",
     [{"ETag": '"1"'}, {"Last_Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}],
     ids=["tag", "date"],
 )
 def test_only_the_rest_is_sent_after_a_cut(
-    server: Server, url: str, cache: Path, told: dict[str, str]
+    server: Server, url: str, cache: Path, version: dict[str, str]
 ) -> None:
-    server.tells["/er.pt"] = told
+    server.tells["/er.pt"] = version
     server.script.append(server.cut(200_000))
     get(url, cache)
     assert requests_for(server) == [None, "bytes=200000-"]
-    assert server.headers[1]["If-Range"] in told.values()
+    assert server.headers[1]["If-Range"] in version.values()
 
 
 @pytest.mark.parametrize("pin", ["", PINNED], ids=["unpinned", "pinned"])
@@ -87,8 +87,8 @@ def test_a_server_that_overlooks_if_range_cannot_mix_two_files(
     server: Server, url: str, cache: Path
 ) -> None:
     def rest(handler: Handler, data: bytes) -> None:
-        told = f"bytes 200000-{len(data) - 1}/{len(data)}"
-        handler.body(data[200_000:], 206, Content_Range=told)
+        sent = f"bytes 200000-{len(data) - 1}/{len(data)}"
+        handler.body(data[200_000:], 206, Content_Range=sent)
 
     server.script.extend([server.cut(200_000), server.failing(404)])
     refused(url, cache, part=True)
@@ -100,24 +100,24 @@ def test_a_server_that_overlooks_if_range_cannot_mix_two_files(
 
 
 @pytest.mark.parametrize(
-    "told", ["bytes 100000-299999/300000", "bytes 0-9/10", "bytes 5-", ""], ids=str
+    "content_range", ["bytes 100000-299999/300000", "bytes 0-9/10", "bytes 5-", ""], ids=str
 )
 def test_an_answer_to_another_range_is_not_appended(
-    server: Server, url: str, cache: Path, told: str
+    server: Server, url: str, cache: Path, content_range: str
 ) -> None:
     def elsewhere(handler: Handler, data: bytes) -> None:
-        handler.body(data[200_000:], 206, Content_Range=told)
+        handler.body(data[200_000:], 206, Content_Range=content_range)
 
     server.script.extend([server.cut(200_000), elsewhere])
     get(url, cache)
     assert requests_for(server) == [None, "bytes=200000-", None]
 
 
-@pytest.mark.parametrize("told", [{}, {"ETag": 'W/"1"'}], ids=["nothing", "weak-tag"])
+@pytest.mark.parametrize("version", [{}, {"ETag": 'W/"1"'}], ids=["nothing", "weak-tag"])
 def test_without_a_sure_sign_of_the_version_only_a_pinned_file_resumes(
-    server: Server, url: str, cache: Path, told: dict[str, str]
+    server: Server, url: str, cache: Path, version: dict[str, str]
 ) -> None:
-    server.tells["/er.pt"] = told
+    server.tells["/er.pt"] = version
     server.script.append(server.cut(200_000))
     get(url, cache)
     assert requests_for(server) == [None, None]

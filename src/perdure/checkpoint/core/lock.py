@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import socket
 import time
 from pathlib import Path
 
 from perdure.errors import UserError
+from perdure.io.locking import RECORD_LIMIT, describe_holder, holder_record
 from perdure.io.run_files import RunFiles
 
 
@@ -38,16 +37,15 @@ class RunLock:
         while not (taken := _try(handle)) and time.monotonic() < deadline:
             time.sleep(0.1)
         if not taken:
-            holder = os.pread(handle, 1000, 0).decode(errors="replace")
+            record = os.pread(handle, RECORD_LIMIT, 0).decode(errors="replace")
             os.close(handle)
+            holder = describe_holder(record) or "which one is not known"
             raise UserError(
-                f"{self.path.parent}: another run writes there ({_words(holder)}); wait for it, "
+                f"{self.path.parent}: another run writes there ({holder}); wait for it, "
                 "or choose another folder"
             )
         os.ftruncate(handle, 0)
-        os.pwrite(
-            handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0
-        )
+        os.pwrite(handle, holder_record().encode(), 0)
         self._handle = handle
 
     def release(self) -> None:
@@ -63,11 +61,3 @@ def _try(handle: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _words(holder: str) -> str:
-    try:
-        who = json.loads(holder)
-        return f"process {who['pid']} on {who['host']}"
-    except (ValueError, KeyError, TypeError):
-        return "which one is not known"

@@ -3,7 +3,8 @@
 Format 1 (0.1): `perdure.optim` is `perdure.training.optim` today, and checkpoints from before runs
 had shards lack the keys of `training` that came with them. Its sidecars call the siblings of a file
 `twins`, and a weights-only checkpoint `light`. Until there were tables of published settings,
-`recipe` held the source of the hyperparameters, which are stored as they were.
+`recipe` held the source of the hyperparameters, which are stored as they were; and `model` repeated
+two facts of its class.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _IMPLIED: Mapping[str, Any] = {
 }
 """What a configuration means that was stored before these keys of `training` existed."""
 
+_OF_THE_CLASS = ("needs_buffer", "joint")
+"""Keys of `model` that repeated what its class says."""
 
 _FIELDS = {"twins": "siblings"}
 """Fields of a sidecar, before → today."""
@@ -50,6 +53,9 @@ def migrated(state: Mapping[str, Any]) -> dict[str, Any]:
         return dict(state)
     if isinstance(args.get("recipe"), Mapping):
         args = {**args, "recipe": "none"}
+    model = args.get("model")
+    if isinstance(model, Mapping):
+        args = {**args, "model": {k: v for k, v in model.items() if k not in _OF_THE_CLASS}}
     if state.get("format") != 1:
         return {**state, "args": args}
     args = _renamed(args)

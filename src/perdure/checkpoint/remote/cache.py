@@ -91,7 +91,7 @@ class _Fetch:
 
     def run(self) -> Path:
         if not self._is_current():
-            with locked(self.path, _SETTING) as alone:
+            with locked(self.path, _SETTING, self.remote.transfer) as alone:
                 if not self._is_current():  # the process waited for has fetched it
                     self._update(alone)
         return self.path

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from perdure.datasets.arrays import Arrays
-from perdure.datasets.fetch import FetchError
+from perdure.datasets.fetch import FetchError, current_transfer
 from perdure.datasets.files import ROOT, DamagedError
 from perdure.errors import UserError
 from perdure.io.locking import locked
@@ -74,7 +74,7 @@ class FetchedSource(ABC):
         own = root / _OWN / self.folder
         arrays, _ = self._intact(own)
         if arrays is None:
-            with locked(own, ROOT) as alone:
+            with locked(own, ROOT, current_transfer()) as alone:
                 arrays, damage = self._intact(own)  # another process may have fetched it meanwhile
                 if arrays is None:
                     self._download_or_advise(root, own, alone, damage)
