@@ -26,9 +26,7 @@ class Mine(ER):
     ),
     "lab/unused.py": "",
     "labconf/__init__.py": "",
-    "labconf/model/mine.yaml": (
-        "_target_: lab.method.Mine\nname: mine\nneeds_buffer: true\njoint: true\nstrength: 0.5\n"
-    ),
+    "labconf/model/mine.yaml": ("_target_: lab.method.Mine\nname: mine\nstrength: 0.5\n"),
     "labconf/dataset/mine.yaml": """\
 # @package _global_
 defaults:
