@@ -66,13 +66,19 @@ def test_the_names_of_the_changelog_exist() -> None:
         pkgutil.resolve_name(name)
 
 
+def options_listed(group: str) -> list[str]:
+    """The options of a group in the README, which lists ours: a user may have added others."""
+    (row,) = re.findall(rf"^\| {group} \| (.+) \|$", README, re.M)
+    return re.findall(r"`([^`]+)`", row)
+
+
 TABLED = ["model", "dataset", "source", "scenario", "transform", "buffer", "backbone"]
 
 
 @pytest.mark.parametrize("group", TABLED)
-def test_the_table_of_options_is_complete(group: str) -> None:
-    (row,) = re.findall(rf"^\| {group} \| (.+) \|$", README, re.M)
-    assert sorted(re.findall(r"`([^`]+)`", row)) == options(group)
+def test_the_options_that_are_listed_exist(group: str) -> None:
+    assert options_listed(group)
+    assert set(options_listed(group)) <= set(options(group))
 
 
 PACKAGES = "|".join(sorted(name for layer in LAYERS for name in layer))
@@ -90,12 +96,12 @@ def test_every_path_exists(path: str) -> None:
 
 def test_the_table_of_methods_is_what_the_classes_say() -> None:
     rows = []
-    for path in sorted((CONF / "model").glob("*.yaml"), key=lambda path: path.stem):
-        (target,) = re.findall(r"^_target_: (.+)$", path.read_text(), re.M)
+    for name in sorted(options_listed("model")):
+        (target,) = re.findall(r"^_target_: (.+)$", (CONF / f"model/{name}.yaml").read_text(), re.M)
         method = locate(target, "model")
         can = [getattr(method, "additive"), not getattr(method, "needs_full_parameters")]  # noqa: B009
-        rows.append(f"| `{path.stem}` | " + " | ".join("yes" if c else "no" for c in can) + " |")
-    table = "\n".join(["| method | shards | FSDP |", "| --- | --- | --- |", *rows])
+        rows.append(f"| `{name}` | " + " | ".join("yes" if c else "no" for c in can) + " |")
+    table = "\n".join(["| method | shards | FSDP |", "| --- | --- | --- |", *rows, ""])
     assert table in README, f"the table should be:\n{table}"
 
 
