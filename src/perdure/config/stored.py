@@ -26,6 +26,7 @@ from perdure.config.compare import is_free, listed
 from perdure.config.compose import compose
 from perdure.config.folder import CONF
 from perdure.config.overrides import Arguments, leaves, parse, quoted
+from perdure.config.protocol import marked
 from perdure.config.schema import require_component
 from perdure.errors import UserError
 from perdure.io.redaction import redacted
@@ -80,6 +81,7 @@ class StoredConfig:
         self.args: dict[str, Any] = dict(args)
         self._typed = [parse(text) for text in _texts(state.get("overrides"))]
         self._folders = _texts(state.get("config_folders"))
+        self._published: tuple[str, ...] = ()
 
     @property
     def timestamp(self) -> str:
@@ -118,6 +120,8 @@ class StoredConfig:
         choices = self.choices()
         today = self._today(choices, command)
         values = dict(self._values(today, command))
+        if values or not all(is_free(typed.key) for typed in command.overrides):
+            values |= self._published_then(command)
         trust = _Trust(self.origin, command, self._folders)
         for key, value in values.items():
             trust.check(key, value)
@@ -131,6 +135,7 @@ class StoredConfig:
         try:
             config = compose(*command.search_path, *choices, "timestamp=now")
             today: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+            self._published = tuple(marked(config))
         except Exception as error:  # an option that is not there, in Hydra's many ways
             raise UserError(f"{self.origin}: {explain(error)}{_advice(self._folders)}") from error
         return dict(today)
@@ -145,6 +150,19 @@ class StoredConfig:
                 differs = not is_there or listed(known) != listed(value)
                 if (is_typed or (differs and not is_free(key))) and not command.sets(key):
                     yield key, value
+
+    def _published_then(self, command: Arguments) -> dict[str, Any]:
+        """What published settings gave, or would give today: that depends on all the rest.
+
+        What one optimizer had is not for another that `command` chooses.
+        """
+        chosen = {typed.key for typed in command.overrides}
+        found = {}
+        for key in self._published:
+            value, was_there = _lookup(self.args, key)
+            if was_there and key.partition(".")[0] not in chosen and not command.sets(key):
+                found[key] = value
+        return found
 
     def _deletions(self, today: Mapping[str, Any]) -> Iterator[str]:
         """Keys that were taken away then and are there today."""
