@@ -108,6 +108,10 @@ def _group(override: str) -> str:
     return re.split(r"[.=]", override.lstrip("+"))[0]
 
 
+# (A ResNet has no `hidden`, and the last ones belong to one benchmark or method.)
+ANYWHERE = [o for o in OFF_PROTOCOL[:-4] if o != "backbone.hidden=[100]"]
+
+
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -115,7 +119,7 @@ def _group(override: str) -> str:
     model=st.sampled_from(["derpp", "der", "er", "si", "lwf", "sgd", "agem"]),
     dataset=st.sampled_from(["seq-mnist", "perm-mnist", "rot-mnist", "seq-cifar10", "seq-fmnist"]),
     size=st.sampled_from([100, 200, 500, 5120]),
-    more=st.lists(st.sampled_from([*OFF_PROTOCOL[:-4], "seed=1"]), max_size=2, unique_by=_group),
+    more=st.lists(st.sampled_from([*ANYWHERE, "seed=1"]), max_size=2, unique_by=_group),
 )
 def test_no_published_value_is_active_off_its_protocol(
     model: str, dataset: str, size: int, more: list[str]
