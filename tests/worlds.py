@@ -130,7 +130,7 @@ def end_of(case: str, ranks: Ranks) -> Any:
     config = None
     if ranks.is_main:  # composing costs more than training here
         config = compose(*BASE, *CASES[case], "timestamp=now")
-    config = ranks.from_main(config)
+    config = ranks.broadcast(config)
     assert config is not None
     validate(config)
     run = typed(config)

@@ -48,9 +48,9 @@ def test_exchanges_of_a_process_alone_change_nothing() -> None:
     ranks, rows = Ranks(), torch.arange(6.0).view(2, 3)
     assert ranks.gather(rows) is rows
     assert torch.equal(ranks.sum_counts(torch.tensor([3, 4])), torch.tensor([3, 4]))
-    assert ranks.from_main("x") == "x"
-    assert ranks.collect("x") == ["x"]
-    ranks.start_sum(rows).wait()
+    assert ranks.broadcast("x") == "x"
+    assert ranks.gather_objects("x") == ["x"]
+    ranks.all_reduce_async(rows).wait()
     ranks.barrier()
     assert ranks.is_main
 

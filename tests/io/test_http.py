@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from perdure.io.http import Web, check, clean, origin
+from perdure.io.http import HttpSource, check, clean, origin
 from perdure.io.transfer import Limits, RefusedError, Transfer
 
 
@@ -40,7 +40,7 @@ def test_a_cloud_metadata_service_is_not_contacted(scheme: str, host: str) -> No
 
 @pytest.mark.parametrize("url", ["http://169.254.169.254/", "file:///etc/passwd"], ids=str)
 def test_a_request_checks_for_itself(url: str) -> None:
-    with pytest.raises(RefusedError), Web(0.1)(url, 0, {}, {}, Transfer(Limits())):
+    with pytest.raises(RefusedError), HttpSource(0.1)(url, 0, {}, {}, Transfer(Limits())):
         pass
 
 

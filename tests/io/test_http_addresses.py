@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from webserver import SecureServer, Server, serving
 
-from perdure.io.http import Web
+from perdure.io.http import HttpSource
 from perdure.io.transfer import InterruptedTransferError, Limits, RefusedError, Response, Transfer
 
 DATA = b"weights"
@@ -65,7 +65,7 @@ def secure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SecureSe
 
 
 def get(url: str) -> bytes:
-    with Web(20.0)(url, 0, {}, {}, Transfer(Limits())) as answer:
+    with HttpSource(20.0)(url, 0, {}, {}, Transfer(Limits())) as answer:
         assert isinstance(answer, Response)
         return b"".join(answer.blocks)
 

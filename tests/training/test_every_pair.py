@@ -15,7 +15,7 @@ from perdure.config.typed import typed
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental
 from perdure.run.assemble import make_buffer, make_method, settings
-from perdure.run.method import method_class
+from perdure.run.method_checks import method_class
 from perdure.training.optim import OptimizerFactory
 from perdure.training.recording import Recording
 from perdure.training.state import Position, SaveContext, SavedCheckpoint

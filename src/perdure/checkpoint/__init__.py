@@ -1,1 +1,1 @@
-"""Files that hold a run's state: what is in them, and when they are written."""
+"""Checkpoints: writing and reading them, retention, references, files of other programs."""

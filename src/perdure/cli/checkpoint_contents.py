@@ -146,7 +146,7 @@ def _matrices(opened: Opened) -> dict[str, list[list[float]]]:
 
 
 def _rows(matrix: Any, whole: float = 1) -> list[list[float]]:
-    """`matrix` in fractions of `whole`; empty when it is none (Mammoth writes some as text)."""
+    """`matrix` in fractions of `whole`; empty for text, as Mammoth writes some."""
     try:
         return [[float(value) / whole for value in row] for row in matrix]
     except (TypeError, ValueError):

@@ -21,12 +21,9 @@ from perdure.config.protocol import shown
 from perdure.config.published import published
 from perdure.config.tables import Figure, Setting
 from perdure.errors import UserError
+from perdure.tracking.formatting import SCENARIOS
 
-_METRICS = {
-    "average_accuracy.class_il": "class-IL",
-    "average_accuracy.task_il": "task-IL",
-    "average_accuracy.domain_il": "domain-IL",
-}
+_METRICS = {f"average_accuracy.{kind}": name for kind, name in SCENARIOS.items()}
 _WIDTH = 98
 
 
@@ -55,7 +52,7 @@ def text(filters: Sequence[str]) -> Iterator[str]:
     """The settings that fit all `filters`, one line at a time.
 
     Raises:
-        UserError: a filter is none, or nothing fits.
+        UserError: a filter cannot be read, or no setting fits.
     """
     chosen = [s for s in published.settings.values() if all(_fits(s, f) for f in filters)]
     if not chosen:

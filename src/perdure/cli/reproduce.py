@@ -31,10 +31,10 @@ from perdure.config import tables
 from perdure.config.published import published
 from perdure.errors import UserError
 from perdure.io.run_files import RunFiles
+from perdure.tracking.formatting import scenario_name
 
 Percent = dict[str, float]
 Bands = dict[str, tuple[float, float]]
-NAMES = {"class_il": "class-IL", "task_il": "task-IL", "domain_il": "domain-IL"}
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def line(name: str, run: Run) -> str:
     """One run in a line."""
     if run.failure:
         return f"{name} seed {run.seed}: FAILED: {run.failure}"
-    shown = ", ".join(f"{NAMES[key]} {value:.2f}" for key, value in run.accuracy.items())
+    shown = ", ".join(f"{scenario_name(key)} {value:.2f}" for key, value in run.accuracy.items())
     return f"{name} seed {run.seed}: {shown} ({run.cpu_seconds:.1f} CPU s)"
 
 

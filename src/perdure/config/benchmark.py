@@ -1,4 +1,4 @@
-"""A benchmark's parts: source, scenario and transform, chosen as options or set in its own file."""
+"""Validate a benchmark (conf/dataset/): its source, scenario and transform, and what it lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a group of the configuration to the object it names."""
+"""Instantiate the class named in `_target_` with the options beside it, which are checked."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def register(config_folders: Iterable[str] = ()) -> None:
         config_folders: folders of configuration files besides `conf/`.
 
     Raises:
-        UserError: a table of published settings there is none.
+        UserError: a file in `published/` is no valid table.
     """
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)

@@ -1,4 +1,4 @@
-"""Where the configuration files are that come with Perdure, and what they offer.
+"""The folder `conf/` (in the checkout, or in the wheel), and the options of its groups.
 
 They lie in its checkout, or in its wheel.
 """

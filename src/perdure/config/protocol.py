@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from perdure.config.compare import listed
 from perdure.config.overrides import leaves
 from perdure.config.tables import Setting
+from perdure.config.yaml_data import LOADER
 
 GROUPS = {
     "model": "model",
@@ -47,7 +48,6 @@ MARK = "${published:"
 
 ABSENT: Any = object()
 _NEVER = ("name", "size", "per_class")  # of `model` and `buffer`: they say which row it is
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Protocol:
         for folder in self._folders:
             path = folder / group / f"{self._values.get(group)}.yaml"
             if path.is_file():
-                return dict(yaml.load(path.read_bytes(), _LOADER) or {})
+                return dict(yaml.load(path.read_bytes(), LOADER) or {})
         return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -11,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from perdure.config.compare import listed
 from perdure.config.protocol import ABSENT, Difference, plain, shown
 from perdure.config.published import Choice, published
+from perdure.config.suggestions import nearest
 from perdure.config.tables import Setting
 from perdure.errors import UserError
 
@@ -89,9 +89,8 @@ def _refuse(recipe: str, reason: str) -> NoReturn:
     names = [*published.settings, *published.papers]
     if recipe in names:
         raise UserError(f"recipe={recipe}: does not apply: {reason}; recipe=none takes no setting")
-    close = difflib.get_close_matches(recipe, names, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
+    near = nearest(recipe, names)
     raise UserError(
-        f"recipe={recipe}: there is no such published setting{hint}; must be auto, none, or a name "
+        f"recipe={recipe}: there is no such published setting{near}; must be auto, none, or a name "
         "that `perdure published` lists"
     )

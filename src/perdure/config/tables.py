@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from perdure.config.yaml_data import LOADER
 from perdure.errors import UserError
 
 ORIGINS = {
@@ -30,7 +31,6 @@ ORIGINS = {
 PARTS = ("model", "optimizer", "buffer")
 """Groups in which a row may set hyperparameters."""
 
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _T = TypeVar("_T")
 
 
@@ -137,7 +137,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Setting:
-    """A row with what it stands under."""
+    """A row together with its benchmark and its table."""
 
     table: Table
     benchmark: Benchmark
@@ -166,7 +166,7 @@ def read(path: Path) -> Table:
         UserError: it cannot be read, or is no such table; names the place and what is accepted.
     """
     try:
-        content = yaml.load(path.read_bytes(), _LOADER)
+        content = yaml.load(path.read_bytes(), LOADER)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except yaml.YAMLError as error:

@@ -1,4 +1,4 @@
-"""Configurations from files: read as data, their interpolations (`${…}`) never resolved.
+"""Safe YAML loader: configurations are read as data, interpolations (`${…}`) never resolved.
 
 A resolver runs code, and `${oc.env:…}` reads the environment of whoever opens the file. A plain
 reference to another key of the same file is followed; all else stays the text that it is.
@@ -19,7 +19,7 @@ LIMIT = 1 << 20
 """Bytes of a file that are read."""
 
 # Both make plain values alone; the one in C is twenty times as fast.
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w-]*(?:\.[\w-]+)*)\}", re.A)
 _DEEPEST = 50
 _LONGEST = 1000
@@ -38,7 +38,7 @@ def config(path: Path) -> dict[str, Any]:
         if len(data) > LIMIT:
             raise UserError(f"{path}: more than {LIMIT:,} bytes, so no configuration of a run")
         _check(path, data)
-        found = yaml.load(data, _LOADER)
+        found = yaml.load(data, LOADER)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
@@ -52,7 +52,7 @@ def config(path: Path) -> dict[str, Any]:
 def _check(path: Path, data: bytes) -> None:
     """Refuse, before any value is made, what unfolds (ten lines of aliases give gigabytes)."""
     depth = 0
-    for event in yaml.parse(data, _LOADER):
+    for event in yaml.parse(data, LOADER):
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent):

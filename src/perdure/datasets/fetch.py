@@ -13,8 +13,8 @@ from perdure.datasets.files import ROOT
 from perdure.errors import UserError
 from perdure.io.download import Download, FetchError
 from perdure.io.files import matches
-from perdure.io.http import SCHEMES, Web
-from perdure.io.locking import locked, partial
+from perdure.io.http import SCHEMES, HttpSource
+from perdure.io.locking import locked, part_path
 from perdure.io.transfer import Limits, Transfer
 
 __all__ = ["FetchError", "fetch", "time_limit"]
@@ -75,14 +75,14 @@ def fetch(
             raise UserError(f"{url} is no mirror of {path.name}: http:// and https:// are accepted")
     if matches(path, md5=md5, sha256=sha256):
         return path
-    with locked(path, ROOT, transfer) as alone:
+    with locked(path, ROOT, transfer) as has_lock:
         if matches(path, md5=md5, sha256=sha256):  # the process waited for has fetched it
             return path
-        part = partial(path, alone)
+        part = part_path(path, has_lock)
         download = Download(
             path.name,
             part,
-            Web(timeout),
+            HttpSource(timeout),
             validation_error,
             transfer,
             limit=limit,
@@ -93,6 +93,6 @@ def fetch(
             download.fetch(urls)
             download.publish(path)
         finally:
-            if not alone:  # no later call would find this part again
+            if not has_lock:  # no later call would find this part again
                 download.discard()
     return path

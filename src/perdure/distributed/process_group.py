@@ -1,7 +1,7 @@
 """The process group (torch.distributed, gloo and NCCL): gather, broadcast, sum, barrier.
 
 Floats are gathered, and summed by the caller in a fixed order; only integers, whose sum is exact in
-any order, and the inexact mode (`start_sum`) use an all-reduce.
+any order, and the inexact mode (`all_reduce_async`) use an all-reduce.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Ranks:
             dist.all_gather(list(out.unbind()), rows)
         return out.flatten(0, 1)
 
-    def start_sum(self, values: Tensor) -> Pending:
+    def all_reduce_async(self, values: Tensor) -> Pending:
         """Start an all-reduce of `values` in place, in whatever order is fast."""
         with _peer_errors():
             return Pending(dist.all_reduce(values, async_op=True) if self.size > 1 else None)
@@ -76,7 +76,7 @@ class Ranks:
                 dist.all_reduce(counts)
         return counts
 
-    def from_main(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """Broadcast rank 0's `value`: any object, its tensors on the CPU."""
         if self.size == 1:
             return value
@@ -85,7 +85,7 @@ class Ranks:
             dist.broadcast_object_list(objects, 0, device=torch.device("cpu"))
         return objects[0]  # type: ignore[return-value]
 
-    def collect(self, value: T) -> list[T] | None:
+    def gather_objects(self, value: T) -> list[T] | None:
         """Gather the objects of all ranks, in their order, on rank 0; None on the others."""
         if self.size == 1:
             return [value]

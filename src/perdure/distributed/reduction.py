@@ -123,7 +123,7 @@ class OverlappedReduction:
         bucket = self.buckets[number]
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
         flat = torch.cat([g.flatten() for g in grads])
-        self._sent.append((bucket, flat, self.ranks.start_sum(flat)))
+        self._sent.append((bucket, flat, self.ranks.all_reduce_async(flat)))
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:

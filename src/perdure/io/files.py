@@ -93,7 +93,7 @@ def parse_json(data: bytes, limit: int = JSON_LIMIT) -> Any:
     """The value that `data` holds as JSON: finite numbers, no name twice, no half characters.
 
     Raises:
-        ValueError: it is none, is longer than `limit` bytes, or nested without end.
+        ValueError: it is no JSON, is longer than `limit` bytes, or nested without end.
     """
     if len(data) > limit:
         raise ValueError(f"more than {limit:,} bytes")

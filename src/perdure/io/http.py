@@ -47,7 +47,7 @@ _METADATA = (ipaddress.ip_address("100.100.100.200"), ipaddress.ip_address("fd00
 
 
 @dataclass(frozen=True)
-class Place:
+class ResolvedHost:
     """The addresses of a host.
 
     Attributes:
@@ -60,7 +60,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Web:
+class HttpSource:
     """A `transfer.Source` over HTTP and HTTPS.
 
     Attributes:
@@ -118,7 +118,7 @@ class Web:
 class _Handler(AbstractHTTPHandler):
     """Opens connections to the addresses that were checked; the name stays for Host and TLS."""
 
-    def __init__(self, place: Place, host: str, silence: float, transfer: Transfer) -> None:
+    def __init__(self, place: ResolvedHost, host: str, silence: float, transfer: Transfer) -> None:
         super().__init__()
         self._place, self._host = place, host
         self._timeout = partial(transfer.timeout, silence)
@@ -187,7 +187,7 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}:{parts.port or (80, 443)[parts.scheme == 'https']}"
 
 
-def check(url: str) -> Place:
+def check(url: str) -> ResolvedHost:
     """Look up the host of an address. Raises RefusedError for one that is not allowed."""
     try:
         parts = urlsplit(url)
@@ -207,14 +207,14 @@ def check(url: str) -> Place:
     return place
 
 
-def _look_up(host: str, port: int) -> Place:
+def _look_up(host: str, port: int) -> ResolvedHost:
     try:
-        return Place(tuple(socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)))
+        return ResolvedHost(tuple(socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)))
     except (OSError, UnicodeError) as error:
-        return Place((), error)
+        return ResolvedHost((), error)
 
 
-def _connect(place: Place, timeout: Callable[[], float]) -> socket.socket:
+def _connect(place: ResolvedHost, timeout: Callable[[], float]) -> socket.socket:
     """A connection to the first address that answers. Raises OSError and OverLimitError."""
     failure = place.failure
     for family, kind, protocol, _, address in place.addresses:
@@ -243,7 +243,7 @@ def _is_metadata(address: str) -> bool:
     return found.is_link_local or found in _METADATA
 
 
-def _next(url: str, target: str) -> tuple[str, Place]:
+def _next(url: str, target: str) -> tuple[str, ResolvedHost]:
     """Where a redirect leads."""
     try:
         there = urljoin(url, clean(target, "iso-8859-1"))

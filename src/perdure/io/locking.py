@@ -31,7 +31,7 @@ def locked(
     """Hold `<name>.lock` beside `path` while one process writes it; the others wait.
 
     Yields False on a file system without locks: then write under a name of one's own only
-    (`partial`).
+    (`part_path`).
 
     Args:
         path: the file or folder that is written; the folder that it lies in is made.
@@ -65,9 +65,11 @@ def locked(
             return
 
 
-def partial(path: Path, alone: bool) -> Path:
+def part_path(path: Path, has_lock: bool) -> Path:
     """Where `path` is built up: `<name>.part`, found again later; without a lock, a unique name."""
-    return path.with_name(f"{path.name}.part" if alone else f"{path.name}.{uuid.uuid4().hex}.part")
+    return path.with_name(
+        f"{path.name}.part" if has_lock else f"{path.name}.{uuid.uuid4().hex}.part"
+    )
 
 
 def holder_record() -> str:

@@ -24,7 +24,7 @@ _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Bucket:
+class ObjectStoreSource:
     """A `transfer.Source`; credentials are found where the store's own tools look for them.
 
     Each store has timeouts of its own kind, so it is called in threads that are abandoned at the

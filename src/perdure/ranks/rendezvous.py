@@ -1,4 +1,4 @@
-"""Small facts that all ranks must share before there is a process group: the run's time, the
+"""Broadcast from rank 0 (TCPStore) before there is a process group: the run's time, the
 arguments. They are kept in the store through which torchrun's ranks find each other."""
 
 from __future__ import annotations

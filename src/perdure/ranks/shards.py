@@ -15,7 +15,7 @@ def bounds(n: int, shards: int) -> list[tuple[int, int]]:
 
 
 def of_rank(rank: int, size: int, shards: int) -> range:
-    """The shards that `rank` of `size` runs, one after another: neighbours, so that their rows in
+    """The shards that `rank` of `size` runs, one after another: neighbors, so that their rows in
     the order of ranks are in the order of shards."""
     each = shards // size
     return range(rank * each, (rank + 1) * each)

@@ -1,4 +1,4 @@
-"""The one place where a configuration becomes objects and is handed to the trainer."""
+"""Build model, benchmark, buffer, optimizer and trainer from a configuration, and train."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from perdure.models.base import Method
 from perdure.randomness import Streams
 from perdure.ranks import environment
 from perdure.run import device_setup
-from perdure.run.method import check_method, ignored_overrides, method_class, replay_size
-from perdure.run.other_class import without_foreign_options
+from perdure.run.method_checks import check_method, ignored_overrides, method_class, replay_size
 from perdure.run.preemption import StopFlag
 from perdure.run.recorders import make_recorders
 from perdure.run.restore import changes, load_weights, restore, versions
 from perdure.run.resume import RestorePoint, Start, limits_of, weights_of
+from perdure.run.target_overrides import drop_unaccepted_options
 from perdure.tracking.events import Recorder
 from perdure.tracking.provenance import read_code
 from perdure.tracking.used_modules import used_modules
@@ -62,7 +62,7 @@ def run(
 
     Args:
         composed: the configuration as Hydra composed it.
-        folder: where the run's files go; none writes no files.
+        folder: where the run's files go; None writes no files.
         overrides: what the user typed, for the checkpoints.
         notices: sentences to show once at the start.
         start: the checkpoint to resume from, or the weights to start with.
@@ -78,11 +78,11 @@ def run(
         UserError: the configuration, the data or the disk does not allow the run.
     """
     validate(composed)
-    composed, left_out = without_foreign_options(composed, overrides)
+    composed, left_out = drop_unaccepted_options(composed, overrides)
     config = typed(composed)
     check_method(config)
     ranks = join(config.training.collective_timeout)
-    source = ranks.from_main(start if isinstance(start, RestorePoint) else None)
+    source = ranks.broadcast(start if isinstance(start, RestorePoint) else None)
     config = _settled(config, source, ranks)
     messages = [*ignored_overrides(config, overrides), *notices, *left_out]
     messages += device_setup.notices(config.training, ranks)

@@ -1,4 +1,4 @@
-"""A run folder and its state: status, results, newest checkpoint, finished or not."""
+"""A run folder and its state: status.json, results.json, newest checkpoint, finished or not."""
 
 from __future__ import annotations
 

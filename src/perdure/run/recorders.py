@@ -1,4 +1,4 @@
-"""Who listens to a run: the files, the console, and W&B where it is configured."""
+"""The recorders (loggers, callbacks) of a run: files, console, and W&B where it is configured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from perdure.config.schema import Config, Screen, WandbConfig, WandbMode
 from perdure.errors import UserError
 from perdure.ranks import environment
-from perdure.run.method import replay_size
+from perdure.run.method_checks import replay_size
 from perdure.run.preemption import StopFlag
 from perdure.run.resume import RestorePoint
 from perdure.tracking.console import Console
@@ -37,7 +37,7 @@ def make_recorders(
 
     Args:
         config: the configuration.
-        folder: the run's folder, or none.
+        folder: the run's folder, or None.
         source: the checkpoint it is resumed from.
         sweep: name of the sweep it belongs to.
         stop: set to end the run when somebody presses Stop at W&B.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,6 +10,7 @@ from omegaconf import DictConfig, ListConfig, read_write
 from perdure.config.overrides import readable
 from perdure.errors import UserError
 from perdure.io.redaction import redacted
+from perdure.ranks import environment
 
 _PLUGINS = "hydra_plugins"
 _PACKAGES = {
@@ -33,7 +33,7 @@ def check(config: DictConfig) -> None:
     for target in (launcher, sweeper):
         if target in _PACKAGES:
             _require_installed(*_PACKAGES[target])
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    ranks = environment.world_size()
     if ranks > 1 and "optuna" in sweeper:
         raise UserError(
             f"hydra/sweeper=optuna in {ranks} processes of torchrun: each would try other values; "

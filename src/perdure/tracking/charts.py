@@ -73,7 +73,7 @@ def line_chart(
 def thinned(
     xs: Sequence[float], ys: Sequence[float | None], most: int = 400
 ) -> tuple[list[float], list[float | None]]:
-    """At most `most` points: means over runs of neighbours; a run of None alone stays a gap."""
+    """At most `most` points: means over runs of neighbors; a run of None alone stays a gap."""
     size = max(1, math.ceil(len(xs) / most))
     starts = range(0, len(xs), size)
     return (

@@ -12,7 +12,7 @@ COLOR_SCALE: tuple[Color, ...] = (
     (0.160, 0.560, 0.600),
     (0.075, 0.290, 0.420),
 )
-"""From accuracy 0 to 1 at equal distances; lightness falls steadily, so it survives grey print."""
+"""From accuracy 0 to 1 at equal distances; lightness falls steadily, so it survives gray print."""
 
 
 def accuracy_color(fraction: float) -> Color:

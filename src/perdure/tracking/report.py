@@ -169,7 +169,7 @@ def _accuracy_chart(name: str, rows: list[list[float]]) -> str:
 
 
 def _line_color(task: int, n_tasks: int) -> str:
-    """Hues from red to violet in order of the tasks: neighbours look alike, ends do not."""
+    """Hues from red to violet in order of the tasks: neighbors look alike, ends do not."""
     hue = round(10 + 280 * task / max(n_tasks - 1, 1))
     return f"hsl({hue} 65% var(--line-light))"
 

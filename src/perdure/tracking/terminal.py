@@ -139,7 +139,7 @@ class PlainDisplay:
 
 
 class TerminalDisplay:
-    """A terminal: styles through rich (which honours NO_COLOR and COLUMNS), and one live line.
+    """A terminal: styles through rich (which honors NO_COLOR and COLUMNS), and one live line.
 
     The live line is rewritten in place and the cursor is never hidden, so that even SIGKILL
     leaves a sane terminal.

@@ -1,1 +1,1 @@
-"""The loop, evaluation, and the state that must survive."""
+"""The trainer: training step, replay, optimizer, evaluation, and the state that is saved."""

@@ -168,7 +168,7 @@ class Local(Replicated):
         """All ranks' parts, on rank 0; the others' is empty."""
         state = self.buffer.state_dict()
         state["fields"] = {key: value.cpu() for key, value in state["fields"].items()}
-        parts = self.ranks.collect(state)
+        parts = self.ranks.gather_objects(state)
         return {} if parts is None else {"parts": parts}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:

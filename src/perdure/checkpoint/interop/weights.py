@@ -187,7 +187,7 @@ class _Plan:
         return f" ({reasons[0]})" if reasons else ""
 
     def _deeper(self) -> list[str]:
-        """What was skipped though its neighbours were taken: `layer1.2` beside `layer1.1`."""
+        """What was skipped though its neighbors were taken: `layer1.2` beside `layer1.1`."""
         stems = {_stem(self.bare[name]) for name in self.filled.values()}
         return [
             source

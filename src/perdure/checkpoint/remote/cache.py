@@ -21,7 +21,7 @@ from perdure.errors import UserError
 from perdure.io.atomic import write_json
 from perdure.io.download import Download, FetchError, LimitError, Validator
 from perdure.io.files import digest, matches, read_json, writing
-from perdure.io.locking import locked, partial
+from perdure.io.locking import locked, part_path
 from perdure.io.transfer import FileVersion, Source, Transfer
 
 logger = logging.getLogger("perdure")
@@ -91,9 +91,9 @@ class _Fetch:
 
     def run(self) -> Path:
         if not self._is_current():
-            with locked(self.path, _SETTING, self.remote.transfer) as alone:
+            with locked(self.path, _SETTING, self.remote.transfer) as has_lock:
                 if not self._is_current():  # the process waited for has fetched it
-                    self._update(alone)
+                    self._update(has_lock)
         return self.path
 
     def _is_current(self) -> bool:
@@ -102,16 +102,16 @@ class _Fetch:
             return False
         return self._cached_sidecar_fits(pin) or not sidecars.path_of(self.path).exists()
 
-    def _update(self, alone: bool) -> None:
+    def _update(self, has_lock: bool) -> None:
         remote = self.remote
         cached = {} if remote.pin else self._cached_version()
         limits = remote.transfer.limits
-        main = self._download(self.path, alone, remote.name, limits.n_bytes, self._validate)
+        main = self._download(self.path, has_lock, remote.name, limits.n_bytes, self._validate)
         main.checksummed, main.cached = remote.pin is not None, cached
         main.limit_of = f"that {limits.size} allows"
         name = f"the sidecar of {remote.name}"
         self.sidecar_download = self._download(
-            sidecars.path_of(self.path), alone, name, sidecars.LIMIT, lambda *_: None
+            sidecars.path_of(self.path), has_lock, name, sidecars.LIMIT, lambda *_: None
         )
         try:
             self._fetch(main, cached)
@@ -125,15 +125,15 @@ class _Fetch:
             )
         finally:
             self.sidecar_download.discard()
-            if not alone:
+            if not has_lock:
                 main.discard()
 
     def _download(
-        self, path: Path, alone: bool, name: str, limit: int, validate: Validator
+        self, path: Path, has_lock: bool, name: str, limit: int, validate: Validator
     ) -> Download:
         return Download(
             name,
-            partial(path, alone),
+            part_path(path, has_lock),
             self.remote.source,
             validate,
             self.remote.transfer,

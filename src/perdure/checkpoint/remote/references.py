@@ -16,8 +16,8 @@ from urllib.parse import quote
 from perdure.checkpoint.remote.cache import RemoteFile, fetch
 from perdure.errors import UserError
 from perdure.io.files import digest, matches
-from perdure.io.http import Web, check, clean, origin
-from perdure.io.object_store import PACKAGES, Bucket
+from perdure.io.http import HttpSource, check, clean, origin
+from perdure.io.object_store import PACKAGES, ObjectStoreSource
 from perdure.io.redaction import redacted as _shown
 from perdure.io.transfer import (
     DEFAULT_LIMITS,
@@ -134,7 +134,7 @@ def _local(address: str, pin: str, must_be: str) -> Path:
 def _from_web(reference: RemoteReference) -> Path:
     url = clean(reference.address)
     _check(url, _shown(reference.address), reference.transfer)
-    return fetch(reference.remote_file(url, Web(_TIMEOUT)), reference.cache)
+    return fetch(reference.remote_file(url, HttpSource(_TIMEOUT)), reference.cache)
 
 
 def _from_hub(reference: RemoteReference) -> Path:
@@ -152,7 +152,7 @@ def _from_hub(reference: RemoteReference) -> Path:
         raise UserError("HF_TOKEN: is no token (a token is made of letters, digits and _)")
     repository, file = quote("/".join(parts[:2])), quote("/".join(parts[2:]))
     url = clean(f"{base}/{repository}/resolve/{quote(revision or 'main', safe='')}/{file}")
-    web = Web(_TIMEOUT, {origin(url): token} if token else {})
+    web = HttpSource(_TIMEOUT, {origin(url): token} if token else {})
     advice = "" if token else "a private or gated repository needs HF_TOKEN"
     return fetch(reference.remote_file(url, web, advice), reference.cache)
 
@@ -160,7 +160,7 @@ def _from_hub(reference: RemoteReference) -> Path:
 def _from_bucket(reference: RemoteReference) -> Path:
     if "::" in reference.address:
         raise UserError(f"{_shown(reference.address)}: must name one store, without ::")
-    bucket = Bucket(PACKAGES[reference.scheme])
+    bucket = ObjectStoreSource(PACKAGES[reference.scheme])
     return fetch(reference.remote_file(reference.address, bucket), reference.cache)
 
 

@@ -12,18 +12,18 @@ from pathlib import Path
 from perdure.datasets.files import ROOT, DamagedError
 from perdure.io.atomic import publish
 from perdure.io.files import writing
-from perdure.io.locking import partial
+from perdure.io.locking import part_path
 
 
-def extract(archive: Path, inside: str, names: Iterable[str], folder: Path, alone: bool) -> None:
+def extract(archive: Path, inside: str, names: Iterable[str], folder: Path, has_lock: bool) -> None:
     """Puts the regular files `inside/<name>` of a gzipped tar into `folder`, replacing that whole.
 
     Paths are made from `names`, never taken from the archive, so nothing in it can escape.
-    `alone`: whether the caller holds the lock of `folder`.
+    `has_lock`: whether the caller holds the lock of `folder`.
     Raises DamagedError where a file is missing or torn.
     """
     missing = {f"{inside}/{name}": name for name in names}
-    part = partial(folder, alone)
+    part = part_path(folder, has_lock)
     with writing(folder.parent, ROOT):
         shutil.rmtree(part, ignore_errors=True)  # of a process that was killed here
         part.mkdir(parents=True)
@@ -57,7 +57,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _replace(part: Path, folder: Path) -> None:
-    old = partial(folder.with_name(f"{folder.name}.old"), alone=False)
+    old = part_path(folder.with_name(f"{folder.name}.old"), has_lock=False)
     if folder.exists():
         with writing(folder.parent, ROOT):
             os.replace(folder, old)

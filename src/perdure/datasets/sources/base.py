@@ -64,7 +64,7 @@ class FetchedSource(ABC):
         """Raises DamagedError for a file that is not what was published."""
 
     @abstractmethod
-    def _download(self, root: Path, own: Path, alone: bool) -> None:
+    def _download(self, root: Path, own: Path, has_lock: bool) -> None:
         """Fills `own`, replacing what is damaged. Raises FetchError where no mirror answers."""
 
     def _ready(self, root: Path) -> tuple[Path, Arrays]:
@@ -74,10 +74,10 @@ class FetchedSource(ABC):
         own = root / _OWN / self.folder
         arrays, _ = self._intact(own)
         if arrays is None:
-            with locked(own, ROOT, current_transfer()) as alone:
+            with locked(own, ROOT, current_transfer()) as has_lock:
                 arrays, damage = self._intact(own)  # another process may have fetched it meanwhile
                 if arrays is None:
-                    self._download_or_advise(root, own, alone, damage)
+                    self._download_or_advise(root, own, has_lock, damage)
                     arrays = self._read(own)
         return own, arrays
 
@@ -90,9 +90,9 @@ class FetchedSource(ABC):
         except DamagedError as damage:
             return None, f"{damage.path} is damaged ({damage.what})"
 
-    def _download_or_advise(self, root: Path, own: Path, alone: bool, damage: str) -> None:
+    def _download_or_advise(self, root: Path, own: Path, has_lock: bool, damage: str) -> None:
         try:
-            self._download(root, own, alone)
+            self._download(root, own, has_lock)
         except FetchError as error:
             state = damage or f"{self.title} is not in data.root={root}"
             raise UserError(

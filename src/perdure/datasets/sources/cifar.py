@@ -66,7 +66,7 @@ class _CIFAR(FetchedSource):
         *train, test = (read(folder / name, sum_) for name, sum_ in layout.checksums.items())
         return Arrays(_split(train), _split([test]), self.classes)
 
-    def _download(self, root: Path, own: Path, alone: bool) -> None:
+    def _download(self, root: Path, own: Path, has_lock: bool) -> None:
         archive = root / self.ARCHIVE.name  # copied there by hand
         by_hand = archive.is_file()
         if by_hand and not matches(archive, sha256=self.ARCHIVE.sha256):
@@ -75,7 +75,7 @@ class _CIFAR(FetchedSource):
             urls = [f"{mirror.rstrip('/')}/{self.ARCHIVE.name}" for mirror in self.mirrors]
             archive = own.with_name(self.ARCHIVE.name)
             fetch(urls, archive, sha256=self.ARCHIVE.sha256, limit=_LIMIT)
-        extract(archive, self.BINARY.folder, self.BINARY.checksums, own, alone)
+        extract(archive, self.BINARY.folder, self.BINARY.checksums, own, has_lock)
         if not by_hand:
             archive.unlink()
 

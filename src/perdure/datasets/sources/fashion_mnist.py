@@ -88,7 +88,7 @@ class FashionMNIST(FetchedSource):
             self.classes,
         )
 
-    def _download(self, root: Path, own: Path, alone: bool) -> None:
+    def _download(self, root: Path, own: Path, has_lock: bool) -> None:
         for name, checksums in self.FILES.items():
             urls = [f"{mirror.rstrip('/')}/{name}.gz" for mirror in self.mirrors]
             fetch(urls, own / f"{name}.gz", md5=checksums.md5, limit=_LIMIT)

@@ -14,7 +14,7 @@ from perdure.config.schema import Config, validate
 from perdure.config.typed import typed
 from perdure.errors import UserError
 from perdure.models.base import Method
-from perdure.run.method import check_method, ignored_overrides, method_class, replay_size
+from perdure.run.method_checks import check_method, ignored_overrides, method_class, replay_size
 
 MODELS = options("model")
 

@@ -26,7 +26,7 @@ _KEPT = {"_target_", "name", "size"}
 """What Perdure itself reads, whatever the class takes."""
 
 
-def without_foreign_options(
+def drop_unaccepted_options(
     config: DictConfig, overrides: Sequence[str]
 ) -> tuple[DictConfig, list[str]]:
     """`config` without options that a class named in `overrides` does not take; sentences on them.

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 import perdure
 from perdure.errors import UserError
-from perdure.run.other_class import without_foreign_options
+from perdure.run.target_overrides import drop_unaccepted_options
 
 SCALE = "perdure.datasets.transforms.Scale"
 TINY = ("model=sgd", "dataset.iterations=3", "dataset.stop_after=2", "tracking.console=off")
@@ -44,7 +44,7 @@ def test_options_of_the_former_class_are_left_out(
     group: str, typed: list[str], left_out: list[str]
 ) -> None:
     before = perdure.compose(*typed)
-    after, sentences = without_foreign_options(before, typed)
+    after, sentences = drop_unaccepted_options(before, typed)
     gone = {*OmegaConf.select(before, group)} - {*OmegaConf.select(after, group)}
     assert gone == set(left_out)
     assert len(sentences) == bool(left_out)
@@ -53,7 +53,7 @@ def test_options_of_the_former_class_are_left_out(
 
 def test_what_was_typed_stays_and_is_refused() -> None:
     typed = ["optimizer._target_=torch.optim.Adagrad", "optimizer.momentum=0.9"]
-    config, (told,) = without_foreign_options(perdure.compose(*typed), typed)
+    config, (told,) = drop_unaccepted_options(perdure.compose(*typed), typed)
     assert config.optimizer.momentum == 0.9
     assert told == "torch.optim.Adagrad does not take optimizer.nesterov: left out"
     with pytest.raises(UserError, match=r"optimizer\.momentum=0\.9: optimizer takes lr, "):
@@ -62,7 +62,7 @@ def test_what_was_typed_stays_and_is_refused() -> None:
 
 def test_a_class_of_the_groups_own_keeps_all() -> None:
     config = perdure.compose("model=derpp")
-    assert without_foreign_options(config, ["model=derpp"]) == (config, [])
+    assert drop_unaccepted_options(config, ["model=derpp"]) == (config, [])
 
 
 def test_such_a_run_is_resumed(tmp_path: Path) -> None:
