@@ -81,23 +81,35 @@ def unpack_checkpoint(
             raise UserError(f"the checkpoint's {name} does not fit: {reason}") from None
 
 
-def save_checkpoint(checkpoint: Mapping[str, Any], path: Path | str) -> None:
+def save_checkpoint(
+    checkpoint: Mapping[str, Any],
+    path: Path | str | None = None,
+    *,
+    logdir: Path | str | None = None,
+    suffix: str | None = None,
+) -> str:
     """Write `checkpoint` to `path`, whole or not at all, durable when this returns.
 
-    An older file of that name is replaced in one step; folders are made. The file opens with
-    `torch.load(weights_only=True)`.
+    Without `path` it goes to `<logdir>/<suffix>.pth`, as in Catalyst 20. An older file of that name
+    is replaced in one step; folders are made. The file opens with `torch.load(weights_only=True)`.
+
+    Returns:
+        The path of the file.
 
     Raises:
         TypeError: a part can be no tensor and no plain value; the message names it.
-        UserError: a run's own checkpoint is there.
+        UserError: no place is named, or two; or a run's own checkpoint is there.
         OSError: the disk's own error; an older file is still there.
     """
-    path = Path(path)
+    if (path is None) == (logdir is None or suffix is None):
+        raise UserError("save_checkpoint: must have a path, or a logdir and a suffix")
+    path = Path(f"{logdir}/{suffix}.pth" if path is None else path)
     if sidecars.path_of(path).exists():
         raise UserError(f"{path} is a checkpoint that a run counts on; choose another name")
     content = plain(checkpoint, "checkpoint")
     atomic.make_folder(path.parent)
     atomic.write_stream(path, lambda file: torch.save(content, file))
+    return str(path)
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
