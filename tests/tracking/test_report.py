@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from perdure.tracking.charts import HEIGHT, Axis, Line, line_chart, nice_axis, thinned
 from perdure.tracking.files import LocalFiles
-from perdure.tracking.report import flattened, write_report
+from perdure.tracking.report import _loss_chart, flattened, write_report
 
 VOID = {"meta", "line", "circle", "br"}
 HOSTILE = '<script>alert("1")</script>&"\'<b>'
@@ -76,7 +76,7 @@ def test_the_page_shows_the_run(report: Callable[..., Page]) -> None:
     page = report()
     for words in (
         "er on seq-mnist, buffer 500", "finished", "seed 0", "average accuracy, class-IL",
-        "94.76 %", "12.50 %", "3 of 3", "2.0 s", "buffer.size", "89,610", "results.json",
+        "94.76 %", "12.50 points", "3 of 3", "2.0 s", "buffer.size", "89,610", "results.json",
     ):  # fmt: skip
         assert words in page.text, words
 
@@ -240,3 +240,52 @@ def test_marks_that_turn_the_direction_of_writing_are_not_shown(run: Any) -> Non
     text = (run.folder / "report.html").read_text(encoding="utf-8")
     assert text.replace("\n", "").isprintable()
     assert "a b [2J" in text
+
+
+@pytest.mark.parametrize("n_tasks", [1, 2, 15])
+def test_a_dashed_line_stands_where_a_task_begins(tmp_path: Path, n_tasks: int) -> None:
+    """Also where a task is shorter than `training.log_every`, and so has no row of its own."""
+    rows = [
+        {"kind": "step", "task": 0, "global_step": 1, "loss": 2.0},
+        *(
+            {"kind": "evaluation", "task": task, "global_step": 15 * (task + 1), "boundary": True}
+            for task in range(n_tasks)
+        ),
+        {"kind": "evaluation", "task": 0, "global_step": 7, "boundary": False},
+        {"kind": "step", "task": n_tasks - 1, "global_step": 15 * n_tasks, "loss": 1.0},
+    ]
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert _loss_chart(metrics).count('class="mark"') == n_tasks - 1
+
+
+def test_the_charts_of_scenarios_have_one_axis(report: Callable[..., Page], run: Any) -> None:
+    report()
+    html = (run.folder / "report.html").read_text()
+    charts = re.findall(r'<svg[^>]*aria-label="accuracy on each task[^>]*>(.+?)</svg>', html, re.S)
+    ticks = [re.findall(r'text-anchor="end">([\d.]+)<', chart) for chart in charts]
+    assert len(ticks) == 2
+    assert ticks[0] == ticks[1]
+
+
+def test_what_was_typed_is_marked_and_the_command_is_shown(make_run: Callable[..., Any]) -> None:
+    run = make_run()
+    hydra = run.folder / ".hydra"
+    hydra.mkdir(parents=True, exist_ok=True)
+    overrides = ["buffer.size=500", "+x.y=" + HOSTILE]
+    (hydra / "overrides.yaml").write_text(json.dumps(overrides))
+    (run.folder / "code").mkdir(exist_ok=True)
+    (run.folder / "code" / "commit.txt").write_text("commit 0123abc\nbranch main\nclean\n")
+    run.play(LocalFiles(run.folder))
+    html = (run.folder / "report.html").read_text()
+    assert re.findall(r'class="typed"><dt>([^<]+)', html) == ["buffer.size"]
+    page = Page(run.folder / "report.html")
+    assert "perdure train buffer.size=500 '+x.y=<script>" in page.text
+    assert "commit 0123abc, branch main, clean" in page.text
+    assert "script" not in page.tags
+
+
+def test_lines_differ_without_their_colors() -> None:
+    lines = [Line("a", [0, 1], [1, 2], "red", dash="2 3"), Line("b", [0, 1], [1, 2], "blue")]
+    chart = line_chart("t", lines, Axis("x", 0, 1, [0, 1]), Axis("y", 0, 2, [0, 2]))
+    assert chart.count("stroke-dasharray") == 1

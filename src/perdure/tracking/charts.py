@@ -23,6 +23,8 @@ class Line:
     color: str
     thick: bool = False
     dots: bool = False
+    dash: str = ""
+    """SVG's dash pattern; empty is a solid line."""
     hint: str = ""
     """Shown under the pointer, where it is not the name."""
 
@@ -124,7 +126,8 @@ def _drawn(line: Line, x: Axis, y: Axis) -> str:
             path.append(f"{'M' if pen_up else 'L'}{point[0]} {point[1]}")
         pen_up = point is None
     width = 3 if line.thick else 1.8
-    drawn = f'<path d="{" ".join(path)}" stroke="{line.color}" stroke-width="{width}"/>'
+    dash = f' stroke-dasharray="{line.dash}"' if line.dash else ""
+    drawn = f'<path d="{" ".join(path)}" stroke="{line.color}" stroke-width="{width}"{dash}/>'
     if line.dots:
         drawn += "".join(_dot(line, *point) for point in points if point is not None)
     hint = f"<title>{escape(line.hint or line.name)}</title>"

@@ -63,6 +63,11 @@ svg text { font-family: inherit; } svg path { fill: none; stroke-linejoin: round
   gap: 0 2.5rem; margin: .5rem 0; font-size: .9rem; }
 .facts div { display: flex; justify-content: space-between; gap: 1rem;
   border-bottom: 1px solid var(--edge); padding: .2rem 0; break-inside: avoid; }
+.facts .typed dt { color: var(--text); font-weight: 600; }
+.facts .typed dt::before { content: "▸ "; color: var(--accent); }
+.metrics tbody th small { display: block; border: 0; max-width: 24rem; font-weight: 400;
+  color: var(--muted);
+  white-space: normal; }
 .facts dt { color: var(--muted); } .facts dd { margin: 0; text-align: right; }
 .facts dt, .facts dd, .files, .path { overflow-wrap: anywhere; }
 summary { cursor: pointer; } .files { padding-left: 1.1rem; } .files span { color: var(--muted); }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import shlex
+from collections.abc import Collection, Iterable, Iterator
 from html import escape
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+import yaml
 
 from perdure.errors import printable
 from perdure.io.atomic import write_atomically
@@ -37,6 +39,23 @@ METRIC_NAMES = {
     "min_accuracy": "minimum accuracy",
     "worst_case_accuracy": "worst-case accuracy",
 }
+MEANINGS = {
+    "average_accuracy": "mean over all tasks after the last one",
+    "forgetting": "for each task but the last, its best accuracy before the end less that at the "
+    "end; mean, in percentage points",
+    "backward_transfer": "accuracy at the end less that just after the task was trained; mean, in "
+    "percentage points",
+    "forward_transfer": "accuracy before the task is trained less that of the untrained network; "
+    "mean, in percentage points",
+    "average_anytime_accuracy": "mean, over all evaluations, of the mean over the tasks seen",
+    "min_accuracy": "lowest accuracy of each task after it was trained; mean",
+    "worst_case_accuracy": "the last task's accuracy, and the lowest of each earlier one, weighted",
+}
+"""What a metric is, in a line."""
+POINTS = {"forgetting", "backward_transfer", "forward_transfer"}
+"""Metrics that are differences of percentages."""
+DASHES = ("", "7 3", "2 3", "9 3 2 3")
+"""Patterns of the lines of a chart in turn, for readers who see no colors."""
 OWN_FILES = (RESULTS, METRICS, ACCURACY, ACCURACY_PICTURE, LOG)
 
 
@@ -44,6 +63,7 @@ def write_report(
     folder: Path, start: RunStart, results: dict[str, Any], error: str | None = None
 ) -> None:
     """Write `folder`/report.html from the run's results and what its folder holds."""
+    typed = frozenset(map(_key, _overrides(folder)))
     sections = [
         _header(start, results, error),
         _section("Accuracy matrix", _matrices(results)),
@@ -53,8 +73,8 @@ def write_report(
         _section("Metrics", _metrics(results)),
         _section("Time", _phases(results)),
         "</div>",
-        _section("Configuration", _facts(flattened(start.config), folded=True)),
-        _section("Environment", _facts(_environment(start, results))),
+        _section("Configuration", _facts(flattened(start.config), folded=True, marked=typed)),
+        _section("Environment", _facts(_environment(start, results, folder))),
         _section("Files", _files(folder, results.get("status") == "finished")),
     ]
     html = html_document(
@@ -99,7 +119,11 @@ def _key_metrics(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for metric in ("average_accuracy", "forgetting"):
         for scenario, value in (results.get(metric) or {}).items():
             if value is not None:
-                yield f"{METRIC_NAMES[metric]}, {scenario_name(scenario)}", f"{percent(value)} %"
+                unit = "points" if metric in POINTS else "%"
+                yield (
+                    f"{METRIC_NAMES[metric]}, {scenario_name(scenario)}",
+                    f"{percent(value)} {unit}",
+                )
     yield "tasks done", f"{results.get('tasks_done', 0)} of {results.get('n_tasks', '?')}"
     yield "optimizer steps", f"{results.get('global_step', 0):,}"
     total = (results.get("seconds") or {}).get("total")
@@ -143,16 +167,19 @@ def _cell(accuracy: float | None) -> str:
 def _accuracy_charts(results: dict[str, Any]) -> str:
     """A chart a scenario; nothing before the second task, which makes the first line."""
     matrices = results.get("accuracy_matrix") or {}
+    shown = {key: rows for key, rows in matrices.items() if len(rows) > 1}
+    # Side by side they compare only on one axis.
+    lowest = min((100 * a for rows in shown.values() for row in rows for a in row), default=0.0)
+    axis = nice_axis("accuracy", lowest, 100)
     charts = [
         f"<figure><figcaption>{escape(scenario_name(key))}, percent</figcaption>"
-        f'<div class="scroll chart">{_accuracy_chart(scenario_name(key), rows)}</div></figure>'
-        for key, rows in matrices.items()
-        if len(rows) > 1
+        f'<div class="scroll chart">{_accuracy_chart(key, rows, axis)}</div></figure>'
+        for key, rows in shown.items()
     ]
     return f'<div class="side">{"".join(charts)}</div>' if charts else ""
 
 
-def _accuracy_chart(name: str, rows: list[list[float]]) -> str:
+def _accuracy_chart(scenario: str, rows: list[list[float]], y: Axis) -> str:
     n_tasks = len(rows)
     every = 1 + n_tasks // (MOST_NAMES + 1)
     lines = []
@@ -160,26 +187,28 @@ def _accuracy_chart(name: str, rows: list[list[float]]) -> str:
         after, hint = range(task, n_tasks), f"task {task}"
         ys = [100 * rows[i][task] for i in after]
         color, label = _line_color(task, n_tasks), "" if task % every else hint
-        lines.append(Line(label, after, ys, color, dots=True, hint=hint))
+        dash = DASHES[task % len(DASHES)]
+        lines.append(Line(label, after, ys, color, dots=True, dash=dash, hint=hint))
     means = [100 * sum(row) / len(row) for row in rows]
     lines.append(Line("mean", range(n_tasks), means, "var(--text)", thick=True))
     x = Axis("after task", 0, n_tasks - 1, range(0, n_tasks, 1 if n_tasks <= 12 else 5))
-    y = nice_axis("accuracy", min(y for line in lines for y in line.ys if y is not None), 100)
-    return line_chart(f"accuracy on each task after each task, {name}", lines, x, y)
+    title = f"accuracy on each task after each task, {scenario_name(scenario)}"
+    return line_chart(title, lines, x, y)
 
 
 def _line_color(task: int, n_tasks: int) -> str:
-    """Hues from red to violet in order of the tasks: neighbors look alike, ends do not."""
-    hue = round(10 + 280 * task / max(n_tasks - 1, 1))
-    return f"hsl({hue} 65% var(--line-light))"
+    """From dark blue to light yellow in order of the tasks: lightness alone tells them apart."""
+    part = task / max(n_tasks - 1, 1)
+    return f"hsl({round(255 - 200 * part)} 65% calc(var(--line-light) + {round(24 * part - 12)}%))"
 
 
 def _loss_chart(metrics: Path) -> str:
-    rows = list(_step_rows(metrics))
+    rows = list(_rows(metrics, "step"))
     losses = [row["loss"] for row in rows]
     if len(rows) < 2 or all(loss is None for loss in losses):
         return ""
-    starts = [b["global_step"] for a, b in pairwise(rows) if a["task"] != b["task"]]
+    ends = [e["global_step"] for e in _rows(metrics, "evaluation") if e["boundary"]]
+    starts = [step for step in ends if step < rows[-1]["global_step"]]
     xs, ys = thinned([row["global_step"] for row in rows], losses)
     x = nice_axis("optimizer step", 0, xs[-1], 7)
     y = nice_axis("loss", 0, max(y for y in ys if y is not None))
@@ -192,19 +221,23 @@ def _loss_chart(metrics: Path) -> str:
     )
 
 
-def _step_rows(metrics: Path) -> Iterator[dict[str, Any]]:
+def _rows(metrics: Path, kind: str) -> Iterator[dict[str, Any]]:
     if not metrics.exists():
         return
     with metrics.open(encoding="utf-8") as file:
         for line in file:
-            if line.startswith('{"kind": "step"'):
+            if line.startswith(f'{{"kind": "{kind}"'):
                 yield json.loads(line)
 
 
 def _metrics(results: dict[str, Any]) -> str:
     scenarios = list(results.get("average_accuracy") or {})
     rows = [
-        (name, [percent((results.get(key) or {}).get(scenario)) for scenario in scenarios])
+        (
+            name,
+            [percent((results.get(key) or {}).get(scenario)) for scenario in scenarios],
+            MEANINGS[key],
+        )
         for key, name in METRIC_NAMES.items()
         if any(value is not None for value in (results.get(key) or {}).values())
     ]
@@ -213,18 +246,19 @@ def _metrics(results: dict[str, Any]) -> str:
 
 def _phases(results: dict[str, Any]) -> str:
     wall, cpu = results.get("seconds") or {}, results.get("cpu_seconds") or {}
-    rows = [(phase, [duration(wall[phase]), duration(cpu.get(phase, 0.0))]) for phase in wall]
+    rows = [(phase, [duration(wall[phase]), duration(cpu.get(phase, 0.0))], "") for phase in wall]
     return _table(["phase", "wall clock", "processor"], rows)
 
 
-def _table(header: list[str], rows: list[tuple[str, list[str]]]) -> str:
+def _table(header: list[str], rows: list[tuple[str, list[str], str]]) -> str:
+    """Rows of a name, values, and what the name means, which is shown below it."""
     if not rows:
         return ""
     heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
     body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>'
+        f'<tr><th scope="row">{escape(name)}{_meaning(meaning)}</th>'
         f"{''.join(f'<td>{escape(value)}</td>' for value in values)}</tr>"
-        for name, values in rows
+        for name, values, meaning in rows
     )
     return (
         f'<div class="scroll"><table class="metrics"><thead><tr>{heads}</tr></thead>'
@@ -232,21 +266,55 @@ def _table(header: list[str], rows: list[tuple[str, list[str]]]) -> str:
     )
 
 
-def _environment(start: RunStart, results: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _meaning(text: str) -> str:
+    return f"<small>{escape(text)}</small>" if text else ""
+
+
+def _overrides(folder: Path) -> list[str]:
+    """The overrides with which the run was started."""
+    path = RunFiles(folder).overrides
+    found = yaml.safe_load(path.read_text()) if path.is_file() else []
+    return [str(text) for text in found] if isinstance(found, list) else []
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def _environment(
+    start: RunStart, results: dict[str, Any], folder: Path
+) -> Iterator[tuple[str, Any]]:
+    overrides = _overrides(folder)
+    if overrides:
+        yield "command", f"perdure train {shlex.join(overrides)}"
+    commit = RunFiles(folder).code / "commit.txt"
+    if commit.is_file():
+        yield "code", ", ".join(commit.read_text(errors="replace").splitlines()[:3])
     yield from (results.get("environment") or {}).items()
     yield "trained on", start.device
     yield "backbone parameters", f"{start.n_parameters:,}"
 
 
-def _facts(facts: Iterable[tuple[str, Any]], folded: bool = False) -> str:
+def _facts(
+    facts: Iterable[tuple[str, Any]], folded: bool = False, marked: Collection[str] = ()
+) -> str:
+    """A list of names and values; those that were typed are marked."""
     rows = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(_shown(value))}</dd></div>"
+        f"<div{_mark(name, marked)}><dt>{escape(name)}</dt><dd>{escape(_shown(value))}</dd></div>"
         for name, value in facts
     )
     listing = f'<dl class="facts">{rows}</dl>'
     if not folded:
         return listing
-    return f"<details open><summary>every key as the run used it</summary>{listing}</details>"
+    hint = "; typed ones are marked" if marked else ""
+    return f"<details open><summary>every key as the run used it{hint}</summary>{listing}</details>"
+
+
+def _mark(name: str, typed: Collection[str]) -> str:
+    """The class of a key that was typed, or that names what was chosen from its group."""
+    group, _, last = name.rpartition(".")
+    is_typed = name in typed or (group in typed and last in ("name", "_target_", "mode"))
+    return ' class="typed"' if is_typed else ""
 
 
 def _shown(value: Any) -> str:
