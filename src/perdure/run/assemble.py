@@ -28,7 +28,7 @@ from perdure.distributed.process_group import Ranks, join
 from perdure.errors import UserError
 from perdure.io.run_files import RunFiles
 from perdure.models.base import Method
-from perdure.randomness import Streams
+from perdure.randomness import seed_initialization
 from perdure.ranks import environment
 from perdure.run import device_setup
 from perdure.run.method import check_method, ignored_overrides, method_class, replay_size
@@ -225,8 +225,7 @@ def make_benchmark(config: Config, device: torch.device) -> Scenario:
 
 def make_method(config: Config, benchmark: Scenario, device: torch.device) -> Method:
     """The method around its freshly initialized backbone, on `device`."""
-    streams = Streams(config.seed)
-    streams.seed_torch("initialisation")
+    seed_initialization(config.seed)
     backbone = build(
         config.backbone,
         "backbone",

@@ -221,6 +221,7 @@ class Trainer:
         if self.state.scheduler and self.settings.scheduler_per is Per.epoch:
             self.state.scheduler.step()
         if every and position.epoch % every == 0 and position.epoch < stream.epochs:
+            self.saving.require_finite_state()
             values = self._evaluate(trained=self._last_task(), boundary=False)
             if self.saving.wants_epochs():
                 self.saving.save(position.task, position.epoch, measured=values)
@@ -232,6 +233,7 @@ class Trainer:
         there, with this task's evaluation in it and the exemplars in the buffer.
         """
         position, task, state = self.position, self.position.task, self.state
+        self.saving.require_finite_state()
         self.method.after_task(self._all_of(split))
         self.method.train()
         if state.replay is not None and self.method.store_at == "task":
