@@ -42,6 +42,7 @@ from perdure.tracking.provenance import read_code
 from perdure.tracking.used_modules import used_modules
 from perdure.training.optim import OptimizerFactory
 from perdure.training.recording import Launch, Recording
+from perdure.training.schedules import Schedule, full_name
 from perdure.training.settings import Settings
 from perdure.training.trainer import Trainer
 
@@ -283,26 +284,22 @@ def facts(config: Config, benchmark: Scenario, device: torch.device) -> dict[str
 
 
 def _optimizer(node: dict[str, Any]) -> Callable[[Any], torch.optim.Optimizer]:
-    return _maker(node, "optimizer")
-
-
-def _scheduler(node: dict[str, Any] | None) -> Callable[[torch.optim.Optimizer], Any] | None:
-    return _maker(node, "scheduler") if node and node.get("_target_") else None
-
-
-def _maker(node: dict[str, Any], group: str) -> Callable[[Any], Any]:
-    """A call with one argument to the class that `node` names, with the rest of `node`."""
+    """A call with the parameters to the class that `node` names, with the rest of `node`."""
     options = {key: value for key, value in node.items() if key != "_target_"}
-    target = locate(node["_target_"], group)
-    check(target, options, group)
+    target = locate(node["_target_"], "optimizer")
+    check(target, options, "optimizer")
 
-    def make(first: Any) -> Any:
+    def make(parameters: Any) -> Any:
         try:
-            return target(first, **options)
+            return target(parameters, **options)
         except (ValueError, TypeError) as error:
-            raise UserError(f"{group}: {error}") from error
+            raise UserError(f"optimizer: {error}") from error
 
     return make
+
+
+def _scheduler(node: dict[str, Any] | None) -> Schedule | None:
+    return Schedule(node) if node and node.get("_target_") else None
 
 
 def make_checkpoints(
@@ -322,7 +319,7 @@ def make_checkpoints(
     policy = Policy(
         checkpoint.save,
         checkpoint.top_k,
-        _monitor(checkpoint.monitor, accuracies),
+        full_name(checkpoint.monitor, accuracies, "checkpoint"),
         checkpoint.mode is Direction.max,
         checkpoint.keep,
         checkpoint.weights_only,
@@ -336,11 +333,3 @@ def make_checkpoints(
         config.timestamp,
     )
     return CheckpointManager(RunFiles(folder).checkpoints, start, policy, cadence, extra, writes)
-
-
-def _monitor(name: str, accuracies: tuple[str, ...]) -> str:
-    known = [f"{figure}.{a}" for figure in ("average_accuracy", "accuracy") for a in accuracies]
-    full = name if "." in name else f"{name}.{accuracies[0]}"
-    if full not in known:
-        raise UserError(f"checkpoint.monitor={name}: must be one of {', '.join(known)}")
-    return full
