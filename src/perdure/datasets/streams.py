@@ -38,6 +38,8 @@ def length(
     n: int, batch_size: int, epochs: int = 1, iterations: int | None = None, least: int = 1
 ) -> Length:
     """The length of a task of `n` examples; the arguments are those of `TaskStream`."""
+    if n == 0:
+        return Length(0, 0, 0)
     steps_per_epoch = -(-n // batch_size)
     if steps_per_epoch > 1 and 0 < n % batch_size < least:
         steps_per_epoch -= 1
