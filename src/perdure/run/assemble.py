@@ -46,8 +46,6 @@ from perdure.training.schedules import Schedule, full_name
 from perdure.training.settings import Settings
 from perdure.training.trainer import Trainer
 
-_SMALL = 1_000_000
-
 
 def run(
     composed: DictConfig,
@@ -87,6 +85,8 @@ def run(
     config = _settled(config, source, ranks)
     messages = [*ignored_overrides(config, overrides), *notices, *left_out]
     messages += device_setup.notices(config.training, ranks)
+    if source is not None and not source.fork:
+        messages += device_setup.thread_notice(config.threads)
     stop = stop or StopFlag()
     recorders = make_recorders(config, folder, source, sweep, stop) if ranks.is_main else []
     code = read_code(CHECKOUT) if folder is not None and ranks.is_main else None
@@ -114,13 +114,14 @@ def run(
 
 
 def _settled(config: Config, source: RestorePoint | None, ranks: Ranks) -> Config:
-    """`config` with what only the start of the run decides: its shards, and a resumed run's time.
+    """`config` with what the start of the run decides: shards; a resumed run's threads and time.
 
     Raises:
         UserError: the run cannot be resumed from `source` with this configuration.
     """
     shards = device_setup.shards_of(config.training, source, ranks)
-    config = replace(config, training=replace(config.training, shards=shards))
+    threads = config.threads or device_setup.threads_before(source)
+    config = replace(config, training=replace(config.training, shards=shards), threads=threads)
     if source is None:
         return config
     if not source.fork:
@@ -154,8 +155,10 @@ def make_trainer(
     make_deterministic(config.deterministic, device)
     benchmark = make_benchmark(config, device)
     method = make_method(config, benchmark, device)
-    if config.threads is None and sum(p.numel() for p in method.parameters()) >= _SMALL:
-        torch.set_num_threads(device_setup.threads())
+    if config.threads is None:
+        n, shards = sum(p.numel() for p in method.parameters()), settings(config).n_shards
+        config = replace(config, threads=device_setup.threads_of(n, shards, launch.ranks))
+        torch.set_num_threads(config.threads or 1)
     manager = make_checkpoints(
         config,
         folder or Path(),
