@@ -13,13 +13,16 @@ from torch import Tensor, nn
 from perdure.backbones.base import Backbone
 from perdure.backbones.mlp import MLP
 from perdure.backbones.resnet import ResNet18
+from perdure.buffers.reservoir import Reservoir
 from perdure.datasets.arrays import Arrays, Split
 from perdure.datasets.scenarios import ClassIncremental, PermutedPixels, Scenario
 from perdure.datasets.transforms import CropFlip, Scale
 from perdure.errors import UserError
+from perdure.models.derpp import DERpp
+from perdure.models.er import ER
 from perdure.models.sgd import FineTuning
 from perdure.randomness import seed_initialization
-from perdure.tracking.events import Evaluation, TaskStart
+from perdure.tracking.events import Evaluation, RunStart, TaskStart
 from perdure.training.recording import Recording
 from perdure.training.settings import Settings
 from perdure.training.trainer import Trainer
@@ -167,6 +170,8 @@ def test_a_single_example_left_over_joins_the_last_batch(
     assert run.fit()["status"] == "finished"
     assert steps_of(listener) == ([2] if options.get("mode") == "joint" else [1, 1])
     assert listener.of(Evaluation)
+    (start,) = listener.of(RunStart)
+    assert any("fewer than 2 that an epoch leaves over" in line for line in start.notices)
 
 
 def test_each_shard_gets_two_examples() -> None:
@@ -205,6 +210,20 @@ def test_what_batch_norm_cannot_train_on_is_refused_before_training(
 ) -> None:
     with pytest.raises(UserError, match=says):
         trainer(ClassIncremental(arrays(counts), 2), Normed, **options)
+
+
+def test_a_replay_draw_of_one_ends_in_a_sentence() -> None:
+    """ER's joins the batch; DER++'s is a forward pass of its own."""
+    benchmark, settings = ClassIncremental(arrays([6] * 4), 2), Settings(batch_size=4)
+    for method in (ER, lambda network: DERpp(network, 0.5, 0.5)):
+        run = Trainer(
+            method(Normed(benchmark.shape, 4)), benchmark, settings, buffer=Reservoir(9, 1)
+        )
+        if method is ER:
+            assert run.fit()["status"] == "finished"
+        else:
+            with pytest.raises(UserError, match=r"batch norm .* give a larger buffer.batch_size"):
+                run.fit()
 
 
 def test_asking_the_network_leaves_no_trace_in_it() -> None:

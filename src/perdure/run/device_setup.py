@@ -57,8 +57,9 @@ def threads_before(source: RestorePoint | None) -> int | None:
         versions = source.state.get("versions")
         text = str(versions.get("threads", "")) if isinstance(versions, Mapping) else ""
         number = int(text) if text.isdecimal() and len(text) < 6 else None
-    is_one = isinstance(number, int) and not isinstance(number, bool)
-    return number if is_one and 1 <= number <= _MOST_THREADS else None
+    if not isinstance(number, int) or isinstance(number, bool):
+        return None
+    return number if 1 <= number <= _MOST_THREADS else None
 
 
 def threads_of(n_parameters: int, shards: int, ranks: Ranks) -> int:

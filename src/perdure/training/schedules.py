@@ -314,8 +314,8 @@ def full_name(name: str, accuracies: Sequence[str], group: str) -> str:
     return full
 
 
-def notice(scheduler: Any, settings: Settings, counts: Sequence[int]) -> str | None:
-    """What the user should know of a schedule that is over before it has begun."""
+def constant_rate(scheduler: Any, settings: Settings, counts: Sequence[int]) -> str | None:
+    """A sentence for a schedule that is over before it has begun; None for any other."""
     if scheduler is None or isinstance(scheduler, ReduceLROnPlateau) or max(counts) > 1:
         return None
     if settings.scheduler_per is Per.step:

@@ -27,7 +27,7 @@ from perdure.training.optim import OptimizerFactory
 from perdure.training.recording import Launch, Recording
 from perdure.training.results import Results
 from perdure.training.saving import CheckpointHook
-from perdure.training.schedules import count, monitored, notice, plateau_every
+from perdure.training.schedules import constant_rate, count, monitored, plateau_every
 from perdure.training.settings import Settings
 from perdure.training.state import Position, TrainState
 from perdure.training.step import Step
@@ -137,8 +137,7 @@ class Trainer:
             DivergenceError: the loss or a weight is no longer finite.
             PreemptedError: `stop` gave a reason; the state is saved.
         """
-        constant = notice(self.state.scheduler, self.settings, self._schedule_lengths)
-        self._emit_start([*notices, *([constant] if constant else [])])
+        self._emit_start([*notices, *self._notices()])
         results = self.state.results
         try:
             if self.settings.evaluate_future and self.position.global_step == 0:
@@ -371,6 +370,17 @@ class Trainer:
                 tuple(notices),
             )
         )
+
+    def _notices(self) -> Iterator[str]:
+        """What of the checks before training the user should know."""
+        sentence = constant_rate(self.state.scheduler, self.settings, self._schedule_lengths)
+        if sentence is not None:
+            yield sentence
+        if self._least > 1:
+            yield (
+                "the network's batch norm cannot train on a single example: fewer than "
+                f"{self._least} that an epoch leaves over join its last batch"
+            )
 
     def _last_task(self) -> int:
         return self.benchmark.n_tasks - 1 if self.settings.joint else self.position.task
