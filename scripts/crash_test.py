@@ -114,10 +114,16 @@ def crash_test(method: str, kills: int, seed: int, root: Path) -> dict[str, Any]
 def compare(run: Path, other: Path) -> list[str]:
     """Every difference between the ends of two runs but for clock fields."""
     found: list[str] = []
-    for path in sorted((run / "checkpoints").glob("*_[0-9].pt")):
-        task = path.stem.rpartition("_")[2]
-        (counterpart,) = (other / "checkpoints").glob(f"*_{task}.pt")
-        found += differences(read(path), read(counterpart), f"task {task}")
+    of_tasks = [
+        {path.stem.rpartition("_")[2]: path for path in (folder / "checkpoints").glob("*_*.pt")}
+        for folder in (run, other)
+    ]
+    for task in sorted(of_tasks[0].keys() | of_tasks[1].keys()):
+        if any(task not in paths for paths in of_tasks):
+            found.append(f"task {task}: the checkpoint is in one only")
+        else:
+            a, b = (read(paths[task]) for paths in of_tasks)
+            found += differences(a, b, f"task {task}")
     rows = [
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for folder in (run, other)

@@ -63,3 +63,12 @@ class Streams:
         if purpose not in self._keys:
             self._keys[purpose] = hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()
         return hashlib.blake2b(position, key=self._keys[purpose], digest_size=16).digest()
+
+
+def seed_initialization(seed: int) -> None:
+    """Seed torch for the weights of the network that is built next.
+
+    Layers draw them from torch's global generator as they are made, before any trainer or settings
+    are there. `python train.py seed=…` draws the same.
+    """
+    Streams(seed).seed_torch("initialisation")

@@ -37,14 +37,19 @@ def open_ended(given: object, **anything: Any) -> dict[str, Any]:
     return anything
 
 
+def passing_on(*given: object, **options: Any) -> Network:
+    return Network(*given, **options)
+
+
 TARGET = f"{__name__}.Network"
 
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """`_target_` finds this file's classes, whatever name pytest gave the module."""
-    found = {TARGET: Network, f"{__name__}.open_ended": open_ended}
-    monkeypatch.setattr("perdure.config.build.locate", lambda path, group: found[path])
+    found = {kind.__name__: kind for kind in (Network, open_ended, passing_on)}
+    named = {f"{__name__}.{name}": kind for name, kind in found.items()}
+    monkeypatch.setattr("perdure.config.build.locate", lambda path, group: named[path])
 
 
 def network(**options: Any) -> Network:
@@ -64,6 +69,28 @@ def test_options_arguments_and_what_the_program_knows_come_together() -> None:
 def test_what_takes_anything_is_given_it() -> None:
     node = {"_target_": f"{__name__}.open_ended", "this": 1, "that": "x"}
     assert build(node, "backbone", None) == {"this": 1, "that": "x"}
+
+
+def test_what_passes_its_options_on_is_given_what_the_program_knows_too() -> None:
+    node = {"_target_": f"{__name__}.passing_on", "rate": 0.5}
+    made = vars(build(node, "backbone", "given", n_classes=7))
+    assert (made["given"], made["n_classes"], made["rate"]) == ("given", 7, 0.5)
+
+
+def test_an_option_that_is_passed_on_and_unknown_there_ends_in_a_sentence() -> None:
+    node = {"_target_": f"{__name__}.passing_on", "rate": 0.5, "depth": 3}
+    with pytest.raises(UserError, match=r"^backbone\._target_=.*unexpected keyword argument 'dept"):
+        build(node, "backbone", "given", n_classes=7)
+
+
+def test_the_options_that_it_names_itself_keep_their_types() -> None:
+    def half(given: object, width: int, **rest: Any) -> None: ...
+
+    check(half, {"width": 3, "other": "x"}, "backbone")
+    with pytest.raises(UserError, match=r"^backbone\.width=x: must be an integer$"):
+        check(half, {"width": "x"}, "backbone")
+    with pytest.raises(UserError, match=r"^backbone\.width is missing: backbone takes width$"):
+        check(half, {"other": 1}, "backbone")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +178,15 @@ def test_a_class_without_options_says_so() -> None:
 def test_annotations_that_cannot_be_read_refuse_nothing() -> None:
     def odd(given: object, size: Unknown, items: Iterable[int] = ()) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
-    check(odd, {"size": "anything", "items": 5}, "model")
+    check(odd, {"size": "anything", "items": [5]}, "model")
+    with pytest.raises(UserError, match=r"^model\.items=5: must be a list \(each an integer\)$"):
+        check(odd, {"size": "anything", "items": 5}, "model")
+
+
+def test_torch_s_schedulers_are_checked_although_their_annotations_are_for_type_checkers() -> None:
+    check(torch.optim.lr_scheduler.MultiStepLR, {"milestones": [3, 5]}, "scheduler")
+    with pytest.raises(UserError, match=r"^scheduler\.milestones=3: must be a list \(each an int"):
+        check(torch.optim.lr_scheduler.MultiStepLR, {"milestones": 3}, "scheduler")
 
 
 def test_torch_s_optimizers_are_checked_like_ours() -> None:

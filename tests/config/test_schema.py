@@ -65,6 +65,8 @@ def test_a_benchmark_brings_its_backbone_and_the_user_may_choose_another() -> No
         pytest.param(["dataset.class_order=any"], "dataset.class_order=any", id="class-order"),
         pytest.param(["training.clip_norm=0"], "training.clip_norm=0", id="clip"),
         pytest.param(["training.log_every=0"], "training.log_every=0", id="log-every"),
+        pytest.param(["seed=-1"], "seed=-1: must be an integer, 0 or more", id="seed"),
+        pytest.param(["dataset.seed=-1"], "dataset.seed=-1: must be an", id="dataset-seed"),
         pytest.param(["threads=0"], "threads=0", id="threads"),
         pytest.param(["checkpoint.name=a/b"], "checkpoint.name=a/b", id="name"),
         pytest.param(

@@ -111,6 +111,35 @@ def test_steps_add_up_by_epochs_or_by_iterations(
     assert equal(list(stream.batches(end)), list(full.batches(end))[: counts[-1]])
 
 
+@settings(deadline=None, max_examples=60)
+@given(sizes, st.integers(1, 8), st.integers(1, 5000), st.data())
+def test_what_is_too_little_for_a_batch_joins_the_last_one(
+    size: tuple[int, int], least: int, block_bytes: int, data: st.DataObject
+) -> None:
+    n, batch_size = size
+    plain = list(TaskStream(numbered(n), batch_size, Streams(1), 2).batches(0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("perdure.datasets.streams._BLOCK_BYTES", block_bytes)
+        stream = TaskStream(numbered(n), batch_size, Streams(1), 2, least=least)
+        steps = list(stream.batches(0))
+        start = data.draw(st.integers(0, len(steps)))
+        assert equal(list(stream.batches(0, start)), steps[start:])
+    assert len(steps) == stream.steps
+    left = n % batch_size
+    if left in (0, n) or left >= least:
+        assert equal(steps, plain)
+    else:
+        assert [len(y) for _, y, _ in steps][-1] == batch_size + left
+        assert equal(steps[:-1], plain[: len(steps) - 1])
+    for part in range(2):
+        joined = [torch.cat([step[part] for step in each]) for each in (steps, plain)]
+        assert torch.equal(*joined)
+    assert (
+        np.concatenate([labels for *_, labels in steps]).tolist()
+        == torch.cat([y for _, y, _ in steps]).tolist()
+    )
+
+
 def test_order_depends_on_seed_task_and_epoch_alone(tiny: Arrays) -> None:
     def order(seed: int, task: int, epoch: int, disturb: bool = False) -> tuple[int, ...]:
         streams = Streams(seed)

@@ -29,6 +29,8 @@ from ranks_of import (
     workers,
 )
 
+from perdure.ranks.environment import cores
+
 RUN = "hydra.run.dir=run"
 
 
@@ -68,6 +70,22 @@ def test_two_ranks_end_as_one_and_leave_one_set_of_files(tmp_path: Path, calm: P
     assert shown.count("finished: derpp") == 1
     assert "2 processes, 4 shards of every batch" in shown
     assert sentences(tmp_path) == []
+
+
+LARGE = (
+    "model=er", "backbone.hidden=[1300]", "dataset.batch_size=64", "dataset.iterations=8",
+    "dataset.stop_after=2", "training.log_every=2", "checkpoint.save=true", "training.shards=2",
+)  # fmt: skip
+"""A network above a million parameters, which gets more than a thread where there are cores."""
+
+
+def test_a_large_network_ends_with_the_same_bits_on_any_number_of_processes(tmp_path: Path) -> None:
+    for n in (1, 2):
+        assert go(tmp_path / str(n), n, RUN, *LARGE) == 0
+    assert_same_end(tmp_path / "2" / "run", tmp_path / "1" / "run")
+    results = [json.loads((tmp_path / n / "run" / "results.json").read_text()) for n in "12"]
+    threads = [result["environment"]["threads"] for result in results]
+    assert threads == [max(1, cores() // 2)] * 2
 
 
 def test_a_run_moves_between_world_sizes(tmp_path: Path, calm: Path) -> None:

@@ -174,6 +174,49 @@ def test_divergence_stops_with_a_sentence_and_is_never_saved(make_trainer: MakeT
     assert kept.states == []
 
 
+@pytest.mark.parametrize("evaluate_every", [None, 1])
+@pytest.mark.parametrize(
+    ("method", "lr"),
+    [
+        pytest.param(Exploding, 0.1, id="loss"),
+        pytest.param(FineTuning, float("inf"), id="infinite-rate"),
+        pytest.param(FineTuning, 1e30, id="large-rate"),
+    ],
+)
+def test_divergence_is_noticed_without_a_folder_by_the_end_of_its_task(
+    make_trainer: MakeTrainer, method: type[Method], lr: float, evaluate_every: int | None
+) -> None:
+    """However seldom the loss is read; nothing is measured of a diverged network."""
+    listener = Listener()
+    trainer = make_trainer(
+        method,
+        optimizer=lambda p: SGD(p, lr=lr),
+        log_every=10**6,
+        epochs=2,
+        evaluate_every=evaluate_every,
+        recorders=[listener],
+    )
+    with pytest.raises(DivergenceError, match=r"training diverged.*\(task 0"):
+        trainer.fit()
+    assert listener.of(events.Evaluation) == []
+    assert listener.events[-1].results["status"] == "failed"
+
+
+def test_a_weight_that_diverges_in_the_last_step_of_a_run_is_noticed(
+    make_trainer: MakeTrainer,
+) -> None:
+    """Its loss is finite: that was computed before the step."""
+    trainer = make_trainer(
+        FineTuning,
+        optimizer=lambda p: SGD(p, lr=float("inf")),
+        iterations=1,
+        stop_after=1,
+        log_every=10**6,
+    )
+    with pytest.raises(DivergenceError, match="training diverged"):
+        trainer.fit()
+
+
 class Kept:
     """Saves checkpoints in memory, at every 20th step."""
 

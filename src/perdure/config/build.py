@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import importlib
 import inspect
 import os
@@ -9,6 +10,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path, PurePath
 from typing import Any, NewType
@@ -32,6 +34,9 @@ _PLAIN: dict[Any, str] = {
 }
 
 
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
 def build(node: Mapping[str, Any], group: str, *args: Any, **runtime: Any) -> Any:
     """Call the class that `node` names in `_target_` with the rest of `node`.
 
@@ -49,7 +54,13 @@ def build(node: Mapping[str, Any], group: str, *args: Any, **runtime: Any) -> An
     options = {key: value for key, value in node.items() if key != "_target_"}
     check(target, options, group, len(args), runtime)
     options = _with_paths(target, ADDRESSES.restore_values(options, group))
-    return target(*args, **_accepted(target, runtime), **options)
+    try:
+        return target(*args, **_accepted(target, runtime, options), **options)
+    except TypeError as error:
+        if not _is_unknown_argument(error):
+            raise
+        # What a class passes on in its **kwargs only the class that gets it can refuse.
+        raise UserError(f"{group}._target_={node['_target_']}: {error}") from error
 
 
 def locate(path: str, group: str) -> Callable[..., Any]:
@@ -84,17 +95,17 @@ def check(
     """
     every = list(inspect.signature(target).parameters.items())[given:]
     parameters = {name: p for name, p in every if name not in runtime}
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    parameters = {name: p for name, p in parameters.items() if p.kind not in _VARIADIC}
     names = ", ".join(parameters) or "no options"
     hints = _hints(target)
     for key, value in options.items():
-        if key not in parameters:
+        if key not in parameters and not takes_any:
             raise UserError(f"{group}.{key}={value}: {group} takes {names}")
-        if key in hints and not _fits(value, hints[key]):
+        if key in parameters and key in hints and not _fits(value, hints[key]):
             raise UserError(f"{group}.{key}={value}: must be {_words(hints[key]) or hints[key]}")
     for key, p in parameters.items():
-        if key not in options and p.default is p.empty and p.kind is not p.VAR_POSITIONAL:
+        if key not in options and p.default is p.empty:
             raise UserError(f"{group}.{key} is missing: {group} takes {names}")
 
 
@@ -115,11 +126,20 @@ def _is_location(hint: Any) -> bool:
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """The annotated types by parameter; those that only a type checker can look up are left out."""
     init = getattr(target, "__init__") if inspect.isclass(target) else target  # noqa: B009
     try:
         return typing.get_type_hints(init)
     except (NameError, TypeError):
-        return {}
+        pass
+    found: dict[str, Any] = {}
+    # torch imports the names of containers for type checkers alone.
+    names = {**vars(collections.abc), **getattr(init, "__globals__", {})}
+    for name, hint in getattr(init, "__annotations__", {}).items():
+        single = types.SimpleNamespace(__annotations__={name: hint})
+        with suppress(NameError, TypeError):
+            found |= typing.get_type_hints(single, names)
+    return found
 
 
 def _with_paths(target: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,9 +157,21 @@ def _is_path(hint: Any) -> bool:
     return bool(paths) and str not in parts
 
 
-def _accepted(target: Callable[..., Any], runtime: dict[str, Any]) -> dict[str, Any]:
+def _accepted(
+    target: Callable[..., Any], runtime: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What of `runtime` `target` takes: by name, or all in `**kwargs` that it passes on."""
     parameters = inspect.signature(target).parameters
-    return {key: value for key, value in runtime.items() if key in parameters}
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return {
+        key: value
+        for key, value in runtime.items()
+        if key in parameters or (passes_on and key not in options)
+    }
+
+
+def _is_unknown_argument(error: TypeError) -> bool:
+    return "unexpected keyword argument" in str(error)
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -186,5 +218,8 @@ def _words(hint: Any) -> str:
     if _is_list(hint):
         parts = typing.get_args(hint)
         fixed = typing.get_origin(hint) is tuple and Ellipsis not in parts
-        return f"a list of {len(parts)}" if fixed else f"a list (each {_words(parts[0])})"
+        if fixed:
+            return f"a list of {len(parts)}"
+        each = _words(parts[0])
+        return f"a list (each {each})" if each else "a list"
     return _PLAIN.get(hint, "")

@@ -40,7 +40,12 @@ _COUNT = Rule(
     lambda value: isinstance(value, Integral) and int(value) >= 1, "must be an integer, 1 or more"
 )
 
+_SEED = Rule(
+    lambda value: isinstance(value, Integral) and int(value) >= 0, "must be an integer, 0 or more"
+)
+
 RULES = {
+    "seed": _SEED,
     "threads": _COUNT,
     "checkpoint.keep": _COUNT,
     "checkpoint.top_k": Rule(lambda value: bool(value >= 0), "must be 0 or more"),
@@ -52,6 +57,7 @@ RULES = {
     "dataset.iterations": _COUNT,
     "dataset.batch_size": _COUNT,
     "dataset.stop_after": _COUNT,
+    "dataset.seed": _SEED,
     "dataset.validation": Rule(lambda value: 0 <= value < 1, "must be a fraction in [0, 1)"),
     "buffer.batch_size": _COUNT,
     "tracking.wandb.finish_seconds": _above_zero("must be above 0 (seconds)"),

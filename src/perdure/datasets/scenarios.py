@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from perdure.config.rules import RULES
 from perdure.datasets.arrays import Arrays, Split
 from perdure.errors import UserError
 from perdure.randomness import Streams
@@ -50,6 +51,7 @@ class Scenario(ABC):
         class_order: Sequence[int] | str | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
+        RULES["dataset.seed"].check("dataset.seed", seed)
         if n_tasks < 1:
             raise UserError(f"dataset.n_tasks={n_tasks}: must be 1 or more")
         if not 0 <= validation < 1:
@@ -76,6 +78,11 @@ class Scenario(ABC):
         channels, height, width = self._train.x.shape[1:]
         return channels, height, width
 
+    @property
+    def device(self) -> torch.device:
+        """Where the examples are."""
+        return self._train.x.device
+
     def train(self, task: int) -> Split:
         """Training examples of `task`, uint8 [N, C, H, W] and int64 [N], in the source's order."""
         return self._take(self._train, task)
@@ -85,6 +92,14 @@ class Scenario(ABC):
         if task not in self._cache:
             self._cache[task] = self._take(self._held_out, task)
         return self._cache[task]
+
+    def n_train(self, task: int) -> int:
+        """How many training examples `task` has."""
+        return self._count(self._train, task)
+
+    def n_evaluation(self, task: int) -> int:
+        """How many examples measure accuracy on `task`."""
+        return self._count(self._held_out, task)
 
     def joint(self) -> Split:
         """The training examples of all tasks as one."""
@@ -102,6 +117,10 @@ class Scenario(ABC):
     @abstractmethod
     def _take(self, split: Split, task: int) -> Split:
         """The part of `split` that belongs to `task`."""
+
+    def _count(self, split: Split, task: int) -> int:
+        """How many examples `_take` gives; a subclass may know without copying them."""
+        return len(self._take(split, task))
 
     def _class_order(self, order: Sequence[int] | str | None) -> list[int]:
         if order is None:
@@ -160,9 +179,17 @@ class ClassIncremental(Scenario):
         return super()._class_order(order)
 
     def _take(self, split: Split, task: int) -> Split:
-        classes = self.classes(task)
-        rows = ((split.y >= classes.start) & (split.y < classes.stop)).nonzero().squeeze(1)
+        rows = self._belongs(split.y, task).nonzero().squeeze(1)
         return Split(split.x.index_select(0, rows), split.y.index_select(0, rows))
+
+    def _count(self, split: Split, task: int) -> int:
+        if type(self)._take is not ClassIncremental._take:  # a subclass that takes others
+            return super()._count(split, task)
+        return int(self._belongs(split.y, task).sum())
+
+    def _belongs(self, y: Tensor, task: int) -> Tensor:
+        classes = self.classes(task)
+        return (y >= classes.start) & (y < classes.stop)
 
 
 class DomainIncremental(Scenario):
@@ -186,6 +213,11 @@ class DomainIncremental(Scenario):
         if (source < 0).any():
             mapped.masked_fill_(source < 0, 0)
         return Split(mapped.view_as(split.x), split.y)
+
+    def _count(self, split: Split, task: int) -> int:
+        if type(self)._take is not DomainIncremental._take:  # a subclass that takes others
+            return super()._count(split, task)
+        return len(split)
 
 
 class PermutedPixels(DomainIncremental):

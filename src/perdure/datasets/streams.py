@@ -7,6 +7,7 @@ what came before it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,6 +17,34 @@ from perdure.datasets.arrays import Split
 from perdure.randomness import Streams
 
 _BLOCK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a task is trained.
+
+    Attributes:
+        steps_per_epoch: optimizer steps of a whole epoch.
+        steps: of the task.
+        epochs: of the task; the last one may end early.
+    """
+
+    steps_per_epoch: int
+    steps: int
+    epochs: int
+
+
+def length(
+    n: int, batch_size: int, epochs: int = 1, iterations: int | None = None, least: int = 1
+) -> Length:
+    """The length of a task of `n` examples; the arguments are those of `TaskStream`."""
+    if n == 0:
+        return Length(0, 0, 0)
+    steps_per_epoch = -(-n // batch_size)
+    if steps_per_epoch > 1 and 0 < n % batch_size < least:
+        steps_per_epoch -= 1
+    steps = iterations or epochs * steps_per_epoch
+    return Length(steps_per_epoch, steps, -(-steps // steps_per_epoch))
 
 
 class TaskStream:
@@ -28,6 +57,8 @@ class TaskStream:
         task: number of the task.
         epochs: passes over the task; or
         iterations: steps for the task, over as many passes as that takes.
+        least: fewer examples than this are no batch: where they are left, the last batch has them
+            too.
     """
 
     def __init__(
@@ -38,6 +69,7 @@ class TaskStream:
         task: int,
         epochs: int = 1,
         iterations: int | None = None,
+        least: int = 1,
     ) -> None:
         self.split = split
         self.batch_size = batch_size
@@ -45,9 +77,9 @@ class TaskStream:
         self.task = task
         self.n = len(split.y)
         self._labels = split.y.cpu().numpy()
-        self.steps_per_epoch = -(-self.n // batch_size)
-        self.steps = iterations or epochs * self.steps_per_epoch
-        self.epochs = -(-self.steps // self.steps_per_epoch)
+        found = length(self.n, batch_size, epochs, iterations, least)
+        self.steps_per_epoch, self.steps = found.steps_per_epoch, found.steps
+        self.epochs = found.epochs
 
     def steps_of(self, epoch: int) -> int:
         """Steps of `epoch`; a run by iterations may end within its last epoch."""
@@ -62,13 +94,19 @@ class TaskStream:
         """
         order = self.streams.numpy("order", task=self.task, epoch=epoch).permutation(self.n)
         rows = torch.from_numpy(order).to(self.split.x.device)
-        stop = min(self.steps_of(epoch) * self.batch_size, self.n)
+        steps, size = self.steps_of(epoch), self.batch_size
         example_bytes = max(1, self.split.x[0].numel())
-        block = max(1, _BLOCK_BYTES // (example_bytes * self.batch_size)) * self.batch_size
-        for first in range(start * self.batch_size, stop, block):
-            part = rows[first : min(first + block, stop)]
-            x = self.split.x.index_select(0, part).split(self.batch_size)
-            y = self.split.y.index_select(0, part).split(self.batch_size)
-            labels = self._labels[order[first : first + len(part)]]
-            for i, (raw, label) in enumerate(zip(x, y, strict=True)):
-                yield raw, label, labels[i * self.batch_size : (i + 1) * self.batch_size]
+        block = max(1, _BLOCK_BYTES // (example_bytes * size))
+        for first in range(start, steps, block):
+            last = min(first + block, steps)
+            begin, end = first * size, self._end_of(last - 1)
+            sizes = [size] * (last - first - 1) + [end - (last - 1) * size]
+            part = rows[begin:end]
+            x = self.split.x.index_select(0, part).split(sizes)
+            y = self.split.y.index_select(0, part).split(sizes)
+            labels = np.split(self._labels[order[begin:end]], np.cumsum(sizes[:-1]))
+            yield from zip(x, y, labels, strict=True)
+
+    def _end_of(self, step: int) -> int:
+        """Examples of an epoch up to and with `step`; the last one takes all that are left."""
+        return self.n if step == self.steps_per_epoch - 1 else (step + 1) * self.batch_size

@@ -49,9 +49,19 @@ class Scale:
         if self._mean_std is None:
             return raw.to(torch.float32).div_(255)
         if self._factor is None or self._shift is None or self._factor.device != raw.device:
+            self._require_channels(raw.shape[1])
             mean, std = (torch.tensor(v, device=raw.device).view(-1, 1, 1) for v in self._mean_std)
             self._factor, self._shift = 1 / (255 * std), -mean / std
         return raw.to(torch.float32).mul_(self._factor).add_(self._shift)
+
+    def _require_channels(self, channels: int) -> None:
+        mean, std = self._mean_std or ((), ())
+        if len(mean) not in (1, channels):
+            raise UserError(
+                f"dataset.transform: mean={list(mean)} and std={list(std)} have {len(mean)} "
+                f"entries and the images {channels} channels; give one float a channel, or one "
+                "for all"
+            )
 
 
 class CropFlip(Scale):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
 from perdure.config.compose import compose, register
+from perdure.config.error_messages import explain
 from perdure.config.overrides import Arguments
 from perdure.config.recipe import notices
+from perdure.errors import PerdureError, UserError
 from perdure.io.files import require_own
 from perdure.io.redaction import ADDRESSES
 from perdure.ranks import environment, rendezvous
@@ -29,11 +35,22 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
     Raises:
         UserError: something in the overrides, the data or the disk does not allow the run.
     """
+    words = _words(overrides)
+    place = None if folder is None else _place(folder)
+    try:
+        return _train(words, place)
+    except PerdureError:
+        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, words)) from error
+
+
+def _train(words: list[str], folder: Path | None) -> dict[str, Any]:
     from perdure.run.assemble import run
 
     register()
     start: Start = None
-    typed_here = ADDRESSES.command(overrides)
+    typed_here = ADDRESSES.command(words)
 
     def expanded() -> list[Any]:
         nonlocal start
@@ -52,9 +69,7 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
     shown, folders = notices(config), command.config_folders
     if place is None or not environment.is_main():
         return run(config, place, typed, shown, start, config_folders=folders)
-    require_own(place)
-    place.mkdir(parents=True, exist_ok=True)
-    run_folder = RunFolder(place)
+    run_folder = _made(place)
     lock = run_folder.new_lock()
     lock.acquire()
     try:
@@ -62,3 +77,36 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
         return run(config, place, typed, shown, start, config_folders=folders)
     finally:
         lock.release()
+
+
+def _words(overrides: tuple[str, ...]) -> list[str]:
+    """`overrides`, where they are text without flags of the command line but `--config-dir`."""
+    for override in overrides:
+        if not isinstance(override, str):
+            raise UserError(
+                f"perdure.train({override!r}): overrides are text, one an argument: "
+                "perdure.train('model=derpp', 'seed=1')"
+            )
+        if override.startswith("-") and not override.startswith(("--config-dir", "-cd")):
+            raise UserError(
+                f"{override}: perdure.train takes overrides, and no flag but --config-dir"
+            )
+        if override.startswith("hydra.run."):
+            raise UserError(f"{override}: give perdure.train the folder, folder='…'")
+    return list(overrides)
+
+
+def _place(folder: str | Path) -> Path:
+    if not isinstance(folder, str | PathLike):
+        raise UserError(f"folder={folder!r}: must be a path")
+    return Path(folder).expanduser()
+
+
+def _made(place: Path) -> RunFolder:
+    """The folder of the run, made where it is not there."""
+    try:
+        require_own(place)
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"folder={place}: cannot write there ({error.strerror})") from None
+    return RunFolder(place)

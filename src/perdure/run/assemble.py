@@ -28,7 +28,7 @@ from perdure.distributed.process_group import Ranks, join
 from perdure.errors import UserError
 from perdure.io.run_files import RunFiles
 from perdure.models.base import Method
-from perdure.randomness import Streams
+from perdure.randomness import seed_initialization
 from perdure.ranks import environment
 from perdure.run import device_setup
 from perdure.run.method_checks import check_method, ignored_overrides, method_class, replay_size
@@ -42,10 +42,9 @@ from perdure.tracking.provenance import read_code
 from perdure.tracking.used_modules import used_modules
 from perdure.training.optim import OptimizerFactory
 from perdure.training.recording import Launch, Recording
+from perdure.training.schedules import Schedule, full_name
 from perdure.training.settings import Settings
 from perdure.training.trainer import Trainer
-
-_SMALL = 1_000_000
 
 
 def run(
@@ -86,6 +85,8 @@ def run(
     config = _settled(config, source, ranks)
     messages = [*ignored_overrides(config, overrides), *notices, *left_out]
     messages += device_setup.notices(config.training, ranks)
+    if source is not None and not source.fork:
+        messages += device_setup.thread_notice(config.threads)
     stop = stop or StopFlag()
     recorders = make_recorders(config, folder, source, sweep, stop) if ranks.is_main else []
     code = read_code(CHECKOUT) if folder is not None and ranks.is_main else None
@@ -113,13 +114,14 @@ def run(
 
 
 def _settled(config: Config, source: RestorePoint | None, ranks: Ranks) -> Config:
-    """`config` with what only the start of the run decides: its shards, and a resumed run's time.
+    """`config` with what the start of the run decides: shards; a resumed run's threads and time.
 
     Raises:
         UserError: the run cannot be resumed from `source` with this configuration.
     """
     shards = device_setup.shards_of(config.training, source, ranks)
-    config = replace(config, training=replace(config.training, shards=shards))
+    threads = config.threads or device_setup.threads_before(source)
+    config = replace(config, training=replace(config.training, shards=shards), threads=threads)
     if source is None:
         return config
     if not source.fork:
@@ -153,8 +155,10 @@ def make_trainer(
     make_deterministic(config.deterministic, device)
     benchmark = make_benchmark(config, device)
     method = make_method(config, benchmark, device)
-    if config.threads is None and sum(p.numel() for p in method.parameters()) >= _SMALL:
-        torch.set_num_threads(device_setup.threads())
+    if config.threads is None:
+        n, shards = sum(p.numel() for p in method.parameters()), settings(config).n_shards
+        config = replace(config, threads=device_setup.threads_of(n, shards, launch.ranks))
+        torch.set_num_threads(config.threads or 1)
     manager = make_checkpoints(
         config,
         folder or Path(),
@@ -225,8 +229,7 @@ def make_benchmark(config: Config, device: torch.device) -> Scenario:
 
 def make_method(config: Config, benchmark: Scenario, device: torch.device) -> Method:
     """The method around its freshly initialized backbone, on `device`."""
-    streams = Streams(config.seed)
-    streams.seed_torch("initialisation")
+    seed_initialization(config.seed)
     backbone = build(
         config.backbone,
         "backbone",
@@ -284,26 +287,22 @@ def facts(config: Config, benchmark: Scenario, device: torch.device) -> dict[str
 
 
 def _optimizer(node: dict[str, Any]) -> Callable[[Any], torch.optim.Optimizer]:
-    return _maker(node, "optimizer")
-
-
-def _scheduler(node: dict[str, Any] | None) -> Callable[[torch.optim.Optimizer], Any] | None:
-    return _maker(node, "scheduler") if node and node.get("_target_") else None
-
-
-def _maker(node: dict[str, Any], group: str) -> Callable[[Any], Any]:
-    """A call with one argument to the class that `node` names, with the rest of `node`."""
+    """A call with the parameters to the class that `node` names, with the rest of `node`."""
     options = {key: value for key, value in node.items() if key != "_target_"}
-    target = locate(node["_target_"], group)
-    check(target, options, group)
+    target = locate(node["_target_"], "optimizer")
+    check(target, options, "optimizer")
 
-    def make(first: Any) -> Any:
+    def make(parameters: Any) -> Any:
         try:
-            return target(first, **options)
+            return target(parameters, **options)
         except (ValueError, TypeError) as error:
-            raise UserError(f"{group}: {error}") from error
+            raise UserError(f"optimizer: {error}") from error
 
     return make
+
+
+def _scheduler(node: dict[str, Any] | None) -> Schedule | None:
+    return Schedule(node) if node and node.get("_target_") else None
 
 
 def make_checkpoints(
@@ -323,7 +322,7 @@ def make_checkpoints(
     policy = Policy(
         checkpoint.save,
         checkpoint.top_k,
-        _monitor(checkpoint.monitor, accuracies),
+        full_name(checkpoint.monitor, accuracies, "checkpoint"),
         checkpoint.mode is Direction.max,
         checkpoint.keep,
         checkpoint.weights_only,
@@ -337,11 +336,3 @@ def make_checkpoints(
         config.timestamp,
     )
     return CheckpointManager(RunFiles(folder).checkpoints, start, policy, cadence, extra, writes)
-
-
-def _monitor(name: str, accuracies: tuple[str, ...]) -> str:
-    known = [f"{figure}.{a}" for figure in ("average_accuracy", "accuracy") for a in accuracies]
-    full = name if "." in name else f"{name}.{accuracies[0]}"
-    if full not in known:
-        raise UserError(f"checkpoint.monitor={name}: must be one of {', '.join(known)}")
-    return full

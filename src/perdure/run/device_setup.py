@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -12,6 +11,10 @@ from perdure.distributed.process_group import Ranks
 from perdure.errors import UserError
 from perdure.ranks import environment, shards
 from perdure.run.resume import RestorePoint
+
+_SMALL = 1_000_000
+"""Parameters below which a second thread costs more than it saves."""
+_MOST_THREADS = 1024
 
 
 def shards_of(training: TrainingConfig, source: RestorePoint | None, ranks: Ranks) -> int:
@@ -45,9 +48,43 @@ def device_name(name: str) -> str:
     return f"cuda:{environment.local_rank()}"
 
 
-def threads() -> int:
-    """CPU threads for a large network: this process's share of the cores."""
-    return max(1, (os.cpu_count() or 1) // environment.local_world_size())
+def threads_before(source: RestorePoint | None) -> int | None:
+    """CPU threads a process that the resumed run was started with; None where nothing says it."""
+    if source is None or source.fork:
+        return None
+    number = source.config.args.get("threads")
+    if number is None:  # a run of before this was settled at the start
+        versions = source.state.get("versions")
+        text = str(versions.get("threads", "")) if isinstance(versions, Mapping) else ""
+        number = int(text) if text.isdecimal() and len(text) < 6 else None
+    if not isinstance(number, int) or isinstance(number, bool):
+        return None
+    return number if 1 <= number <= _MOST_THREADS else None
+
+
+def threads_of(n_parameters: int, shards: int, ranks: Ranks) -> int:
+    """CPU threads a process for a run that starts: one for a small network, else a shard's share.
+
+    The kernels of a large network add in an order that follows from the number of threads. So it
+    is a function of the shards, not of the processes, and the same on all of them.
+    """
+    if n_parameters < _SMALL:
+        return 1
+    return max(1, ranks.from_main(environment.cores()) // shards)
+
+
+def thread_notice(threads: int | None) -> Iterator[str]:
+    """What the user should know where a run was started on a machine with more cores.
+
+    Args:
+        threads: what it was started with.
+    """
+    cores, here = environment.cores(), environment.local_world_size()
+    if threads is not None and threads * here > cores:
+        yield (
+            f"threads={threads}: as the run was started, and this machine has {cores} cores for "
+            f"{here} processes: it is slower, and ends with the same bits"
+        )
 
 
 def notices(training: TrainingConfig, ranks: Ranks) -> Iterator[str]:

@@ -9,7 +9,6 @@ of its own (or, by default, a call in this one), and only the scheduling differs
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -182,7 +181,7 @@ class Local(SweepLauncher):
     """
 
     def __init__(self, n_jobs: int | None, threads: int, gpus: Sequence[int] | None) -> None:
-        self.n_jobs = _cores() if n_jobs is None else n_jobs
+        self.n_jobs = environment.cores() if n_jobs is None else n_jobs
         self.threads, self.gpus = threads, gpus
         if type(self.n_jobs) is not int or self.n_jobs < 1:
             raise UserError(f"hydra.launcher.n_jobs={n_jobs}: must be 1 or more, or null")
@@ -247,9 +246,3 @@ def with_threads(overrides: list[str], threads: int) -> list[str]:
     """`overrides`, with the number of CPU threads unless they set it."""
     own = any(o.lstrip("+").startswith("threads=") for o in overrides)
     return overrides if own else [f"threads={threads}", *overrides]
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,10 +1,16 @@
-"""Start-up checks: which method, benchmark, buffer and settings can be combined."""
+"""Start-up checks: which method, benchmark, buffer, transform and settings can be combined."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
 
 from perdure.buffers.base import Buffer
 from perdure.config.rules import check_stop_after
 from perdure.config.schema import Parallel
+from perdure.datasets.batch import Transform
 from perdure.datasets.scenarios import Scenario
 from perdure.errors import UserError
 from perdure.models.base import Method
@@ -48,3 +54,101 @@ def check(
             f"training.parallel=fsdp: {name} computes with whole parameters, which no process "
             "holds then; use training.parallel=replicate"
         )
+
+
+def sizes(benchmark: Scenario, settings: Settings) -> list[int]:
+    """How many training examples each task of the benchmark has; jointly there is but one task."""
+    each = [benchmark.n_train(task) for task in range(benchmark.n_tasks)]
+    return [sum(each)] if settings.joint else each
+
+
+def check_data(
+    benchmark: Scenario, settings: Settings, transform: Transform, sizes: Sequence[int]
+) -> None:
+    """Refuse tasks without examples, and a transform that does not fit the images.
+
+    Raises:
+        UserError: names the task, or what does not fit.
+    """
+    last = settings.stop_after or benchmark.n_tasks
+    measures_all = settings.joint or settings.evaluate_future
+    for task in range(benchmark.n_tasks if measures_all else last):
+        name = f"task {task} ({benchmark.label(task)})"
+        if not settings.joint and task < last and not sizes[task]:
+            raise UserError(
+                f"{name} has no training examples; choose another dataset.n_tasks or "
+                "dataset.class_order, or data that have some"
+            )
+        if not benchmark.n_evaluation(task):
+            raise UserError(_nothing_to_measure(name, benchmark.split))
+    one = torch.zeros(1, *benchmark.shape, dtype=torch.uint8, device=benchmark.device)
+    try:
+        transform(one, None)
+    except (RuntimeError, ValueError, IndexError) as error:
+        shape = "x".join(map(str, benchmark.shape))
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"dataset.transform: does not fit images of {shape} (channels, height, width): {reason}"
+        ) from error
+
+
+def _nothing_to_measure(name: str, split: str) -> str:
+    if split == "test":
+        return f"{name} has no test examples, so accuracy on it cannot be measured"
+    return (
+        f"{name} has no validation examples, so accuracy on it cannot be measured: each of its "
+        "classes has one training example, and dataset.validation holds one out of two or more"
+    )
+
+
+def smallest_batch(
+    method: Method, benchmark: Scenario, settings: Settings, sizes: Sequence[int]
+) -> int:
+    """How many examples a batch must have: 1, unless batch norm cannot train on a single one.
+
+    A shard needs two examples then. Fewer than that at an epoch's end join the last batch.
+
+    Raises:
+        UserError: the batches, or a task, are smaller than that.
+    """
+    needed = 2 * settings.n_shards
+    sizes = sizes[: settings.stop_after]
+    is_met = settings.batch_size >= needed and not any(
+        0 < n % settings.batch_size < needed for n in sizes
+    )
+    if is_met or settings.sync_batchnorm or trains_on_one(method.backbone, benchmark):
+        return 1
+    if settings.batch_size < needed:
+        raise UserError(
+            f"dataset.batch_size={settings.batch_size}: the network's batch norm cannot train on "
+            f"a single example; give {needed} or more, two for each of the "
+            f"{settings.n_shards} shards"
+        )
+    for task, n in enumerate(sizes):
+        if n < needed:
+            raise UserError(
+                f"task {task} has {n} training examples, and the network's batch norm needs "
+                f"{needed} a batch, two for each of the {settings.n_shards} shards"
+            )
+    return needed
+
+
+def trains_on_one(network: nn.Module, benchmark: Scenario) -> bool:
+    """Whether `network` can be trained on a single example, which batch norm may refuse."""
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return True
+    kept = {name: value.clone() for name, value in network.named_buffers()}
+    one = torch.zeros(1, *benchmark.shape, device=benchmark.device)
+    was_training = network.training
+    network.train()
+    try:
+        with torch.no_grad():
+            network(one)
+    except ValueError:  # "Expected more than 1 value per channel when training"
+        return False
+    finally:
+        network.train(was_training)
+        for name, value in network.named_buffers():
+            value.copy_(kept[name])
+    return True

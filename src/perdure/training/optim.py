@@ -8,7 +8,7 @@ a `torch.optim.Optimizer` all the same, so that every scheduler of torch takes i
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from perdure.errors import UserError
+from perdure.training.schedules import Schedule, check_schedule
+from perdure.training.settings import Settings
 
 
 class SGD(torch.optim.Optimizer):
@@ -149,13 +151,36 @@ class OptimizerFactory:
 
     Attributes:
         optimizer: makes the optimizer of the given parameters.
-        scheduler: makes the scheduler of that optimizer; None for a constant learning rate.
+        scheduler: makes the scheduler of that optimizer; a `Schedule` is given its length too.
+            None for a constant learning rate.
     """
 
     optimizer: Callable[[Iterable[Parameter]], torch.optim.Optimizer] = _default_sgd
-    scheduler: Callable[[torch.optim.Optimizer], Any] | None = None
+    scheduler: Schedule | Callable[[torch.optim.Optimizer], Any] | None = None
 
-    def __call__(self, parameters: Iterable[Parameter]) -> tuple[torch.optim.Optimizer, Any | None]:
-        """A new optimizer of `parameters`, and its scheduler."""
+    def __call__(
+        self, parameters: Iterable[Parameter], length: int = 1
+    ) -> tuple[torch.optim.Optimizer, Any | None]:
+        """A new optimizer of `parameters`, and its scheduler over `length` epochs or steps."""
         optimizer = self.optimizer(parameters)
+        if isinstance(self.scheduler, Schedule):
+            return optimizer, self.scheduler(optimizer, length)
         return optimizer, self.scheduler(optimizer) if self.scheduler else None
+
+    def check(self, settings: Settings, accuracies: Sequence[str], lengths: Iterable[int]) -> None:
+        """Refuse, before anything is trained, a scheduler that fails in one of the tasks.
+
+        Args:
+            settings: of the loop.
+            accuracies: names of the accuracies that an evaluation computes.
+            lengths: of the schedule of each task.
+
+        Raises:
+            UserError: says what to give instead.
+        """
+        if self.scheduler is None:
+            return
+        for length in dict.fromkeys(lengths):
+            # Of no run: one that is stepped here, to see whether it can be.
+            scheduler = self([Parameter(torch.zeros(1))], length)[1]
+            check_schedule(scheduler, settings, accuracies, length)

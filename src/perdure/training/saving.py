@@ -1,6 +1,7 @@
 """The checkpoint hook of the training loop: between steps, hand the state to the manager.
 
-No diverged state is saved: a loss or weight that is NaN or infinite ends the run instead.
+No diverged state is saved or measured: a loss or weight that is NaN or infinite ends the run
+instead.
 """
 
 from __future__ import annotations
@@ -73,10 +74,7 @@ class CheckpointHook:
             return
         state = self._state
         # Before the save, since retention could remove the last finite state for a diverged one.
-        # Both reads wait for the device, which copying the state to the host does anyway.
-        self.require_finite(float(state.loss.sum))
-        if not state.is_finite():
-            self.require_finite(float("nan"))
+        self.require_finite_state()
         stage = "joint" if self._joint else f"task{task}"
         context = SaveContext(state.position, stage, epoch, ended, measured or {}, self._split)
         # Recorders get the one before while it is still there: retention runs with the next.
@@ -101,6 +99,15 @@ class CheckpointHook:
         for saved in self.checkpoints.take_saved():
             event = events.CheckpointSaved(saved.path, saved.task, saved.global_step, saved.seconds)
             self._emit(event)
+
+    def require_finite_state(self) -> None:
+        """Raises DivergenceError if the loss or a weight is NaN or infinite.
+
+        Both reads wait for the device: for where an evaluation or a save waits anyway.
+        """
+        self.require_finite(float(self._state.loss.sum))
+        if not self._state.is_finite():
+            self.require_finite(float("nan"))
 
     def require_finite(self, loss: float) -> None:
         """Raises DivergenceError if `loss` is NaN or infinite."""

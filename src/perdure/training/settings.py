@@ -27,7 +27,8 @@ class Settings(TrainingConfig):
         epochs: passes over each task.
         iterations: steps a task, instead of `epochs`.
         stop_after: train only the first so many tasks.
-        seed: seed of every random draw of training.
+        seed: seed of every random draw of training; the network's weights are drawn when it is
+            built, before there are settings: `perdure.randomness.seed_initialization`.
     """
 
     batch_size: int

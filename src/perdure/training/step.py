@@ -6,7 +6,8 @@ Python.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from perdure.distributed.control_flags import ControlFlags
 from perdure.distributed.process_group import Ranks
 from perdure.distributed.reduction import OrderedReduction, OverlappedReduction, Reduction
 from perdure.distributed.sharded_step import PassResult, ShardedStep
+from perdure.errors import UserError
 from perdure.models.base import Method
 from perdure.randomness import Streams
 from perdure.training.replay import Local, ReplayDraw, Replicated
@@ -147,7 +149,7 @@ class Step:
         """Forward and backward pass over one shard."""
         self.streams.seed_torch("step", **at, part=shard)
         batch, *replay = parts
-        with self._autocast():
+        with self._autocast(), _worded_batch_norm():
             output = self.method.loss(batch, *replay)
             reference = self.method.reference(*replay)
         loss, stored = output if isinstance(output, tuple) else (output, {})
@@ -186,6 +188,21 @@ class Step:
             return nullcontext()
         dtype = torch.bfloat16 if self.settings.precision is Precision.bf16 else torch.float16
         return torch.autocast(self.device.type, dtype=dtype)
+
+
+@contextmanager
+def _worded_batch_norm() -> Iterator[None]:
+    """Word torch's refusal of one value a channel: the batch was checked, so a draw was of one."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "the network's batch norm cannot train on a single example, and a replay draw or a "
+            "shard of it is one: give a larger buffer.batch_size and buffer.size, or fewer "
+            "training.shards"
+        ) from error
 
 
 def prepare_network(method: Method, ranks: Ranks, settings: Settings) -> Reduction:

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from perdure.buffers.base import Buffer
 from perdure.config.schema import Parallel, Per
 from perdure.datasets.arrays import Split
 from perdure.datasets.batch import Batch
 from perdure.datasets.scenarios import Scenario
-from perdure.datasets.streams import TaskStream
+from perdure.datasets.streams import TaskStream, length
 from perdure.datasets.transforms import Scale
 from perdure.distributed.control_flags import ControlFlags
 from perdure.errors import DivergenceError, PeerLostError, PreemptedError, UserError
 from perdure.models.base import Method, Task
 from perdure.randomness import Streams
 from perdure.tracking import events
-from perdure.training.checks import check
+from perdure.training.checks import check, check_data, sizes, smallest_batch
 from perdure.training.clock import Clock
 from perdure.training.evaluation import Evaluator, measured
 from perdure.training.optim import OptimizerFactory
 from perdure.training.recording import Launch, Recording
 from perdure.training.results import Results
 from perdure.training.saving import CheckpointHook
+from perdure.training.schedules import constant_rate, count, monitored, plateau_every
 from perdure.training.settings import Settings
 from perdure.training.state import Position, TrainState
 from perdure.training.step import Step
@@ -59,15 +62,21 @@ class Trainer:
     ) -> None:
         recording, launch = recording or Recording(), launch or Launch()
         ranks, split = launch.ranks, settings.parallel is Parallel.fsdp and launch.ranks.size > 1
+        transform = transform or Scale()
         check(method, benchmark, settings, buffer, ranks.size)
+        n_examples = sizes(benchmark, settings)
+        check_data(benchmark, settings, transform, n_examples)
+        self._least = smallest_batch(method, benchmark, settings, n_examples)
         device = next(method.parameters()).device
         self.benchmark = benchmark
         self.settings = settings
         self.recording = recording
         self.n_tasks = 1 if settings.joint else settings.stop_after or benchmark.n_tasks
         self._streams = Streams(settings.seed)
-        self._transform = transform or Scale()
+        self._transform = transform
         self._optimizers = optimizers or OptimizerFactory()
+        self._schedule_lengths = self._counts(n_examples)
+        self._optimizers.check(settings, benchmark.accuracies, self._schedule_lengths)
         time_due = recording.checkpoints.time_due if recording.checkpoints else lambda: False
         self._control = ControlFlags(ranks, device, launch.stop, time_due)
         self._step = Step(
@@ -84,7 +93,7 @@ class Trainer:
         )
         self.state = TrainState(
             method,
-            *self._optimizers(method.trainable()),
+            *self._optimizers(method.trainable(), self._schedule_lengths[0]),
             self._step.scaler,
             self._step.replay,
             Results(benchmark.accuracies, benchmark.n_tasks, recording.facts),
@@ -128,7 +137,7 @@ class Trainer:
             DivergenceError: the loss or a weight is no longer finite.
             PreemptedError: `stop` gave a reason; the state is saved.
         """
-        self._emit_start(notices)
+        self._emit_start([*notices, *self._notices()])
         results = self.state.results
         try:
             if self.settings.evaluate_future and self.position.global_step == 0:
@@ -165,6 +174,7 @@ class Trainer:
             task,
             self.settings.epochs,
             self.settings.iterations,
+            self._least,
         )
         self._begin_task(stream)
         for epoch in range(position.epoch, stream.epochs):
@@ -183,7 +193,9 @@ class Trainer:
         if self.position.task_begins:
             if task > 0 and self.settings.reset_optimizer:
                 state = self.state
-                state.optimizer, state.scheduler = self._optimizers(self.method.trainable())
+                state.optimizer, state.scheduler = self._optimizers(
+                    self.method.trainable(), self._schedule_lengths[task]
+                )
             self.method.before_task()
         label = "all tasks" if joint else self.benchmark.label(task)
         self.recording.emit(
@@ -206,8 +218,7 @@ class Trainer:
             position.global_step += 1
             if position.global_step % self.settings.log_every == 0:
                 self._log()
-            if state.scheduler and self.settings.scheduler_per is Per.step:
-                state.scheduler.step()
+            self._step_scheduler(Per.step)
             if time.monotonic() >= self._next_tick:
                 self._tick(stream)
             if position.step == last:
@@ -218,10 +229,11 @@ class Trainer:
     def _end_epoch(self, stream: TaskStream) -> None:
         position, every = self.position, self.settings.evaluate_every
         position.epoch, position.step = position.epoch + 1, 0
-        if self.state.scheduler and self.settings.scheduler_per is Per.epoch:
-            self.state.scheduler.step()
+        self._step_scheduler(Per.epoch)
         if every and position.epoch % every == 0 and position.epoch < stream.epochs:
+            self.saving.require_finite_state()
             values = self._evaluate(trained=self._last_task(), boundary=False)
+            self._follow(values)
             if self.saving.wants_epochs():
                 self.saving.save(position.task, position.epoch, measured=values)
 
@@ -232,17 +244,44 @@ class Trainer:
         there, with this task's evaluation in it and the exemplars in the buffer.
         """
         position, task, state = self.position, self.position.task, self.state
+        self.saving.require_finite_state()
         self.method.after_task(self._all_of(split))
         self.method.train()
         if state.replay is not None and self.method.store_at == "task":
             fields = {"raw": split.x, "y": split.y}
             state.replay.add(fields, {}, split.y.cpu().numpy(), {"task": task})
         values = self._evaluate(trained=self._last_task(), boundary=True)
+        self._follow(values)
         position.task, position.epoch, position.step = task + 1, 0, 0
         self.recording.emit(events.TaskEnd(task, position.global_step, seconds, state.summary()))
         self.saving.save(task, stream.epochs, ended=task, measured=values)
         if position.task < self.n_tasks:
             self._exit_if(self._control.read(position.global_step)[0])
+
+    def _step_scheduler(self, counted: Per) -> None:
+        """Step the scheduler after each of what it counts; one on a plateau has `_follow`."""
+        scheduler = self.state.scheduler
+        if scheduler is None or self.settings.scheduler_per is not counted:
+            return
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step()
+
+    def _follow(self, values: Mapping[str, float]) -> None:
+        """Step a scheduler on a plateau by what an evaluation has just measured."""
+        scheduler = self.state.scheduler
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            return
+        if self.position.epoch % plateau_every(scheduler, self.settings) == 0:
+            scheduler.step(values[monitored(scheduler, self.benchmark.accuracies)])
+
+    def _counts(self, n_examples: Sequence[int]) -> list[int]:
+        """How long the schedule of each task is."""
+        given = self.settings
+        lengths = [
+            length(n, given.batch_size, given.epochs, given.iterations, self._least)
+            for n in n_examples
+        ]
+        return [count(lengths, task, given) for task in range(self.n_tasks)]
 
     def _all_of(self, split: Split) -> Callable[[int], Iterable[Batch]]:
         """The task's examples without augmentation, in a fixed order, for `after_task`."""
@@ -331,6 +370,17 @@ class Trainer:
                 tuple(notices),
             )
         )
+
+    def _notices(self) -> Iterator[str]:
+        """What of the checks before training the user should know."""
+        sentence = constant_rate(self.state.scheduler, self.settings, self._schedule_lengths)
+        if sentence is not None:
+            yield sentence
+        if self._least > 1:
+            yield (
+                "the network's batch norm cannot train on a single example: fewer than "
+                f"{self._least} that an epoch leaves over join its last batch"
+            )
 
     def _last_task(self) -> int:
         return self.benchmark.n_tasks - 1 if self.settings.joint else self.position.task

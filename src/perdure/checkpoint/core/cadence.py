@@ -10,22 +10,28 @@ from perdure.errors import UserError
 from perdure.training.state import Position
 
 DEFAULT = ("task", "10 minutes")
-_PERIOD = re.compile(r"(\d+(?:\.\d+)?) (step|minute)s?")
+_PERIOD = re.compile(r"(\d+(?:\.\d+)?)(?: (step|minute)s?)?")
+"""A number alone counts steps."""
 
 
 class Cadence:
     """Decides at a step boundary whether it is time to save.
 
     Args:
-        every: any of `task`, `epoch`, `N steps`, `N minutes`; None is `task` and `10 minutes`.
+        every: any of `task`, `epoch`, `N steps` (or N alone), `N minutes`; None is `task` and
+            `10 minutes`.
         joint: whether the run trains jointly and so has no tasks to save after.
 
     Raises:
         UserError: an entry is none of these.
     """
 
-    def __init__(self, every: str | Sequence[str] | None = None, joint: bool = False) -> None:
-        entries = [every] if isinstance(every, str) else list(every or DEFAULT)
+    def __init__(
+        self, every: str | int | Sequence[str | int] | None = None, joint: bool = False
+    ) -> None:
+        entries = list(every) if isinstance(every, list | tuple) else [every]
+        if every is None or not entries:
+            entries = list(DEFAULT)
         self.epoch = "epoch" in entries
         self.steps: int | None = None
         self.seconds: float | None = None
@@ -63,6 +69,6 @@ class Cadence:
                 return
         if entry not in ("task", "epoch"):
             raise UserError(
-                f"checkpoint.every={entry!r}: must be task, epoch, 'N steps', 'N minutes', or a "
-                "list of these"
+                f"checkpoint.every={entry}: must be task, epoch, 'N steps', N (steps), "
+                "'N minutes', or a list of these"
             )
