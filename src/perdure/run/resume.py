@@ -139,10 +139,11 @@ def latest_intact(folder: Path, limits: Limits = DEFAULT_LIMITS) -> RestorePoint
     """
     from perdure.checkpoint.core import format as files
     from perdure.checkpoint.core.archive import TooLargeError
-    from perdure.checkpoint.core.ledger import entries
+    from perdure.checkpoint.core.ledger import broken, entries, is_full_name
 
-    full = [entry for entry in entries(RunFiles(folder).checkpoints) if entry.full]
-    reasons = []
+    home = RunFiles(folder).checkpoints
+    full = [entry for entry in entries(home) if entry.full]
+    reasons = [f"{path.name}: {why}" for path, why in broken(home) if is_full_name(path.name)]
     for entry in reversed(full):
         try:
             state = files.read(entry.path, limits.n_bytes)
@@ -157,7 +158,7 @@ def latest_intact(folder: Path, limits: Limits = DEFAULT_LIMITS) -> RestorePoint
         for newer in full[full.index(entry) + 1 :]:
             files.set_aside(newer.path)
         return RestorePoint(entry.path, state)
-    if full:
+    if reasons:
         raise UserError(f"{folder}: no checkpoint there is intact: {'; '.join(reasons)}")
     return None
 
