@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -34,8 +34,9 @@ from perdure.io.files import require_own
 from perdure.io.redaction import ADDRESSES
 from perdure.ranks import environment, rendezvous
 from perdure.run.folder import RunFolder
+from perdure.run.identity import is_used, require_place
 from perdure.run.preemption import StopFlag, follow_parent
-from perdure.run.resume import Plan, command_to_resume, job_record, limits_of, plan
+from perdure.run.resume import Plan, RestorePoint, command_to_resume, job_record, limits_of, plan
 from perdure.sweeps import preflight
 from perdure.sweeps.report import REPORT, with_summary
 
@@ -46,7 +47,19 @@ _SILENT = ("hydra.output_subdir=null", "hydra/job_logging=none")
 
 
 class Launch(Callback):
-    """Checks the configuration and reserves the folder before Hydra makes anything."""
+    """Checks the configuration and reserves the folder before Hydra makes anything.
+
+    Attributes:
+        resumes: the folder of the run that `checkpoint.load` resumes. Of the class, since Hydra
+            itself makes the callback, from the configuration alone.
+    """
+
+    resumes: ClassVar[Path | None] = None
+
+    @classmethod
+    def resumes_in(cls, folder: RunFolder) -> bool:
+        """Whether `checkpoint.load` resumes the run that is in `folder`."""
+        return cls.resumes is not None and cls.resumes.resolve() == folder.path.resolve()
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         self._prepare(config, "run")
@@ -90,6 +103,8 @@ class Launch(Callback):
         with compose.run_timestamp.reserving(is_named_by_time):
             folder = Path(config.hydra[mode].dir)
             require_own(folder)
+            if mode == "run":
+                Launch._require_place(config, RunFolder(folder))
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK):
                 raise PermissionError(13, "Permission denied", str(folder))
@@ -97,6 +112,19 @@ class Launch(Callback):
                 record.parent.mkdir(exist_ok=True)
                 record.write_text(str(folder))
             return str(config.timestamp)
+
+    @staticmethod
+    def _require_place(config: DictConfig, folder: RunFolder) -> None:
+        """Refuse before anything is written, `.hydra` included, what may not be written there."""
+        if not is_used(folder.path):
+            return
+        resumes = Launch.resumes_in(folder) or config.checkpoint.resume is not None
+        HydraConfig.instance().set_config(config)  # what files may refer to, as in the run itself
+        require_place(folder.path, config, list(config.hydra.overrides.task), resumes)
+        folder.finished_for(config)
+        lock = folder.new_lock()
+        lock.acquire()
+        lock.release()
 
 
 class Program:
@@ -139,6 +167,10 @@ class Program:
 
     def _expanded(self, words: Sequence[str]) -> list[str]:
         self._plan = plan(words)
+        start = self._plan.start
+        Launch.resumes = None
+        if isinstance(start, RestorePoint) and not start.fork:
+            Launch.resumes = start.run
         # What a checkpoint of an earlier version has stored may hold a secret too.
         return [ADDRESSES.redact(word) for word in self._plan.words]
 
@@ -156,7 +188,7 @@ class Program:
         try:
             require_effect(HydraConfig.get())
             validate(config)
-            results = rendezvous.from_main("results", lambda: _finished(config, folder))
+            results = rendezvous.from_main("results", lambda: self._finished(config, folder))
             results = results or self._train(config, folder, flag)
         except (UserError, OmegaConfBaseException) as error:
             if environment.is_main():
@@ -180,7 +212,7 @@ class Program:
             raise
         finally:
             lock.release()
-        if environment.is_main():
+        if environment.is_main() and not folder.is_complete:
             folder.write_status("finished", 0)
         average: dict[str, float | None] = results["average_accuracy"]
         return next(iter(average.values()))
@@ -196,7 +228,7 @@ class Program:
         start = self._plan.start
         limits = limits_of(config.checkpoint.max_minutes, config.checkpoint.max_gigabytes)
         if environment.is_main():
-            folder.remove_temporaries()
+            folder.begin()
             if environment.restart_count() or config.checkpoint.resume is not None:
                 start = folder.latest_intact(limits) or start
         return run(
@@ -209,6 +241,16 @@ class Program:
             _sweep_of(HydraConfig.get()),
             self._plan.typed.config_folders,
         )
+
+    def _finished(self, config: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
+        """The results of the run that has already ended well in `folder`, which is reported."""
+        resumes = config.checkpoint.resume is not None or Launch.resumes_in(folder)
+        if not resumes and not environment.restart_count():
+            return None
+        results = folder.results_for(config)
+        if results is not None:
+            print(f"the run in {folder.path} is finished already; see {folder.results.name}")
+        return results
 
     def _command_to_resume(self, config: DictConfig, folder: RunFolder) -> str:
         plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
@@ -229,16 +271,6 @@ def _sweep_of(hydra_config: Any) -> str | None:
     """The name of the sweep that this run is a job of, in whatever process; None for a lone run."""
     is_lone = OmegaConf.is_missing(hydra_config.job, "num")
     return None if is_lone else Path(hydra_config.sweep.dir).name
-
-
-def _finished(config: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
-    """The results of the run that has already ended well in `folder`, which is reported."""
-    if config.checkpoint.resume is None and not environment.restart_count():
-        return None
-    results = folder.finished_results()
-    if results is not None:
-        print(f"the run in {folder.path} is finished already; see {folder.results.name}")
-    return results
 
 
 # --- ends of a run --------------------------------------------------------------------------------

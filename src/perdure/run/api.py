@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
+from perdure.checkpoint.core.lock import RunLock
 from perdure.config.compose import compose, register
 from perdure.config.recipe import notices
 from perdure.io.files import require_own
 from perdure.io.redaction import ADDRESSES
 from perdure.ranks import environment, rendezvous
 from perdure.run.folder import RunFolder
-from perdure.run.resume import RestorePoint, Start, plan
+from perdure.run.identity import require_place
+from perdure.run.resume import RestorePoint, Start, limits_of, plan
 
 
 def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
@@ -19,7 +24,8 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
 
     Args:
         overrides: as on the command line, `"model=derpp", "seed=1"`.
-        folder: where the run's files go; none writes no files. A full checkpoint named by
+        folder: where the run's files go; none writes no files. One with a run in it is refused
+            unless `checkpoint.resume=auto`, which resumes it. A full checkpoint named by
             `checkpoint.load` is resumed in its own folder unless it is forked.
 
     Returns:
@@ -46,16 +52,35 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
     typed = [argument for argument in arguments if not argument.startswith("hydra.")]
     config = compose(*typed)
     ADDRESSES.redact_config(config)
-    place = None if target is None else Path(target)
-    if place is None or not environment.is_main():
-        return run(config, place, typed, notices(config), start)
-    require_own(place)
-    place.mkdir(parents=True, exist_ok=True)
-    run_folder = RunFolder(place)
-    lock = run_folder.new_lock()
-    lock.acquire()
+    if target is None:
+        return run(config, None, typed, notices(config), start)
+    place = RunFolder(Path(target))
+    loads = isinstance(start, RestorePoint) and not start.fork
+    lock = place.new_lock()
     try:
-        run_folder.remove_temporaries()
-        return run(config, place, typed, notices(config), start)
+        results = rendezvous.from_main("results", lambda: _enter(place, lock, config, typed, loads))
+        if results is None:
+            if environment.is_main() and config.checkpoint.resume is not None:
+                limits = limits_of(config.checkpoint.max_minutes, config.checkpoint.max_gigabytes)
+                start = place.latest_intact(limits) or start
+            results = run(config, place.path, typed, notices(config), start)
+        if environment.is_main() and not place.is_complete:
+            place.write_status("finished", 0)
+        return dict(results)
     finally:
         lock.release()
+
+
+def _enter(
+    place: RunFolder, lock: RunLock, config: DictConfig, typed: Sequence[str], loads: bool
+) -> dict[str, Any] | None:
+    """Take the folder, on rank 0; returns the results of a run that is finished there already."""
+    require_own(place.path)
+    resumes = loads or config.checkpoint.resume is not None
+    require_place(place.path, config, typed, resumes, "folder")
+    place.path.mkdir(parents=True, exist_ok=True)
+    lock.acquire()
+    results = place.results_for(config) if resumes else None
+    if results is None:
+        place.begin()
+    return results

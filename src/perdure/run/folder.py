@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
+from omegaconf import DictConfig
+
+from perdure.checkpoint.core.ledger import newest, uncommitted
 from perdure.checkpoint.core.lock import RunLock
 from perdure.errors import UserError
 from perdure.io.atomic import remove_temporaries, write_json
@@ -12,6 +17,8 @@ from perdure.io.files import read_json
 from perdure.io.run_files import RESULTS_LIMIT, RunFiles
 from perdure.io.transfer import DEFAULT_LIMITS, Limits
 from perdure.run.resume import RestorePoint, latest_intact
+
+log = logging.getLogger("perdure")
 
 
 class RunFolder(RunFiles):
@@ -35,14 +42,110 @@ class RunFolder(RunFiles):
 
     @property
     def run_status(self) -> str | None:
-        """`running`, `finished`, `failed` or `interrupted`, as results.json says; None before."""
-        results = self.read_results()
+        """`running`, `finished`, `failed` or `interrupted`, as results.json says; None if not."""
+        try:
+            results = self.read_results()
+        except UserError:
+            return None
         return None if results is None else str(results.get("status"))
 
     def finished_results(self) -> dict[str, Any] | None:
-        """The results of a run that ended well here; None otherwise."""
+        """The results of a run that ended well here; None otherwise.
+
+        Raises:
+            UserError: results.json is damaged.
+        """
         results = self.read_results()
-        return results if results is not None and results.get("status") == "finished" else None
+        if results is None or results.get("status") != "finished":
+            return None
+        average = results.get("average_accuracy")
+        if not isinstance(average, dict) or not average:
+            raise UserError(f"{self.results}: damaged (no average_accuracy)")
+        return results
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all the work of a good end is done: report, pictures, rows, retention."""
+        try:
+            found = read_json(self.status)
+        except (OSError, ValueError):
+            return False
+        return isinstance(found, dict) and found.get("status") == "finished"
+
+    def complete_results(self) -> dict[str, Any] | None:
+        """`finished_results` where nothing is left to do for them, and they are intact."""
+        try:
+            return self.finished_results() if self.is_complete else None
+        except UserError:
+            return None
+
+    def results_for(self, config: DictConfig) -> dict[str, Any] | None:
+        """The results with which a command that resumes ends at once; None: it has work to do.
+
+        Work is also what a kill has left of a good end, and tasks beyond those trained.
+
+        Raises:
+            UserError: as `finished_for`.
+        """
+        results = self.finished_for(config)
+        if results is None or self.is_complete:
+            return results
+        if newest(self.checkpoints) is not None:  # it goes last, so the rest may be missing
+            return None
+        self._remove_rolling()
+        return results
+
+    def finished_for(self, config: DictConfig) -> dict[str, Any] | None:
+        """The results of a run that has ended well here and trained all that `config` asks for.
+
+        Args:
+            config: the command's configuration, which is that of the run here.
+
+        Raises:
+            UserError: the results are damaged, or of other tasks, and no checkpoint is left.
+        """
+        try:
+            results = self.finished_results()
+        except UserError as error:
+            self._require_checkpoint(f"{error}; no checkpoint is left to rebuild it from")
+            log.warning("%s; it is rebuilt from the newest checkpoint", error)
+            return None
+        return None if results is None or self._trains_more(config, results) else results
+
+    def _trains_more(self, config: DictConfig, results: Mapping[str, Any]) -> bool:
+        """Whether `config` asks for tasks after those that the run has trained.
+
+        Raises:
+            UserError: it asks for fewer, or the state after them is not kept.
+        """
+        done, n_tasks = results.get("tasks_done"), results.get("n_tasks")
+        if results.get("training") == "joint":
+            return False
+        if not isinstance(done, int) or not isinstance(n_tasks, int):
+            return False
+        typed = config.dataset.stop_after
+        wanted: int = typed or n_tasks
+        refusal = (
+            f"{self.path}: the run is finished after {done} of {n_tasks} tasks, so that "
+            f"dataset.stop_after={'null' if typed is None else typed} is another run"
+        )
+        if wanted < done:
+            raise UserError(f"{refusal}; leave it as it was, or choose another hydra.run.dir")
+        if wanted > done:
+            self._require_checkpoint(f"{refusal}: checkpoint.save=false has kept no state of it")
+        return wanted > done
+
+    def _require_checkpoint(self, refusal: str) -> None:
+        if newest(self.checkpoints) is None:
+            raise UserError(f"{refusal}; choose another hydra.run.dir to train again")
+
+    def _remove_rolling(self) -> None:
+        """What a kill between the two unlinks of the last rolling file has left."""
+        for path in uncommitted(self.checkpoints):
+            if path.name.startswith("step-"):
+                path.unlink(missing_ok=True)
+        if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
+            self.checkpoints.rmdir()
 
     def latest_intact(self, limits: Limits = DEFAULT_LIMITS) -> RestorePoint | None:
         """The newest full checkpoint that is intact; None if none was written.
@@ -57,14 +160,15 @@ class RunFolder(RunFiles):
         if self.path.is_dir():
             write_json(self.status, {"status": status, "exit_status": exit_status})
 
+    def begin(self) -> None:
+        """What the last process left of its work goes; only who holds the lock may."""
+        self.status.unlink(missing_ok=True)
+        remove_temporaries(self.path)
+        remove_temporaries(self.checkpoints)
+
     def new_lock(self) -> RunLock:
         """The lock of who writes here, not yet acquired."""
         return RunLock(self.path)
-
-    def remove_temporaries(self) -> None:
-        """Remove what a killed process has left half written; only who holds the lock may."""
-        remove_temporaries(self.path)
-        remove_temporaries(self.checkpoints)
 
     def discard_if_fresh(self) -> None:
         """Remove the folder where nothing has happened in it yet."""

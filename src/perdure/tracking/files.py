@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from perdure.errors import UserError
-from perdure.io.atomic import write_atomically
+from perdure.io.atomic import write_atomically, write_json
 from perdure.io.run_files import RunFiles
 from perdure.tracking.events import Evaluation, Recorder, RunEnd, RunStart, StepLog, TaskEnd
 
@@ -47,10 +47,11 @@ class LocalFiles(Recorder):
         self._metrics.size = int(state["metrics_bytes"])
 
     def on_run_start(self, event: RunStart) -> None:
-        """Truncate metrics.jsonl to the run's position, and write results.json as of now."""
+        """Record the configuration, truncate metrics.jsonl to the position, write results.json."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._start = event
         self._drawn_at = time.monotonic()
+        write_json(RunFiles(self.folder).settings, plain(event.config), indent=1)
         self._metrics.open()
         self._write_results({**event.results, "status": "running"})
 
