@@ -19,7 +19,7 @@ from perdure.errors import UserError, printable
 from perdure.io.atomic import is_temporary
 from perdure.io.files import read_json
 from perdure.io.run_files import RunFiles
-from perdure.tracking.files import plain
+from perdure.tracking.history import plain
 
 log = logging.getLogger("perdure")
 
