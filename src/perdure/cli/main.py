@@ -118,13 +118,11 @@ class Launch(Callback):
         """Refuse before anything is written, `.hydra` included, what may not be written there."""
         if not is_used(folder.path):
             return
+        folder.new_lock().require_free()
         resumes = Launch.resumes_in(folder) or config.checkpoint.resume is not None
         HydraConfig.instance().set_config(config)  # what files may refer to, as in the run itself
         require_place(folder.path, config, list(config.hydra.overrides.task), resumes)
         folder.finished_for(config)
-        lock = folder.new_lock()
-        lock.acquire()
-        lock.release()
 
 
 class Program:

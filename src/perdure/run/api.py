@@ -77,6 +77,7 @@ def _enter(
     """Take the folder, on rank 0; returns the results of a run that is finished there already."""
     require_own(place.path)
     resumes = loads or config.checkpoint.resume is not None
+    lock.require_free()
     require_place(place.path, config, typed, resumes, "folder")
     place.path.mkdir(parents=True, exist_ok=True)
     lock.acquire()
