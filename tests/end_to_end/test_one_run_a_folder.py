@@ -214,3 +214,60 @@ def test_damaged_results_without_a_checkpoint_are_one_sentence(tmp_path: Path) -
     assert done.returncode == 2
     assert done.stderr.startswith("perdure: run/results.json: damaged")
     assert done.stderr.count("\n") == 1
+
+
+def flip_a_digit(path: Path, after: bytes) -> None:
+    data = path.read_bytes()
+    at = data.index(b"0.", data.index(after)) + 2
+    path.write_bytes(data[:at] + (b"1" if data[at : at + 1] != b"1" else b"2") + data[at + 1 :])
+
+
+def test_a_changed_digit_is_told_and_what_the_checkpoint_holds_is_rebuilt(tmp_path: Path) -> None:
+    kept = (*ONE, "checkpoint.save=true", AUTO)
+    assert train_in(tmp_path, *kept).returncode == 0
+    run = tmp_path / "run"
+    before, before_rows = measured(run), rows(run)
+    flip_a_digit(run / "results.json", b"average_accuracy")
+    assert measured(run) != before
+    done = train_in(tmp_path, *kept)
+    assert (done.returncode, measured(run)) == (0, before), done.stderr
+    assert "results.json: damaged" in (run / "train.log").read_text()
+    flip_a_digit(run / "metrics.jsonl", b"loss")
+    done = train_in(tmp_path, *kept)
+    assert done.returncode == 0, done.stderr
+    assert "metrics.jsonl: damaged" in done.stderr
+    assert [row["kind"] for row in rows(run)] == ["end"]  # the first row was hit
+    assert len((run / "metrics.jsonl.damaged-0").read_text().splitlines()) == len(before_rows)
+
+
+def test_a_checkpoint_of_another_run_is_passed_over(tmp_path: Path) -> None:
+    """Also one that lies at a higher step, in a folder whose run has the same timestamp."""
+    long = ("timestamp=20260101-000000", "checkpoint.save=true", *SHORT, "tracking.console=off")
+    for seed, tasks in ((0, 1), (1, 2)):
+        place = (f"seed={seed}", f"hydra.run.dir=seed{seed}", f"dataset.stop_after={tasks}")
+        assert train_in(tmp_path, *long, *place).returncode == 0
+    for path in (tmp_path / "seed1" / "checkpoints").glob("task1.*_full.pth*"):
+        (tmp_path / "seed0" / "checkpoints" / path.name).write_bytes(path.read_bytes())
+    mine = ("seed=0", "hydra.run.dir=seed0", AUTO)
+    done = train_in(tmp_path, *long, *mine, "dataset.stop_after=2")
+    assert done.returncode == 0, done.stderr
+    assert "is of another run" in (tmp_path / "seed0" / "train.log").read_text()
+    assert train_in(tmp_path, *long, "hydra.run.dir=alone", "dataset.stop_after=2").returncode == 0
+    assert measured(tmp_path / "seed0") == measured(tmp_path / "alone")
+
+
+def test_times_of_a_sweep_in_one_process_do_not_add_up(tmp_path: Path) -> None:
+    sweep = ("-m", "hydra.sweep.dir=sweep", "seed=0,1,2", *SHORT, "dataset.stop_after=1")
+    done = train_in(tmp_path, *sweep)
+    assert done.returncode == 0, done.stderr
+    jobs = [results_of(tmp_path / "sweep" / str(number)) for number in range(3)]
+    first = jobs[0]["cpu_seconds"]
+    # Importing torch, half of the first job's time, is not the later ones'.
+    assert all(job["cpu_seconds"]["start"] < first["start"] for job in jobs[1:])
+    assert jobs[2]["cpu_seconds"]["total"] < 1.5 * jobs[1]["cpu_seconds"]["total"]
+    before = snapshot(tmp_path / "sweep" / "0")
+    refused = train_in(tmp_path, *sweep)
+    assert refused.returncode == 2
+    assert "checkpoint.resume=auto" in refused.stderr
+    assert train_in(tmp_path, *sweep, AUTO).returncode == 0
+    assert snapshot(tmp_path / "sweep" / "0") == before

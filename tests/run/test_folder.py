@@ -99,3 +99,25 @@ def test_the_last_rolling_file_cut_short_in_its_removal_goes(tmp_path: Path) -> 
     (folder.checkpoints / "step-20_full.pth").write_text("its sidecar is gone")
     assert folder.results_for(asking_for(2)) == FINISHED
     assert not folder.checkpoints.exists()
+
+
+def test_results_that_changed_since_the_end_are_damaged(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    folder.results.write_text(json.dumps({**FINISHED, "average_accuracy": {"class_il": 0.9}}))
+    assert folder.complete_results() is None
+    with pytest.raises(UserError, match=r"results\.json: damaged \(changed since"):
+        folder.results_for(asking_for(2))
+
+
+def test_a_history_that_changed_since_the_end_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics.write_text('{"kind": "end"}\n')
+    finished(tmp_path)
+    assert folder.complete_results() == folder.results_for(asking_for(2)) == FINISHED
+    assert caplog.text == ""
+    folder.metrics.write_text('{"kind": "enc"}\n')
+    assert folder.complete_results() is None
+    assert folder.results_for(asking_for(2)) == FINISHED  # which are as they were
+    assert "metrics.jsonl: damaged (changed since the run finished)" in caplog.text

@@ -21,6 +21,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+import perdure
 from perdure.cli.help import text as help_text
 from perdure.config import compose, error_messages
 from perdure.config.benchmark import require_effect
@@ -39,6 +40,7 @@ from perdure.run.preemption import StopFlag, follow_parent
 from perdure.run.resume import Plan, RestorePoint, command_to_resume, job_record, limits_of, plan
 from perdure.sweeps import preflight
 from perdure.sweeps.report import REPORT, with_summary
+from perdure.training.clock import Moment
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 _LOCK_PATIENCE = 30.0
@@ -130,6 +132,7 @@ class Program:
 
     def __init__(self) -> None:
         self._plan = Plan(Arguments(()), ())
+        self._is_first = True
 
     def __call__(self, words: Sequence[str]) -> None:
         """Run the command `words`; a user's mistake ends in one sentence and exit status 2."""
@@ -174,6 +177,9 @@ class Program:
 
     def job(self, config: DictConfig) -> float | None:
         """One run under Hydra; returns the average accuracy (class-IL or domain-IL)."""
+        # The first job pays for the start of the process; each further one begins here.
+        started = Moment(perdure.STARTED, 0.0) if self._is_first else Moment()
+        self._is_first = False
         folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
         flag = StopFlag()
         flag.install()
@@ -187,7 +193,7 @@ class Program:
             require_effect(HydraConfig.get())
             validate(config)
             results = rendezvous.from_main("results", lambda: self._finished(config, folder))
-            results = results or self._train(config, folder, flag)
+            results = results or self._train(config, folder, flag, started)
         except (UserError, OmegaConfBaseException) as error:
             if environment.is_main():
                 folder.discard_if_fresh()
@@ -215,7 +221,9 @@ class Program:
         average: dict[str, float | None] = results["average_accuracy"]
         return next(iter(average.values()))
 
-    def _train(self, config: DictConfig, folder: RunFolder, flag: StopFlag) -> dict[str, Any]:
+    def _train(
+        self, config: DictConfig, folder: RunFolder, flag: StopFlag, started: Moment
+    ) -> dict[str, Any]:
         # What is imported stays; looking through it for garbage costs an eighth of the imports.
         gc.disable()
         from perdure.run.assemble import run
@@ -238,6 +246,7 @@ class Program:
             flag,
             _sweep_of(HydraConfig.get()),
             self._plan.typed.config_folders,
+            started,
         )
 
     def _finished(self, config: DictConfig, folder: RunFolder) -> dict[str, Any] | None:

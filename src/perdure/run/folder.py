@@ -13,12 +13,15 @@ from perdure.checkpoint.core.ledger import newest, uncommitted
 from perdure.checkpoint.core.lock import RunLock
 from perdure.errors import UserError
 from perdure.io.atomic import remove_temporaries, write_json
-from perdure.io.files import read_json
-from perdure.io.run_files import RESULTS_LIMIT, RunFiles
+from perdure.io.files import digest, matches, read_json
+from perdure.io.run_files import METRICS, RESULTS, RESULTS_LIMIT, RunFiles
 from perdure.io.transfer import DEFAULT_LIMITS, Limits
 from perdure.run.resume import RestorePoint, latest_intact
 
 log = logging.getLogger("perdure")
+
+_PROVEN = (RESULTS, METRICS)
+"""Files whose checksum the status of a finished run holds."""
 
 
 class RunFolder(RunFiles):
@@ -66,18 +69,30 @@ class RunFolder(RunFiles):
     @property
     def is_complete(self) -> bool:
         """Whether all the work of a good end is done: report, pictures, rows, retention."""
-        try:
-            found = read_json(self.status)
-        except (OSError, ValueError):
-            return False
-        return isinstance(found, dict) and found.get("status") == "finished"
+        return self._read_status().get("status") == "finished"
 
     def complete_results(self) -> dict[str, Any] | None:
         """`finished_results` where nothing is left to do for them, and they are intact."""
         try:
-            return self.finished_results() if self.is_complete else None
+            intact = self.is_complete and not self._changed()
+            return self.finished_results() if intact else None
         except UserError:
             return None
+
+    def _read_status(self) -> dict[str, Any]:
+        """What status.json holds; nothing where it cannot be read."""
+        try:
+            found = read_json(self.status)
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _changed(self) -> list[str]:
+        """Files that are no longer as they were when the run ended well."""
+        sums = self._read_status().get("sha256")
+        known = sums if isinstance(sums, dict) else {}
+        paths = (self.path / name for name in _PROVEN if name in known)
+        return [path.name for path in paths if not matches(path, sha256=known[path.name])]
 
     def results_for(self, config: DictConfig) -> dict[str, Any] | None:
         """The results with which a command that resumes ends at once; None: it has work to do.
@@ -104,13 +119,23 @@ class RunFolder(RunFiles):
         Raises:
             UserError: the results are damaged, or of other tasks, and no checkpoint is left.
         """
+        lost = "no checkpoint is left to rebuild it from"
+        has_checkpoint = newest(self.checkpoints) is not None
         try:
             results = self.finished_results()
+            if self.results.name in (changed := self._changed()):
+                raise UserError(f"{self.results}: damaged (changed since the run finished)")
         except UserError as error:
-            self._require_checkpoint(f"{error}; no checkpoint is left to rebuild it from")
+            if not has_checkpoint:
+                raise UserError(f"{error}; {lost}; choose another hydra.run.dir") from None
             log.warning("%s; it is rebuilt from the newest checkpoint", error)
             return None
-        return None if results is None or self._trains_more(config, results) else results
+        if changed:
+            what = "it is rebuilt as far as it is intact" if has_checkpoint else lost
+            log.warning("%s: damaged (changed since the run finished); %s", self.metrics, what)
+        if results is None or self._trains_more(config, results) or (changed and has_checkpoint):
+            return None
+        return results
 
     def _trains_more(self, config: DictConfig, results: Mapping[str, Any]) -> bool:
         """Whether `config` asks for tasks after those that the run has trained.
@@ -131,13 +156,12 @@ class RunFolder(RunFiles):
         )
         if wanted < done:
             raise UserError(f"{refusal}; leave it as it was, or choose another hydra.run.dir")
-        if wanted > done:
-            self._require_checkpoint(f"{refusal}: checkpoint.save=false has kept no state of it")
+        if wanted > done and newest(self.checkpoints) is None:
+            raise UserError(
+                f"{refusal}: checkpoint.save=false has kept no state of it; choose another "
+                "hydra.run.dir"
+            )
         return wanted > done
-
-    def _require_checkpoint(self, refusal: str) -> None:
-        if newest(self.checkpoints) is None:
-            raise UserError(f"{refusal}; choose another hydra.run.dir to train again")
 
     def _remove_rolling(self) -> None:
         """What a kill between the two unlinks of the last rolling file has left."""
@@ -157,8 +181,13 @@ class RunFolder(RunFiles):
 
     def write_status(self, status: str, exit_status: int) -> None:
         """Write status.json: what a wrapper should know, since torchrun hides the exit status."""
-        if self.path.is_dir():
-            write_json(self.status, {"status": status, "exit_status": exit_status})
+        if not self.path.is_dir():
+            return
+        content: dict[str, Any] = {"status": status, "exit_status": exit_status}
+        if status == "finished":
+            kept = (path for name in _PROVEN if (path := self.path / name).is_file())
+            content["sha256"] = {path.name: digest(path) for path in kept}
+        write_json(self.status, content)
 
     def begin(self) -> None:
         """What the last process left of its work goes; only who holds the lock may."""
