@@ -137,7 +137,7 @@ def test_another_setting_is_refused_unless_forked(tmp_path: Path) -> None:
     load = f"checkpoint.load={folder}"
     done = train_in(tmp_path, load, "optimizer.lr=0.5", "model=derpp")
     assert done.returncode == 2
-    assert "optimizer.lr=0.5 (was 0.01)" in done.stderr
+    assert "optimizer.lr=0.5 (was 0.03)" in done.stderr
     assert "model.name=derpp (was er)" in done.stderr
     assert "checkpoint.fork=true" in done.stderr
     assert {p.name: p.stat().st_mtime_ns for p in (folder / "checkpoints").iterdir()} == held

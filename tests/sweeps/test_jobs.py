@@ -11,6 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from perdure.errors import UserError
+from perdure.run.folder import RunFolder
 from perdure.sweeps.jobs import (
     Job,
     Outcome,
@@ -70,6 +71,8 @@ def test_only_a_finished_run_has_a_value(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps(results))
     assert finished(tmp_path) is None
     (tmp_path / "results.json").write_text(json.dumps({**results, "status": "finished"}))
+    assert finished(tmp_path) is None  # its report and pictures may be missing
+    RunFolder(tmp_path).write_status("finished", 0)
     assert finished(tmp_path) == 0.5
 
 
@@ -117,6 +120,9 @@ def test_the_command_that_continues_a_sweep(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_requeued_job_resumes_once_it_has_a_checkpoint(tmp_path: Path) -> None:
     job = job_in(tmp_path, "seed=0", "checkpoint.load=best.pth")
     assert resuming_command(job) == ["python", "seed=0", "checkpoint.load=best.pth"]
+    (tmp_path / "metrics.jsonl").touch()
+    begun = ["python", "seed=0", "checkpoint.load=best.pth", "checkpoint.resume=auto"]
+    assert resuming_command(job) == begun
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-20_full.pth.json").touch()
     assert resuming_command(job) == ["python", "seed=0", "checkpoint.resume=auto"]

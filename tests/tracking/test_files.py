@@ -17,9 +17,17 @@ import pytest
 from perdure.errors import UserError
 from perdure.tracking import files, plots
 from perdure.tracking.events import Event, RunEnd, StepLog, TaskEnd
-from perdure.tracking.files import LocalFiles, plain, to_json
+from perdure.tracking.files import LocalFiles, to_json
+from perdure.tracking.history import plain
 
-FILES = {"results.json", "metrics.jsonl", "accuracy.csv", "accuracy_matrix.png", "report.html"}
+FILES = {
+    "config.json",
+    "results.json",
+    "metrics.jsonl",
+    "accuracy.csv",
+    "accuracy_matrix.png",
+    "report.html",
+}
 
 
 def strict(text: str) -> Any:
@@ -177,7 +185,7 @@ def test_rows_that_are_lost_are_reported_and_training_continues(
     assert "metrics.jsonl" in caplog.text
     assert [row["kind"] for row in rows(run.folder)][-7:] == ["step"] * 5 + ["evaluation", "task"]
     size = (run.folder / "metrics.jsonl").stat().st_size
-    assert recorder.state_dict() == {"metrics_bytes": size}
+    assert recorder.state_dict()["metrics_bytes"] == size
 
 
 def test_a_run_that_starts_over_in_its_folder_starts_with_no_rows(run: Any) -> None:

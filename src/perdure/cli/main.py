@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,6 +21,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+import perdure
 from perdure.cli.help import text as help_text
 from perdure.config import compose, error_messages
 from perdure.config.benchmark import require_effect
@@ -35,10 +36,12 @@ from perdure.io.files import require_own
 from perdure.io.redaction import ADDRESSES
 from perdure.ranks import environment, rendezvous
 from perdure.run.folder import RunFolder
+from perdure.run.identity import is_used, require_place
 from perdure.run.preemption import StopFlag, follow_parent
-from perdure.run.resume import Plan, command_to_resume, job_record, limits_of, plan
+from perdure.run.resume import Plan, RestorePoint, command_to_resume, job_record, limits_of, plan
 from perdure.sweeps import preflight
 from perdure.sweeps.report import REPORT, with_summary
+from perdure.training.clock import Moment
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 _LOCK_PATIENCE = 30.0
@@ -47,7 +50,19 @@ _SILENT = ("hydra.output_subdir=null", "hydra/job_logging=none")
 
 
 class Launch(Callback):
-    """Checks the configuration and reserves the folder before Hydra makes anything."""
+    """Checks the configuration and reserves the folder before Hydra makes anything.
+
+    Attributes:
+        resumes: the folder of the run that `checkpoint.load` resumes. Of the class, since Hydra
+            itself makes the callback, from the configuration alone.
+    """
+
+    resumes: ClassVar[Path | None] = None
+
+    @classmethod
+    def resumes_in(cls, folder: RunFolder) -> bool:
+        """Whether `checkpoint.load` resumes the run that is in `folder`."""
+        return cls.resumes is not None and cls.resumes.resolve() == folder.path.resolve()
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         self._prepare(config, "run")
@@ -91,6 +106,8 @@ class Launch(Callback):
         with compose.run_timestamp.reserving(is_named_by_time):
             folder = Path(config.hydra[mode].dir)
             require_own(folder)
+            if mode == "run":
+                Launch._require_place(config, RunFolder(folder))
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK):
                 raise PermissionError(13, "Permission denied", str(folder))
@@ -99,12 +116,24 @@ class Launch(Callback):
                 record.write_text(str(folder))
             return str(config.timestamp)
 
+    @staticmethod
+    def _require_place(config: DictConfig, folder: RunFolder) -> None:
+        """Refuse before anything is written, `.hydra` included, what may not be written there."""
+        if not is_used(folder.path):
+            return
+        folder.new_lock().require_free()
+        resumes = Launch.resumes_in(folder) or config.checkpoint.resume is not None
+        HydraConfig.instance().set_config(config)  # what files may refer to, as in the run itself
+        require_place(folder.path, config, list(config.hydra.overrides.task), resumes)
+        folder.finished_for(config)
+
 
 class Program:
     """One command: what was typed, the checkpoint it starts from, and the runs that Hydra makes."""
 
     def __init__(self) -> None:
         self._plan = Plan(Arguments(()), ())
+        self._is_first = True
 
     def __call__(self, words: Sequence[str]) -> None:
         """Run the command `words`; a user's mistake ends in one sentence and exit status 2."""
@@ -141,11 +170,18 @@ class Program:
 
     def _expanded(self, words: Sequence[str]) -> list[str]:
         self._plan = plan(words)
+        start = self._plan.start
+        Launch.resumes = None
+        if isinstance(start, RestorePoint) and not start.fork:
+            Launch.resumes = start.run
         # What a checkpoint of an earlier version has stored may hold a secret too.
         return [ADDRESSES.redact(word) for word in self._plan.words]
 
     def job(self, config: DictConfig) -> float | None:
         """One run under Hydra; returns the average accuracy (class-IL or domain-IL)."""
+        # The first job pays for the start of the process; each further one begins here.
+        started = Moment(perdure.STARTED, 0.0) if self._is_first else Moment()
+        self._is_first = False
         folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
         flag = StopFlag()
         flag.install()
@@ -158,8 +194,8 @@ class Program:
         try:
             require_effect(HydraConfig.get())
             validate(config)
-            results = rendezvous.from_main("results", lambda: _finished(config, folder))
-            results = results or self._train(config, folder, flag)
+            results = rendezvous.from_main("results", lambda: self._finished(config, folder))
+            results = results or self._train(config, folder, flag, started)
         except (UserError, OmegaConfBaseException) as error:
             if environment.is_main():
                 folder.discard_if_fresh()
@@ -182,12 +218,14 @@ class Program:
             raise
         finally:
             lock.release()
-        if environment.is_main():
+        if environment.is_main() and not folder.is_complete:
             folder.write_status("finished", 0)
         average: dict[str, float | None] = results["average_accuracy"]
         return next(iter(average.values()))
 
-    def _train(self, config: DictConfig, folder: RunFolder, flag: StopFlag) -> dict[str, Any]:
+    def _train(
+        self, config: DictConfig, folder: RunFolder, flag: StopFlag, started: Moment
+    ) -> dict[str, Any]:
         # What is imported stays; looking through it for garbage costs an eighth of the imports.
         gc.disable()
         from perdure.run.assemble import run
@@ -198,7 +236,7 @@ class Program:
         start = self._plan.start
         limits = limits_of(config.checkpoint.max_minutes, config.checkpoint.max_gigabytes)
         if environment.is_main():
-            folder.remove_temporaries()
+            folder.begin()
             if environment.restart_count() or config.checkpoint.resume is not None:
                 start = folder.latest_intact(limits) or start
         return run(
@@ -210,7 +248,18 @@ class Program:
             flag,
             _sweep_of(HydraConfig.get()),
             self._plan.typed.config_folders,
+            started,
         )
+
+    def _finished(self, config: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
+        """The results of the run that has already ended well in `folder`, which is reported."""
+        resumes = config.checkpoint.resume is not None or Launch.resumes_in(folder)
+        if not resumes and not environment.restart_count():
+            return None
+        results = folder.results_for(config)
+        if results is not None:
+            print(f"the run in {folder.path} is finished already; see {folder.results.name}")
+        return results
 
     def _command_to_resume(self, config: DictConfig, folder: RunFolder) -> str:
         plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
@@ -231,16 +280,6 @@ def _sweep_of(hydra_config: Any) -> str | None:
     """The name of the sweep that this run is a job of, in whatever process; None for a lone run."""
     is_lone = OmegaConf.is_missing(hydra_config.job, "num")
     return None if is_lone else Path(hydra_config.sweep.dir).name
-
-
-def _finished(config: DictConfig, folder: RunFolder) -> dict[str, Any] | None:
-    """The results of the run that has already ended well in `folder`, which is reported."""
-    if config.checkpoint.resume is None and not environment.restart_count():
-        return None
-    results = folder.finished_results()
-    if results is not None:
-        print(f"the run in {folder.path} is finished already; see {folder.results.name}")
-    return results
 
 
 # --- ends of a run --------------------------------------------------------------------------------

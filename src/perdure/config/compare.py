@@ -54,8 +54,19 @@ def differences(
             yield f"{prefix}{key}", a, b
 
 
-def require_same(now: Mapping[str, Any], before: Mapping[str, Any], path: Path) -> None:
+def require_same(
+    now: Mapping[str, Any],
+    before: Mapping[str, Any],
+    path: Path,
+    otherwise: str = "start a run of its own with checkpoint.fork=true",
+) -> None:
     """Refuse to resume a run under another configuration.
+
+    Args:
+        now: the configuration of the command.
+        before: that of the run.
+        path: the run's checkpoint or folder.
+        otherwise: what to do to run with the differences.
 
     Raises:
         UserError: lists every difference that matters.
@@ -68,7 +79,7 @@ def require_same(now: Mapping[str, Any], before: Mapping[str, Any], path: Path) 
     if found:
         raise UserError(
             f"{path}: the run was made with another configuration: {', '.join(found)}; leave "
-            "these as they were, or start a run of its own with checkpoint.fork=true"
+            f"these as they were, or {otherwise}"
         )
 
 

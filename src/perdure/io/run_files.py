@@ -8,6 +8,7 @@ from pathlib import Path
 RESULTS = "results.json"
 METRICS = "metrics.jsonl"
 STATUS = "status.json"
+SETTINGS = "config.json"
 ACCURACY = "accuracy.csv"
 ACCURACY_PICTURE = "accuracy_matrix.png"
 REPORT = "report.html"
@@ -44,6 +45,11 @@ class RunFiles:
     def status(self) -> Path:
         """How the run's last process ended."""
         return self.path / STATUS
+
+    @property
+    def settings(self) -> Path:
+        """The configuration that ran, resolved: what a command that resumes is compared with."""
+        return self.path / SETTINGS
 
     @property
     def accuracy(self) -> Path:

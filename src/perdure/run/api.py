@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from perdure.checkpoint.core.lock import RunLock
 from perdure.config.compose import compose, register
 from perdure.config.error_messages import explain
 from perdure.config.overrides import Arguments
@@ -18,7 +21,8 @@ from perdure.io.files import require_own
 from perdure.io.redaction import ADDRESSES
 from perdure.ranks import environment, rendezvous
 from perdure.run.folder import RunFolder
-from perdure.run.resume import RestorePoint, Start, plan
+from perdure.run.identity import require_place
+from perdure.run.resume import RestorePoint, Start, limits_of, plan
 
 
 def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
@@ -26,7 +30,8 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
 
     Args:
         overrides: as on the command line, `"model=derpp", "seed=1"`; `--config-dir=…` too.
-        folder: where the run's files go; none writes no files. A full checkpoint named by
+        folder: where the run's files go; None writes no files. One with a run in it is refused
+            unless `checkpoint.resume=auto`, which resumes it. A full checkpoint named by
             `checkpoint.load` is resumed in its own folder unless it is forked.
 
     Returns:
@@ -65,16 +70,22 @@ def _train(words: list[str], folder: Path | None) -> dict[str, Any]:
     typed = [t.text for t in command.overrides if not t.text.startswith("hydra.")]
     config = compose(*command.search_path, *typed)
     ADDRESSES.redact_config(config)
-    place = None if target is None else Path(target)
     shown, folders = notices(config), command.config_folders
-    if place is None or not environment.is_main():
-        return run(config, place, typed, shown, start, config_folders=folders)
-    run_folder = _made(place)
-    lock = run_folder.new_lock()
-    lock.acquire()
+    if target is None:
+        return run(config, None, typed, shown, start, config_folders=folders)
+    place = RunFolder(Path(target))
+    loads = isinstance(start, RestorePoint) and not start.fork
+    lock = place.new_lock()
     try:
-        run_folder.remove_temporaries()
-        return run(config, place, typed, shown, start, config_folders=folders)
+        results = rendezvous.from_main("results", lambda: _enter(place, lock, config, typed, loads))
+        if results is None:
+            if environment.is_main() and config.checkpoint.resume is not None:
+                limits = limits_of(config.checkpoint.max_minutes, config.checkpoint.max_gigabytes)
+                start = place.latest_intact(limits) or start
+            results = run(config, place.path, typed, shown, start, config_folders=folders)
+        if environment.is_main() and not place.is_complete:
+            place.write_status("finished", 0)
+        return dict(results)
     finally:
         lock.release()
 
@@ -102,11 +113,20 @@ def _place(folder: str | Path) -> Path:
     return Path(folder).expanduser()
 
 
-def _made(place: Path) -> RunFolder:
-    """The folder of the run, made where it is not there."""
+def _enter(
+    place: RunFolder, lock: RunLock, config: DictConfig, typed: Sequence[str], loads: bool
+) -> dict[str, Any] | None:
+    """Take the folder, on rank 0; returns the results of a run that is finished there already."""
+    require_own(place.path)
+    resumes = loads or config.checkpoint.resume is not None
+    lock.require_free()
+    require_place(place.path, config, typed, resumes, "folder")
     try:
-        require_own(place)
-        place.mkdir(parents=True, exist_ok=True)
+        place.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"folder={place}: cannot write there ({error.strerror})") from None
-    return RunFolder(place)
+        raise UserError(f"folder={place.path}: cannot write there ({error.strerror})") from None
+    lock.acquire()
+    results = place.results_for(config) if resumes else None
+    if results is None:
+        place.begin()
+    return results

@@ -40,6 +40,7 @@ from perdure.run.target_overrides import drop_unaccepted_options
 from perdure.tracking.events import Recorder
 from perdure.tracking.provenance import read_code
 from perdure.tracking.used_modules import used_modules
+from perdure.training.clock import Moment
 from perdure.training.optim import OptimizerFactory
 from perdure.training.recording import Launch, Recording
 from perdure.training.schedules import Schedule, full_name
@@ -56,6 +57,7 @@ def run(
     stop: StopFlag | None = None,
     sweep: str | None = None,
     config_folders: Sequence[str] = (),
+    started: Moment | None = None,
 ) -> dict[str, Any]:
     """Train as `composed` says.
 
@@ -69,6 +71,7 @@ def run(
         sweep: name of the sweep that the run belongs to.
         config_folders: where configuration files were looked for besides `conf/`; remembered to
             be shown to who resumes the run.
+        started: when the run began; None is now.
 
     Returns:
         What results.json holds.
@@ -76,6 +79,7 @@ def run(
     Raises:
         UserError: the configuration, the data or the disk does not allow the run.
     """
+    started = started or Moment()
     validate(composed)
     composed, left_out = drop_unaccepted_options(composed, overrides)
     config = typed(composed)
@@ -92,7 +96,7 @@ def run(
     code = read_code(CHECKOUT) if folder is not None and ranks.is_main else None
     version = "unknown" if code is None else code.version
     metadata = {"overrides": list(overrides), "config_folders": list(config_folders)}
-    launch = Launch(ranks=ranks, stop=stop, started=perdure.STARTED)
+    launch = Launch(ranks=ranks, stop=stop, started=started)
     trainer = make_trainer(config, folder, recorders, launch, version, metadata)
     device = trainer.state.device
     # What is wrong with the checkpoint is found before the run leaves anything behind.

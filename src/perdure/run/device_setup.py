@@ -70,7 +70,7 @@ def threads_of(n_parameters: int, shards: int, ranks: Ranks) -> int:
     """
     if n_parameters < _SMALL:
         return 1
-    return max(1, ranks.from_main(environment.cores()) // shards)
+    return max(1, ranks.broadcast(environment.cores()) // shards)
 
 
 def thread_notice(threads: int | None) -> Iterator[str]:

@@ -48,7 +48,7 @@ def make_recorders(
     recorders: list[Recorder] = []
     say = _print
     if folder is not None:
-        recorders.append(LocalFiles(folder, config.tracking.plot_every_seconds))
+        recorders.append(LocalFiles(folder, config.tracking.plot_every_seconds, _print))
     if config.tracking.console is not Screen.off:
         console = Console(plain=True if config.tracking.console is Screen.plain else None)
         recorders.append(console)

@@ -30,6 +30,7 @@ from perdure.errors import UserError
 from perdure.io.redaction import ADDRESSES
 from perdure.io.run_files import CHECKPOINTS, HYDRA, RunFiles
 from perdure.io.transfer import DEFAULT_LIMITS, Limits
+from perdure.run.identity import recorded, require_of_run
 
 if TYPE_CHECKING:
     from perdure.checkpoint.interop.foreign import Opened
@@ -139,15 +140,18 @@ def latest_intact(folder: Path, limits: Limits = DEFAULT_LIMITS) -> RestorePoint
     """
     from perdure.checkpoint.core import format as files
     from perdure.checkpoint.core.archive import TooLargeError
-    from perdure.checkpoint.core.ledger import entries
+    from perdure.checkpoint.core.ledger import broken, entries, is_full_name
 
-    full = [entry for entry in entries(RunFiles(folder).checkpoints) if entry.full]
-    reasons = []
+    home = RunFiles(folder).checkpoints
+    full = [entry for entry in entries(home) if entry.full]
+    reasons = [f"{path.name}: {why}" for path, why in broken(home) if is_full_name(path.name)]
+    run = recorded(folder)
     for entry in reversed(full):
         try:
             state = files.read(entry.path, limits.n_bytes)
             if list(state.get("position", {}).values()) not in ([], entry.at):
                 raise UserError(f"{entry.path}: damaged (its sidecar names another position)")
+            require_of_run(state.get("args"), run, entry.path)
         except (files.NewerFormatError, TooLargeError):  # it may be intact
             raise
         except (UserError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
@@ -157,7 +161,7 @@ def latest_intact(folder: Path, limits: Limits = DEFAULT_LIMITS) -> RestorePoint
         for newer in full[full.index(entry) + 1 :]:
             files.set_aside(newer.path)
         return RestorePoint(entry.path, state)
-    if full:
+    if reasons:
         raise UserError(f"{folder}: no checkpoint there is intact: {'; '.join(reasons)}")
     return None
 

@@ -21,6 +21,7 @@ from perdure.errors import RESUMABLE, UserError
 from perdure.io.run_files import RunFiles
 from perdure.ranks import environment
 from perdure.run.folder import RunFolder
+from perdure.run.identity import is_used
 
 _INTERRUPTED = {RESUMABLE, 130, -signal.SIGTERM, -signal.SIGINT}
 _OF_THE_SWEEP = (
@@ -133,8 +134,8 @@ def command_to_continue(arguments: Sequence[str], sweep: Path) -> str:
 
 
 def finished(folder: Path) -> float | None:
-    """Average accuracy of the run that has finished in `folder`; None if it has not."""
-    results = RunFolder(folder).finished_results()
+    """Average accuracy of the run that has finished in `folder`; None: work is left to do."""
+    results = RunFolder(folder).complete_results()
     if results is None:
         return None
     average: dict[str, float] = results["average_accuracy"]
@@ -162,6 +163,19 @@ def require_same_job(job: Job) -> None:
             f"{job.folder}: holds job {job.number} with {_listed(before - now)}, which would now "
             f"have {_listed(now - before)}; type the sweep as it was, or give it a folder of its "
             "own (hydra.sweep.dir)"
+        )
+
+
+def require_unused(job: Job) -> None:
+    """Refuse to start a job in the folder of a run.
+
+    Raises:
+        UserError: names the two ways on.
+    """
+    if is_used(job.folder):
+        raise UserError(
+            f"{job.folder}: a run is in that folder already; checkpoint.resume=auto runs what is "
+            "missing of the sweep, another hydra.sweep.dir starts a sweep of its own"
         )
 
 

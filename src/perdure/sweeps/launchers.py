@@ -32,6 +32,7 @@ from perdure.sweeps.jobs import (
     finished,
     name_of,
     require_same_job,
+    require_unused,
     typed_overrides,
 )
 from perdure.sweeps.process import JobProcess
@@ -78,15 +79,26 @@ class SweepLauncher(Launcher):
         self.report.announce(jobs, self.config.hydra, self.schedule)
         outcomes = {}
         # The ranks of a distributed sweep must run the same jobs.
-        values = rendezvous.from_main("finished", lambda: [finished(job.folder) for job in jobs])
+        values = rendezvous.from_main("finished", lambda: self._finished(jobs, configs))
         for job, value in zip(jobs, values, strict=True):
-            if value is not None and configs[job.number].checkpoint.resume is not None:
+            if value is not None:
                 outcomes[job.number] = Outcome(0, "", value, finished_before=True)
                 self.report.ended(job, outcomes[job.number])
         unfinished = [job for job in jobs if job.number not in outcomes]
         if unfinished:
             outcomes |= self.execute(unfinished, configs)
         return [_returned(job, outcomes[job.number]) for job in jobs]
+
+    @staticmethod
+    def _finished(jobs: Sequence[Job], configs: Mapping[int, DictConfig]) -> list[float | None]:
+        """The results of the jobs that need not run again."""
+        found: list[float | None] = []
+        for job in jobs:
+            resumes = configs[job.number].checkpoint.resume is not None
+            if not resumes and not environment.restart_count():
+                require_unused(job)
+            found.append(finished(job.folder) if resumes else None)
+        return found
 
     @property
     def schedule(self) -> str:

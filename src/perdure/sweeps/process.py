@@ -17,6 +17,7 @@ from typing import Any
 from perdure.checkpoint.core import sidecars
 from perdure.io.redaction import ADDRESSES
 from perdure.io.run_files import CONSOLE, RunFiles
+from perdure.run.identity import is_used
 from perdure.run.preemption import PARENT
 from perdure.sweeps.jobs import Job, Outcome, finished
 
@@ -136,8 +137,9 @@ def _environment() -> dict[str, str]:
 
 
 def resuming_command(job: Job) -> list[str]:
-    """The job's command; it resumes if the job's folder holds a checkpoint."""
-    if not any(sidecars.checkpoints_in(RunFiles(job.folder).checkpoints)):
+    """The job's command; it resumes if the job has begun, from a checkpoint if there is one."""
+    if not is_used(job.folder):
         return list(job.command)
-    replaced = ("checkpoint.load=", "checkpoint.resume=")
+    has_one = any(sidecars.checkpoints_in(RunFiles(job.folder).checkpoints))
+    replaced = ("checkpoint.resume=", *(["checkpoint.load="] if has_one else []))
     return [*(a for a in job.command if not a.startswith(replaced)), "checkpoint.resume=auto"]

@@ -6,17 +6,16 @@ import csv
 import io
 import json
 import logging
-import math
-import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from perdure.errors import UserError
-from perdure.io.atomic import write_atomically
+from perdure.io.atomic import write_atomically, write_json
 from perdure.io.run_files import RunFiles
 from perdure.tracking.events import Evaluation, Recorder, RunEnd, RunStart, StepLog, TaskEnd
+from perdure.tracking.history import History, plain
 
 logger = logging.getLogger("perdure")
 
@@ -25,32 +24,40 @@ class LocalFiles(Recorder):
     """results.json, metrics.jsonl, accuracy.csv, accuracy_matrix.png and report.html in `folder`.
 
     The picture is drawn at the end of the run, and after a task when `plot_every_seconds` have
-    passed since the start or the last drawing: a short run pays for one drawing.
+    passed since the start or the last drawing: a short run pays for one drawing. `warn` shows a
+    sentence to the user.
     """
 
     name = "files"
 
-    def __init__(self, folder: Path, plot_every_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        plot_every_seconds: float = 10.0,
+        warn: Callable[[str], None] = logger.warning,
+    ) -> None:
         self.folder = folder
         self._plot_every_seconds = plot_every_seconds
-        self._metrics = MetricsFile(RunFiles(folder).metrics)
+        self._metrics = History(RunFiles(folder).metrics, warn)
         self._start: RunStart | None = None
         self._drawn_at = 0.0
         self._drawn_is_current = False
+        self._cpu_before = time.process_time()
 
     def state_dict(self) -> dict[str, Any]:
-        """The bytes of metrics.jsonl so far; they are durable on disk when this returns."""
-        return {"metrics_bytes": self._metrics.durable_size()}
+        """The bytes of metrics.jsonl so far, and their checksum; they are durable on disk now."""
+        return self._metrics.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """When the run starts, truncate metrics.jsonl to its size at `state_dict()`."""
-        self._metrics.size = int(state["metrics_bytes"])
+        self._metrics.load_state_dict(state)
 
     def on_run_start(self, event: RunStart) -> None:
-        """Truncate metrics.jsonl to the run's position, and write results.json as of now."""
+        """Record the configuration, truncate metrics.jsonl to the position, write results.json."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._start = event
         self._drawn_at = time.monotonic()
+        write_json(RunFiles(self.folder).settings, plain(event.config), indent=1)
         self._metrics.open()
         self._write_results({**event.results, "status": "running"})
 
@@ -65,7 +72,7 @@ class LocalFiles(Recorder):
                 "global_step": event.global_step,
                 "loss": event.loss,
                 "lr": event.lr,
-                "clock": _clock(steps_per_second=event.steps_per_second, **_machine()),
+                "clock": _clock(steps_per_second=event.steps_per_second, **self._machine()),
             }
         )
 
@@ -123,6 +130,20 @@ class LocalFiles(Recorder):
             self._draw(results)
         self._report(self._start, results, event.error)
 
+    def _machine(self) -> dict[str, float]:
+        """CPU seconds of this process on this run so far, and the process's peak memory (MB)."""
+        import resource
+
+        import torch
+
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        cpu = time.process_time() - self._cpu_before
+        usage = {"cpu_seconds": round(cpu, 3), "peak_memory_mb": round(peak, 1)}
+        if torch.cuda.is_initialized():
+            usage["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+        return usage
+
     def _write_results(self, results: dict[str, Any]) -> None:
         write_atomically(RunFiles(self.folder).results, to_json(results).encode())
         write_atomically(RunFiles(self.folder).accuracy, accuracy_rows(results).encode())
@@ -146,72 +167,6 @@ class LocalFiles(Recorder):
             write_report(self.folder, start, results, error)
         except Exception:
             logger.warning("report.html could not be written", exc_info=True)
-
-
-class MetricsFile:
-    """JSON lines, each flushed at once; the first `size` bytes belong to the run."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.size = 0
-        self._file: BinaryIO | None = None
-
-    def open(self) -> None:
-        """Truncate what was written after `size`: those steps are trained, and written, again.
-
-        Raises:
-            UserError: the file is a link, which may lead out of the run's folder.
-        """
-        if self.path.is_symlink():
-            raise UserError(f"{self.path}: is a link, and a run writes only to files of its own")
-        self._file = self.path.open("ab")
-        n_bytes = self._file.tell()
-        if n_bytes < self.size:
-            logger.warning(
-                "%s holds %d bytes but the checkpoint counted %d: its earlier rows are lost, "
-                "new ones follow", self.path, n_bytes, self.size,
-            )  # fmt: skip
-            self.size = self._complete_lines(n_bytes)
-        self._file.truncate(self.size)
-
-    def append(self, row: dict[str, Any]) -> None:
-        """Write `row` as one line; a crash of this process after the call cannot lose it."""
-        if self._file is None:
-            raise RuntimeError("metrics.jsonl is open only between the run's start and its end")
-        line = (json.dumps(plain(row), allow_nan=False) + "\n").encode()
-        self._file.write(line)
-        self._file.flush()
-        self.size += len(line)
-
-    def durable_size(self) -> int:
-        """`size`, once that many bytes are durable (fsync)."""
-        if self._file is not None:
-            os.fsync(self._file.fileno())
-        return self.size
-
-    def close(self) -> None:
-        """Make the rows durable and close the file; further rows are refused."""
-        if self._file is not None:
-            self.durable_size()
-            self._file.close()
-            self._file = None
-
-    def _complete_lines(self, n_bytes: int) -> int:
-        """How many of the first `n_bytes` are complete lines."""
-        return self.path.read_bytes()[:n_bytes].rfind(b"\n") + 1
-
-
-def plain(value: Any) -> Any:
-    """`value` in JSON's own types: NaN and infinities become null, paths and scalars plain."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    return plain(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
 def to_json(results: dict[str, Any]) -> str:
@@ -247,20 +202,6 @@ def accuracy_rows(results: dict[str, Any]) -> str:
 def _summary_metrics(results: dict[str, Any]) -> dict[str, Any]:
     keys = ("average_accuracy", "forgetting", "backward_transfer", "forward_transfer")
     return {key: results[key] for key in keys if key in results}
-
-
-def _machine() -> dict[str, float]:
-    """CPU seconds and peak memory (MB) of this process so far."""
-    import resource
-
-    import torch
-
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    usage = {"cpu_seconds": round(time.process_time(), 3), "peak_memory_mb": round(peak, 1)}
-    if torch.cuda.is_initialized():
-        usage["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    return usage
 
 
 def _clock(**fields: Any) -> dict[str, Any]:

@@ -5,24 +5,38 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 PHASES = ("start", "training", "evaluation", "checkpoint")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a run began, by both clocks of its process: now, if not said otherwise.
+
+    Attributes:
+        wall: `time.perf_counter()`.
+        cpu: `time.process_time()`, which is 0 when the process begins.
+    """
+
+    wall: float = field(default_factory=time.perf_counter)
+    cpu: float = field(default_factory=time.process_time)
 
 
 class Clock:
     """Seconds per phase; entering a phase pauses the one around it.
 
     Args:
-        started: `time.perf_counter()` when the process began; None counts from now. The time up to
-            the first phase is `start`. With `started`, CPU time counts from the process's start.
+        started: when the run began, as the jobs of a sweep in one process do one after another;
+            None is now. The time up to the first phase is `start`.
     """
 
-    def __init__(self, started: float | None = None) -> None:
+    def __init__(self, started: Moment | None = None) -> None:
+        started = started or Moment()
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.cpu_seconds = dict.fromkeys(PHASES, 0.0)
         self._phase = "start"
-        self._wall = time.perf_counter() if started is None else started
-        self._cpu = 0.0 if started is not None else time.process_time()
+        self._wall, self._cpu = started.wall, started.cpu
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from perdure.distributed.process_group import Ranks
 from perdure.tracking.events import Event, Recorder
+from perdure.training.clock import Moment
 from perdure.training.state import Checkpoints
 
 
@@ -43,9 +44,9 @@ class Launch:
     Attributes:
         ranks: share the work; by default this process alone.
         stop: called at every step boundary; a reason to save and exit, or None.
-        started: `time.perf_counter()` when the process began; None counts from now.
+        started: when the run began; None is now.
     """
 
     ranks: Ranks = field(default_factory=Ranks)
     stop: Callable[[], str | None] = lambda: None
-    started: float | None = None
+    started: Moment | None = None

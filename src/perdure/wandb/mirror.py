@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -173,19 +173,20 @@ class Mirror:
 
     # --- rows ---------------------------------------------------------------------------------
 
-    def _new_lines(self) -> list[dict[str, Any]]:
-        """Complete lines that were written since the last call."""
+    def _new_lines(self) -> Iterator[dict[str, Any]]:
+        """Complete lines that were written since those that were taken last."""
         try:
             with open_plain(RunFiles(self.folder).metrics, follow=False) as file:
                 file.seek(self._read_bytes)
-                data = file.read()
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        return
+                    self._read_bytes += len(line)
+                    yield json.loads(line)
         except FileNotFoundError:
-            return []
+            return
         except OSError as error:
             raise MirrorError(f"metrics.jsonl cannot be read ({error.strerror})") from error
-        complete = data[: data.rfind(b"\n") + 1]
-        self._read_bytes += len(complete)
-        return [json.loads(line) for line in complete.splitlines()]
 
     def _update_best(self, row: Mapping[str, Any]) -> None:
         for key, value in row.items():

@@ -143,14 +143,26 @@ def remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def set_aside(path: Path) -> None:
-    """Take a damaged checkpoint out of the way under a name that never counts; nothing is lost."""
+def set_aside(path: Path) -> Path:
+    """Take a damaged checkpoint out of the way under a name that never counts; nothing is lost.
+
+    Either of its two files may be missing. Returns the new name of the checkpoint.
+    """
     n = 0
-    while (aside := path.with_name(f"{path.name}.damaged-{n}")).exists():
+    while any(map(os.path.lexists, _aside(path, n))):
         n += 1
-    sidecars.path_of(path).rename(aside.with_name(f"{aside.name}.sidecar"))
-    if path.exists():
-        path.rename(aside)
+    aside, aside_sidecar = _aside(path, n)
+    # The sidecar first, so that no half of it ever counts.
+    for before, after in ((sidecars.path_of(path), aside_sidecar), (path, aside)):
+        if os.path.lexists(before):
+            before.rename(after)
+    return aside
+
+
+def _aside(path: Path, n: int) -> tuple[Path, Path]:
+    """The n-th names under which a checkpoint and its sidecar are set aside."""
+    aside = path.with_name(f"{path.name}.damaged-{n}")
+    return aside, aside.with_name(f"{aside.name}.sidecar")
 
 
 @contextmanager

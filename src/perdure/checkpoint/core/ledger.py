@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,9 @@ from perdure.errors import UserError, printable
 from perdure.io.run_files import CHECKPOINTS, RunFiles
 
 log = logging.getLogger("perdure")
+
+_OURS = re.compile(r"step-\d+_full\.pth|(task\d+|joint)\.\d+(_full)?\.pth|.+_(\d+|joint)\.pt")
+"""Names that a run gives its own files."""
 
 
 @dataclass(frozen=True)
@@ -48,26 +54,70 @@ class Entry:
 
 
 def entries(folder: Path) -> list[Entry]:
-    """The committed checkpoints in `folder`, oldest first; warns of invalid sidecars."""
+    """The committed checkpoints in `folder`, oldest first; warns of those that are broken."""
     found = []
-    for path in sidecars.checkpoints_in(folder) if folder.is_dir() else ():
-        sidecar = sidecars.path_of(path)
-        if sidecar.is_symlink() or not path.is_file():
-            continue
-        try:
-            found.append(_entry(path, sidecars.read(path)))
-        except (ValueError, KeyError, OSError):
-            names = printable(str(sidecar)), printable(path.name)
-            log.warning("%s is not a sidecar that can be read; %s is passed over", *names)
+    for path, entry, reason in _scan(folder):
+        if entry is not None:
+            found.append(entry)
+        elif is_own_name(path.name):
+            log.warning("%s is passed over: %s", printable(str(path)), reason)
     return sorted(found, key=lambda e: e.order)
 
 
-def _entry(path: Path, metadata: dict[str, Any]) -> Entry:
+def broken(folder: Path) -> list[tuple[Path, str]]:
+    """Checkpoints that a sidecar in `folder` names and does not prove, each with the reason."""
+    return [
+        (path, reason) for path, _, reason in _scan(folder) if reason and is_own_name(path.name)
+    ]
+
+
+def uncommitted(folder: Path) -> list[Path]:
+    """Files in `folder` with a name of ours and no sidecar: a kill came between the two."""
+    files = folder.iterdir() if folder.is_dir() else ()
+    return [
+        path
+        for path in files
+        if is_own_name(path.name)
+        and not path.is_symlink()
+        and path.is_file()
+        and not os.path.lexists(sidecars.path_of(path))
+    ]
+
+
+def is_own_name(name: str) -> bool:
+    """Whether a run gives its checkpoints such names; other files are left alone."""
+    return _OURS.fullmatch(name) is not None
+
+
+def is_full_name(name: str) -> bool:
+    """Whether a file of this name would be one from which a run can resume."""
+    return is_own_name(name) and name.endswith(("_full.pth", ".pt"))
+
+
+def entry_of(path: Path, metadata: Mapping[str, Any]) -> Entry:
+    """The checkpoint `path` by the metadata in its sidecar. Raises KeyError: some are missing."""
     at = metadata["position"]
     order = (at["global_step"], at["task"], at["epoch"], at["step"])
     value = metadata.get("value")
     value = None if value is None else float(value)
     return Entry(path, metadata["kind"], order, metadata["stage"], metadata["epoch"], value)
+
+
+def _scan(folder: Path) -> Iterator[tuple[Path, Entry | None, str]]:
+    """What each sidecar in `folder` names, and what is wrong with it; no entry: it never counts."""
+    for path in sidecars.checkpoints_in(folder) if folder.is_dir() else ():
+        name = printable(sidecars.path_of(path).name)
+        try:
+            metadata = sidecars.read(path)
+            entry = entry_of(path, metadata)
+        except (ValueError, KeyError, OSError):
+            yield path, None, f"{name} is not a sidecar that can be read"
+            continue
+        if not path.is_file():
+            yield path, None, f"{name} is there, the file is not"
+        else:
+            fits = path.stat().st_size == metadata["bytes"]
+            yield path, entry, "" if fits else f"{name} is of a file of another size"
 
 
 def newest(folder: Path) -> Entry | None:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from perdure.errors import UserError
 from perdure.io.locking import RECORD_LIMIT, describe_holder, holder_record
@@ -37,16 +38,33 @@ class RunLock:
         while not (taken := _try(handle)) and time.monotonic() < deadline:
             time.sleep(0.1)
         if not taken:
-            record = os.pread(handle, RECORD_LIMIT, 0).decode(errors="replace")
-            os.close(handle)
-            holder = describe_holder(record) or "which one is not known"
-            raise UserError(
-                f"{self.path.parent}: another run writes there ({holder}); wait for it, "
-                "or choose another folder"
-            )
+            self._refuse(handle)
         os.ftruncate(handle, 0)
         os.pwrite(handle, holder_record().encode(), 0)
         self._handle = handle
+
+    def require_free(self) -> None:
+        """Refuse as `acquire` would, and change nothing in the folder.
+
+        Raises:
+            UserError: another process writes to this folder.
+        """
+        try:
+            handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        except FileNotFoundError:
+            return
+        if not _try(handle):
+            self._refuse(handle)
+        os.close(handle)
+
+    def _refuse(self, handle: int) -> NoReturn:
+        record = os.pread(handle, RECORD_LIMIT, 0).decode(errors="replace")
+        os.close(handle)
+        holder = describe_holder(record) or "which one is not known"
+        raise UserError(
+            f"{self.path.parent}: another run writes there ({holder}); wait for it, "
+            "or choose another folder"
+        )
 
     def release(self) -> None:
         """Let the next writer in."""

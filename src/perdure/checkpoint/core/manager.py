@@ -6,6 +6,7 @@ last one and the newest rolling files stay (retention).
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -23,6 +24,8 @@ from perdure.checkpoint.core.sidecars import WEIGHTS_ONLY
 from perdure.errors import UserError
 from perdure.io import atomic
 from perdure.training.state import Position, SaveContext, SavedCheckpoint
+
+log = logging.getLogger("perdure")
 
 _KEEP_ROLLING = 2
 _AT_ONCE = 50 * 2**20
@@ -93,7 +96,7 @@ class CheckpointManager:
         self._writer = _BackgroundWriter()
         self._saved: list[SavedCheckpoint] = []
         self._staged: dict[str, Any] | None = None
-        self._ledger = ledger.entries(self.folder)
+        self._ledger: list[ledger.Entry] = []
         self._reconciled = False
 
     def step_due(self, position: Position) -> bool:
@@ -134,7 +137,7 @@ class CheckpointManager:
             with _user_errors(self.folder):
                 if not self._reconciled:  # the process before this one may have been killed
                     atomic.make_folder(self.folder)
-                    self._reconcile()
+                    self._open()
                 self._write(content, plan)
             task = at.task if context.ended is None else context.ended
             seconds = time.perf_counter() - started
@@ -162,8 +165,9 @@ class CheckpointManager:
             return
         self._writer.wait()
         if not self._reconciled:
-            self._reconcile()
+            self._open()
         self._retain("step", 0)
+        self._remove_uncommitted()
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
@@ -196,27 +200,55 @@ class CheckpointManager:
 
     # --- writing ------------------------------------------------------------------------------
 
+    def _open(self) -> None:
+        """Read what is committed, once, and make up for what a kill has left undone.
+
+        A checkpoint that its sidecar does not prove is set aside: training may come to its name.
+        """
+        for path, reason in ledger.broken(self.folder):
+            aside = files.set_aside(path)
+            log.warning("%s: %s; set aside as %s", path, reason, aside.name)
+        self._ledger = ledger.entries(self.folder)
+        if self._ledger:
+            self._remove_uncommitted()
+        self._reconcile({e.stage for e in self._ledger})
+
+    def _remove_uncommitted(self) -> None:
+        """Remove the files of this run that no sidecar commits; only who holds the lock may."""
+        for path in ledger.uncommitted(self.folder):
+            if path.suffix != ".pt" or path.name.startswith(f"{self.stem}_"):
+                path.unlink(missing_ok=True)
+
     def _write(self, content: dict[str, Any], plan: list[tuple[Path, dict[str, Any]]]) -> None:
         """Commit the first file of `plan`, which names the others: they can be made up from it."""
         (first, metadata), *others = plan
         siblings = [[path.name, fields] for path, fields in others]
+        self._reconciled = False  # until all that follows is done
         files.commit(first, content, {**metadata, "siblings": siblings})
-        self._reconcile(content)
+        self._add(first, metadata)
+        self._reconcile({metadata["stage"]}, content)
 
-    def _reconcile(self, content: Mapping[str, Any] | None = None) -> None:
-        """Bring siblings, links and retention in line with what is committed.
+    def _reconcile(self, stages: set[str], content: Mapping[str, Any] | None = None) -> None:
+        """Bring siblings, links and retention in line with what is committed in `stages`.
 
         All of it follows from the committed sidecars, so a kill in between is made up for here.
         """
-        self._ledger = ledger.entries(self.folder)
-        if full := [e for e in self._ledger if e.full]:
-            for entry in [e for e in full if e.order == full[-1].order]:
-                self._add_siblings(entry.path, content)
-            self._ledger = ledger.entries(self.folder)
-        if stages := list(dict.fromkeys(e.stage for e in self._ledger if e.kind == "epoch")):
-            self._update_links(stages[-1])
-            for stage in stages:
-                self._retain_epochs(stage)
+        # What somebody has removed meanwhile; only the stages at hand are looked at on the disk.
+        self._ledger = [
+            e for e in self._ledger if e.stage not in stages or sidecars.path_of(e.path).exists()
+        ]
+        newest = max((e.order for e in self._ledger if e.full), default=None)
+        for entry in [e for e in self._ledger if e.full and e.order == newest]:
+            self._add_siblings(entry.path, content)
+        by_stage: dict[str, list[ledger.Entry]] = {}
+        for entry in self._ledger:
+            if entry.stage in stages and entry.kind in ("epoch", WEIGHTS_ONLY):
+                by_stage.setdefault(entry.stage, []).append(entry)
+        epochs = [e for e in self._ledger if e.kind == "epoch"]
+        if epochs and epochs[-1].stage in by_stage:
+            self._update_links(by_stage[epochs[-1].stage])
+        for entries in by_stage.values():
+            self._retain_epochs(entries)
         self._retain("step", _KEEP_ROLLING)
         if self.policy.keep is not None:
             self._retain("task", self.policy.keep)
@@ -237,13 +269,19 @@ class CheckpointManager:
                 files.commit(sibling, weights, metadata)
             else:
                 files.link(path, sibling, metadata)
+            self._add(sibling, metadata)
 
-    def _ranked(self, stage: str) -> tuple[list[ledger.Entry], ledger.Entry]:
+    def _add(self, path: Path, metadata: Mapping[str, Any]) -> None:
+        """Enter the file `path`, which is now committed."""
+        self._ledger.append(ledger.entry_of(path, metadata))
+        self._ledger.sort(key=lambda e: e.order)
+
+    def _ranked(self, stage: list[ledger.Entry]) -> tuple[list[ledger.Entry], ledger.Entry]:
         """The stage's epochs, best first, and its last."""
-        epochs = [e for e in self._ledger if e.kind == "epoch" and e.stage == stage]
+        epochs = [e for e in stage if e.kind == "epoch"]
         return sorted(epochs, key=lambda e: (-self.policy.rank(e.value), e.order)), epochs[-1]
 
-    def _update_links(self, stage: str) -> None:
+    def _update_links(self, stage: list[ledger.Entry]) -> None:
         """Let `best` and `last` name the stage's."""
         ranked, last = self._ranked(stage)
         for name, entry in (("best", ranked[0]), ("last", last)):
@@ -252,15 +290,13 @@ class CheckpointManager:
                 weights = entry.path.name.replace("_full.pth", ".pth")
                 atomic.update_link(self.folder / f"{name}.pth", entry.path.with_name(weights))
 
-    def _retain_epochs(self, stage: str) -> None:
+    def _retain_epochs(self, stage: list[ledger.Entry]) -> None:
         """Keep the stage's top K and its last epoch."""
+        if not any(e.kind == "epoch" for e in stage):
+            return
         ranked, last = self._ranked(stage)
         kept = {e.epoch for e in ranked[: self.policy.top_k]} | {last.epoch}
-        self._remove(
-            e
-            for e in self._ledger
-            if e.stage == stage and e.kind in ("epoch", WEIGHTS_ONLY) and e.epoch not in kept
-        )
+        self._remove(e for e in stage if e.epoch not in kept)
 
     def _retain(self, kind: str, n: int) -> None:
         """Keep the newest `n` of `kind`."""
@@ -268,9 +304,12 @@ class CheckpointManager:
         self._remove(entries[: max(0, len(entries) - n)])
 
     def _remove(self, outdated: Iterable[ledger.Entry]) -> None:
-        for entry in list(outdated):
+        gone = set()
+        for entry in outdated:
             files.remove(entry.path)
-            self._ledger.remove(entry)
+            gone.add(entry.path)
+        if gone:
+            self._ledger = [e for e in self._ledger if e.path not in gone]
 
 
 class _BackgroundWriter:
