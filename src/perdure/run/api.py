@@ -117,15 +117,15 @@ def _enter(
     place: RunFolder, lock: RunLock, config: DictConfig, typed: Sequence[str], loads: bool
 ) -> dict[str, Any] | None:
     """Take the folder, on rank 0; returns the results of a run that is finished there already."""
-    require_own(place.path)
     resumes = loads or config.checkpoint.resume is not None
-    lock.require_free()
-    require_place(place.path, config, typed, resumes, "folder")
     try:
+        require_own(place.path)
+        lock.require_free()
+        require_place(place.path, config, typed, resumes, "folder")
         place.path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except OSError as error:
         raise UserError(f"folder={place.path}: cannot write there ({error.strerror})") from None
-    lock.acquire()
     results = place.results_for(config) if resumes else None
     if results is None:
         place.begin()
