@@ -89,6 +89,7 @@ class Launch(Callback):
             is_named_by_time = False
         with compose.run_timestamp.reserving(is_named_by_time):
             folder = Path(config.hydra[mode].dir)
+            compose.require_literal(f"hydra.{mode}.dir", folder)
             require_own(folder)
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK):

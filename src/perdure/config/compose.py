@@ -134,15 +134,6 @@ def compose(*overrides: str) -> DictConfig:
     return config
 
 
-def output_root(command: Arguments) -> Path:
-    """Where `command` puts the folders of runs: as typed, else as the configuration files say."""
-    typed = command.value("output_root")
-    if typed is None:
-        choices = (t.text for t in command.overrides if t.key in ("local", "debug"))
-        typed = compose(*command.search_path, *choices).output_root
-    return Path(str(typed)).expanduser()
-
-
 def expand_home(config: DictConfig) -> None:
     """Replace a `~` at the start of where runs go by the home folder, as a shell would."""
     with read_write(config):
@@ -152,6 +143,19 @@ def expand_home(config: DictConfig) -> None:
             raw: Any = OmegaConf.to_container(node, resolve=False)
             if str(raw[name]).startswith("~"):
                 node[name] = os.path.expanduser(str(raw[name]))
+
+
+def require_literal(key: str, folder: Path) -> None:
+    """Refuse a run folder whose name Hydra, which reads it once more, would take for another.
+
+    Raises:
+        UserError: it has `${` in it.
+    """
+    if "${" in str(folder):
+        raise UserError(
+            f"{key}={folder}: Hydra would read the ${{ in it as an interpolation once more and "
+            "write elsewhere; rename the folder, or choose another"
+        )
 
 
 def needs_tracking(error: AssertionError, arguments: Iterable[str]) -> str | None:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perdure.checkpoint.core import sidecars
+from perdure.config.overrides import parse
 from perdure.io.redaction import ADDRESSES
 from perdure.io.run_files import CONSOLE, RunFiles
 from perdure.run.preemption import PARENT
@@ -139,5 +140,5 @@ def resuming_command(job: Job) -> list[str]:
     """The job's command; it resumes if the job's folder holds a checkpoint."""
     if not any(sidecars.checkpoints_in(RunFiles(job.folder).checkpoints)):
         return list(job.command)
-    replaced = ("checkpoint.load=", "checkpoint.resume=")
-    return [*(a for a in job.command if not a.startswith(replaced)), "checkpoint.resume=auto"]
+    replaced = ("checkpoint.load", "checkpoint.resume")
+    return [*(a for a in job.command if parse(a).key not in replaced), "checkpoint.resume=auto"]
