@@ -21,7 +21,18 @@ class Reservoir(Buffer):
         if free < len(labels):
             slots[free:] = generator.integers(0, slots[free:] + 1)
         (rows,) = np.nonzero(slots < self.size)
+        if len(self) < min(self.seen, self.size):
+            rows = self._close_gap(slots, rows)
         if not rows.size:
             return [], []
         last = dict(zip(slots[rows].tolist(), rows.tolist(), strict=True))
         return list(last.values()), list(last.keys())
+
+    def _close_gap(self, slots: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """In a buffer that holds less than it could (`adopt`), slots beyond the last follow it.
+
+        Changes `slots`; returns the rows of `rows` that are kept.
+        """
+        beyond = rows[slots[rows] >= len(self)]
+        slots[beyond] = len(self) + np.arange(len(beyond))
+        return rows[slots[rows] < self.size]

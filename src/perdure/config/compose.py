@@ -119,6 +119,11 @@ def configuration(config_folders: Iterable[str] = ()) -> Iterator[None]:
 
 def compose(*overrides: str) -> DictConfig:
     """The configuration that `python train.py <overrides>` would run."""
+    return compose_with_options(*overrides)[0]
+
+
+def compose_with_options(*overrides: str) -> tuple[DictConfig, dict[str, Any]]:
+    """The same, and the option that each group has in it."""
     overrides = tuple(without_null_choices(overrides))
     with configuration(Arguments(overrides).config_folders):
         try:
@@ -129,9 +134,10 @@ def compose(*overrides: str) -> DictConfig:
                 raise
             raise UserError(sentence) from None
     require_effect(config.hydra)
+    options: Any = OmegaConf.to_container(config.hydra.runtime.choices)
     with open_dict(config):
         del config["hydra"]
-    return config
+    return config, options
 
 
 def expand_home(config: DictConfig) -> None:

@@ -13,6 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from omegaconf import OmegaConf
 
 from perdure.config.benchmark import PARTS
 from perdure.config.build import locate, locations
-from perdure.config.compare import is_free, listed
-from perdure.config.compose import compose
+from perdure.config.compare import BENCHMARK, is_free, is_within, listed
+from perdure.config.compose import compose_with_options
 from perdure.config.folder import CONF
 from perdure.config.overrides import Arguments, leaves, parse, quoted
 from perdure.config.schema import require_component
@@ -36,10 +37,14 @@ GROUPS = ("model", "dataset", "buffer", "backbone", "optimizer", "scheduler", "t
 NOT_STORED = ("checkpoint", "tracking", "data", "hydra.searchpath", "local", "debug")
 """Keys (and what is below them) that no file may set and that a command must repeat to resume."""
 
-_OF_ONE_COMMAND = tuple(
-    f"checkpoint.{key}" for key in ("load", "fork", "resume", "allow")
-)  # a later command means something else by them
+OF_ONE_COMMAND = tuple(
+    f"checkpoint.{key}" for key in ("load", "fork", "other_benchmark", "resume", "allow")
+)
+"""Keys by which a later command means something else."""
+
 _PRESETS = (*PARTS, "experiment")  # groups whose options set values of the others
+_PLACES = {**{group: group for group in GROUPS}, **{part: f"dataset.{part}" for part in PARTS}}
+"""Groups, and where their keys stand in a configuration."""
 _KEYS = ("seed", "deterministic", "device", "threads", "recipe")
 _OPTION = re.compile(r"[A-Za-z0-9_][\w.+-]*(/[A-Za-z0-9_][\w.+-]*)*")
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
@@ -106,34 +111,64 @@ class StoredConfig:
         return tuple(
             redacted(t.text)
             for t in self._typed
-            if t.key.partition(".")[0] in NOT_STORED and t.key not in (*_OF_ONE_COMMAND, *keys)
+            if t.key.partition(".")[0] in NOT_STORED and t.key not in (*OF_ONE_COMMAND, *keys)
         )
 
-    def overrides(self, command: Arguments) -> tuple[list[str], frozenset[str]]:
+    def overrides(self, command: Arguments, fork: bool = False) -> tuple[list[str], frozenset[str]]:
         """What makes `command` run what the file's run was, and the keys whose values it sets.
+
+        A fork may choose another option of a group: nothing then applies of what the file says of
+        the old one. What its benchmark was stays, also where it followed from another key.
 
         Raises:
             UserError: an option is not there, or a class is named that may not be.
         """
         choices = self.choices()
         today = self._today(choices, command)
-        values = dict(self._values(today, command))
+        values = dict(self._values(today.values, command))
+        deletions = list(self._deletions(today.values))
+        if fork:
+            now = self._today([*choices, *_chosen(command)], command)
+            anew = set(self._chosen_anew(today, now, command))
+            values = {
+                key: value
+                for key, value in {**dict(self._fixed(now.raw, command)), **values}.items()
+                if not is_within(key, anew)
+            }
+            deletions = [text for text in deletions if not is_within(text[1:], anew)]
         trust = _Trust(self.origin, command, self._folders)
         for key, value in values.items():
             trust.check(key, value)
         pins = [f"++{key}={quoted(value)}" for key, value in values.items()]
-        return [*choices, *self._deletions(today), *pins], frozenset(values)
+        return [*choices, *deletions, *pins], frozenset(values)
 
-    def _today(self, choices: Sequence[str], command: Arguments) -> dict[str, Any]:
+    def _today(self, choices: Sequence[str], command: Arguments) -> _Composed:
         """What the file's choices give with the configuration files of today."""
         from perdure.config.error_messages import explain
 
         try:
-            config = compose(*command.search_path, *choices, "timestamp=now")
-            today: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+            config, options = compose_with_options(*command.search_path, *choices, "timestamp=now")
+            raw: Any = OmegaConf.to_container(config, resolve=False)
+            values: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
         except Exception as error:  # an option that is not there, in Hydra's many ways
             raise UserError(f"{self.origin}: {explain(error)}{_advice(self._folders)}") from error
-        return dict(today)
+        return _Composed(dict(values), dict(raw), options)
+
+    def _chosen_anew(self, today: _Composed, now: _Composed, command: Arguments) -> Iterator[str]:
+        """Where the groups stand of which `command` chooses another option or class."""
+        for group, place in _PLACES.items():
+            typed = command.value(f"{place}.{_TARGET}")
+            is_other = typed not in (None, _lookup(self.args, f"{place}.{_TARGET}")[0])
+            if is_other or today.options.get(group) != now.options.get(group):
+                yield place
+
+    def _fixed(self, raw: Mapping[str, Any], command: Arguments) -> Iterator[tuple[str, Any]]:
+        """Keys of the benchmark that follow from others (`dataset.seed`), as they were."""
+        for key, value in leaves(self.args.get("dataset"), "dataset"):
+            written = _lookup(raw, key)[0]
+            follows = isinstance(written, str) and "${" in written
+            if follows and is_within(key, BENCHMARK) and not command.sets(key):
+                yield key, value
 
     def _values(self, today: Mapping[str, Any], command: Arguments) -> Iterator[tuple[str, Any]]:
         """Keys that were typed then or are otherwise today, and are not typed now; their values."""
@@ -153,6 +188,24 @@ class StoredConfig:
             is_there, was_there = _lookup(today, typed.key)[1], _lookup(self.args, typed.key)[1]
             if typed.deletes and is_ours and is_there and not was_there:
                 yield f"~{typed.key}"
+
+
+@dataclass(frozen=True)
+class _Composed:
+    """A configuration of today: resolved, as its files write it, and the options of its groups."""
+
+    values: dict[str, Any]
+    raw: dict[str, Any]
+    options: Mapping[str, Any]
+
+
+def _chosen(command: Arguments) -> list[str]:
+    """The options of groups that `command` chooses."""
+    return [
+        t.text
+        for t in command.overrides
+        if t.key in (*GROUPS, *_PRESETS, "local", "debug") and t.package is None and not t.is_sweep
+    ]
 
 
 class _Trust:

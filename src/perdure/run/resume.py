@@ -23,6 +23,7 @@ from perdure.config.schema import CheckpointConfig
 from perdure.config.stored import (
     GROUPS,
     NOT_STORED,
+    OF_ONE_COMMAND,
     StoredConfig,
     classes_to_allow,
     location_keys,
@@ -321,7 +322,7 @@ def _with_configuration(
         )
     if options.fork:
         point = replace(point, fork=True)
-    stored, taken = point.config.overrides(command)
+    stored, taken = point.config.overrides(command, point.fork)
     point = replace(point, taken=taken)
     address = reference.removeprefix("wandb://")
     if address != reference and not any(t.key == "tracking" for t in command.overrides):
@@ -356,12 +357,11 @@ def command_to_resume(typed: Arguments, config: Mapping[str, Any], folder: Path)
         config: the configuration that ran, plain.
         folder: the run's folder.
     """
-    left_out = ("checkpoint.load", "checkpoint.fork", "checkpoint.resume", "checkpoint.allow")
     repeated = (*NOT_STORED, *location_keys({group: config[group] for group in GROUPS}))
     kept = [
         t.text
         for t in typed.overrides
-        if t.key not in left_out
+        if t.key not in OF_ONE_COMMAND
         and any(t.key == key or t.key.startswith(f"{key}.") for key in repeated)
         and not t.is_sweep
     ]
