@@ -132,6 +132,8 @@ def test_no_published_value_is_active_off_its_protocol(
     assert chosen is not None
     assert (chosen.row.method, chosen.benchmark.dataset) == (model, dataset)
     assert chosen.row.buffer in (None, size)
+    if chosen.row.buffer is None:
+        more = [word for word in more if not word.startswith("buffer")]  # it has no effect
     assert set(more) <= {"seed=1"} | _as_published(chosen.protocol)
 
 

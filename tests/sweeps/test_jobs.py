@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from perdure.errors import UserError
 from perdure.sweeps.jobs import (
     Job,
     Outcome,
+    command,
     command_to_continue,
     finished,
     name_of,
@@ -118,3 +120,18 @@ def test_a_requeued_job_resumes_once_it_has_a_checkpoint(tmp_path: Path) -> None
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-20_full.pth.json").touch()
     assert resuming_command(job) == ["python", "seed=0", "checkpoint.resume=auto"]
+
+
+@pytest.mark.parametrize(
+    "typed", [("--config-dir", "my/conf"), ("-cd=my/conf",), ("--config-d=my/conf",)], ids=str
+)
+def test_a_job_is_composed_from_the_folders_of_the_sweep(
+    monkeypatch: pytest.MonkeyPatch, typed: tuple[str, ...]
+) -> None:
+    path = "hydra.searchpath=[file://x]"
+    hydra = {"overrides": {"hydra": [path]}, "sweep": {"dir": "sweep"}}
+    config = OmegaConf.create({"hydra": hydra, "timestamp": "now"})
+    monkeypatch.setattr("sys.argv", ["perdure train", "-m", *typed, path, "seed=0,1"])
+    words = command(config, 0, ["seed=0"], Path("sweep/0"))
+    assert "--config-dir=my/conf" in words
+    assert path in words

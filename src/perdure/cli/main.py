@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from perdure.cli.help import text as help_text
 from perdure.config import compose, error_messages
 from perdure.config.benchmark import require_effect
+from perdure.config.build import import_from_here
 from perdure.config.folder import CONF
 from perdure.config.overrides import Arguments, readable, without_null_choices
 from perdure.config.recipe import notices
@@ -115,6 +116,7 @@ class Program:
             print(help_text(), end="")
             return
         follow_parent()
+        import_from_here()
         compose.register(Arguments(tuple(words)).config_folders)
         shows_traceback = "HYDRA_FULL_ERROR" in os.environ
         # Without this Hydra prints its own long text and exits with status 1.

@@ -18,9 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from perdure.cli.main import exit_run, worded_exit
 from perdure.config import error_messages
-from perdure.config.build import build
+from perdure.config.build import build, import_from_here
 from perdure.config.compose import compose
-from perdure.config.folder import CONF
+from perdure.config.folder import options
 from perdure.config.overrides import Arguments
 from perdure.datasets.fetch import time_limit
 from perdure.errors import UserError
@@ -45,11 +45,12 @@ exit status: 0 when the data are ready, 2 when they are not, with the reason in 
 @worded_exit()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make sure that the data of the composed benchmark are on disk, verified."""
-    options = _options(arguments)
-    flags = [] if options.config_dir is None else ["--config-dir", options.config_dir]
-    command = Arguments((*flags, *options.overrides))
+    typed = _parsed(arguments)
+    import_from_here()
+    flags = [] if typed.config_dir is None else ["--config-dir", typed.config_dir]
+    command = Arguments((*flags, *typed.overrides))
     try:
-        config = compose(*command.search_path, *(typed.text for typed in command.overrides))
+        config = compose(*command.search_path, *(t.text for t in command.overrides))
         node: Any = OmegaConf.to_container(config.dataset.source)
         source = build(node, "dataset.source")
         if not hasattr(source, "fetch"):
@@ -67,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    names = ", ".join(sorted(path.stem for path in (CONF / "dataset").glob("*.yaml")))
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    names = ", ".join(options("dataset"))
     indent = " " * 25
     parser = argparse.ArgumentParser(
         prog="perdure prepare-data",

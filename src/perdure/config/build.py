@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -60,6 +62,13 @@ def locate(path: str, group: str) -> Callable[..., Any]:
     if not callable(found):
         raise UserError(f"{group}._target_={path}: must be a class or a function")
     return found
+
+
+def import_from_here() -> None:
+    """Let classes be found in the current directory, after all else: `python -m` does so anyway."""
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 def check(

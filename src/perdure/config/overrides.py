@@ -104,6 +104,13 @@ class Arguments:
         return os.path.abspath(folder) if folder else None
 
     @property
+    def config_flags(self) -> list[str]:
+        """Hydra's flags for the location of configuration files, in full."""
+        names = ("config_path", "config_name", "config_dir")
+        given = {name: getattr(self._parsed, name) for name in names}
+        return [f"--{key.replace('_', '-')}={value}" for key, value in given.items() if value]
+
+    @property
     def config_folders(self) -> tuple[str, ...]:
         """Folders of configuration files named here, absolute: `--config-dir` and searchpath."""
         found = [self.config_dir] if self.config_dir else []

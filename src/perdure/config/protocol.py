@@ -137,6 +137,15 @@ class Protocol:
         return None
 
 
+def marked(config: DictConfig) -> Iterator[str]:
+    """Keys of a configuration that have the published value, or would have it."""
+    unresolved: Any = OmegaConf.to_container(config, resolve=False)
+    for group, part in unresolved.items():
+        for key, value in leaves(part, str(group)):
+            if str(value).startswith(MARK):
+                yield key
+
+
 def plain(value: Any) -> Any:
     """A value of a configuration as plain data."""
     if OmegaConf.is_config(value):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.config.compose import compose, register
+from perdure.config.overrides import Arguments
 from perdure.config.recipe import notices
 from perdure.io.files import require_own
 from perdure.io.redaction import ADDRESSES
@@ -18,7 +19,7 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
     """Run `python train.py <overrides>` in this process.
 
     Args:
-        overrides: as on the command line, `"model=derpp", "seed=1"`.
+        overrides: as on the command line, `"model=derpp", "seed=1"`; `--config-dir=…` too.
         folder: where the run's files go; none writes no files. A full checkpoint named by
             `checkpoint.load` is resumed in its own folder unless it is forked.
 
@@ -43,12 +44,14 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
         return [list(map(ADDRESSES.redact, planned.words)), None if target is None else str(target)]
 
     arguments, target = rendezvous.from_main("arguments", expanded)
-    typed = [argument for argument in arguments if not argument.startswith("hydra.")]
-    config = compose(*typed)
+    command = Arguments(tuple(arguments))
+    typed = [t.text for t in command.overrides if not t.text.startswith("hydra.")]
+    config = compose(*command.search_path, *typed)
     ADDRESSES.redact_config(config)
     place = None if target is None else Path(target)
+    shown, folders = notices(config), command.config_folders
     if place is None or not environment.is_main():
-        return run(config, place, typed, notices(config), start)
+        return run(config, place, typed, shown, start, config_folders=folders)
     require_own(place)
     place.mkdir(parents=True, exist_ok=True)
     run_folder = RunFolder(place)
@@ -56,6 +59,6 @@ def train(*overrides: str, folder: str | Path | None = None) -> dict[str, Any]:
     lock.acquire()
     try:
         run_folder.remove_temporaries()
-        return run(config, place, typed, notices(config), start)
+        return run(config, place, typed, shown, start, config_folders=folders)
     finally:
         lock.release()

@@ -20,7 +20,7 @@ from perdure.config.build import build, check, locate
 from perdure.config.compare import require_same
 from perdure.config.folder import CHECKOUT
 from perdure.config.schema import Config, Direction, Mode, validate
-from perdure.config.stored import refuse_locations
+from perdure.config.trust import refuse_locations
 from perdure.config.typed import as_plain, typed
 from perdure.datasets.fetch import time_limit
 from perdure.datasets.scenarios import Scenario

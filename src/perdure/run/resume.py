@@ -25,9 +25,8 @@ from perdure.config.stored import (
     NOT_STORED,
     OF_ONE_COMMAND,
     StoredConfig,
-    classes_to_allow,
-    location_keys,
 )
+from perdure.config.trust import classes_to_allow, location_keys
 from perdure.errors import UserError
 from perdure.io.redaction import ADDRESSES
 from perdure.io.run_files import CHECKPOINTS, HYDRA, RunFiles

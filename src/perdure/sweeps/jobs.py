@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from perdure.config.compare import is_free
-from perdure.config.overrides import program, quoted
+from perdure.config.overrides import Arguments, program, quoted
 from perdure.errors import RESUMABLE, UserError
 from perdure.io.run_files import RunFiles
 from perdure.ranks import environment
@@ -27,7 +27,6 @@ _OF_THE_SWEEP = (
     "hydra.mode", "hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper",
     "hydra.sweep", "hydra.run.dir", "hydra.job.num",
 )  # fmt: skip
-_CONFIG_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
 _DECIDES_RESULT = ("dataset.stop_after", "recipe")
 """Keys that a run which trains on may change, but not a job that is finished, since its result is
 taken as it is: `recipe` stands for values that the overrides do not show."""
@@ -112,7 +111,7 @@ def command(config: DictConfig, number: int, overrides: Sequence[str], folder: P
         "-m",
         "perdure",
         "train",
-        *_config_flags(sys.argv[1:]),
+        *Arguments(tuple(sys.argv[1:])).config_flags,
         *hydra,
         "hydra.mode=RUN",
         f"hydra.run.dir={quoted(str(folder))}",
@@ -121,17 +120,6 @@ def command(config: DictConfig, number: int, overrides: Sequence[str], folder: P
         f"timestamp={quoted(str(config.timestamp))}",
         *overrides,
     ]
-
-
-def _config_flags(arguments: Sequence[str]) -> list[str]:
-    """Hydra's flags for the location of configuration files, as they were typed."""
-    found: list[str] = []
-    for at, argument in enumerate(arguments):
-        if argument.startswith("--config-") and "=" in argument:
-            found.append(argument)
-        elif argument in _CONFIG_FLAGS:
-            found += arguments[at : at + 2]
-    return found
 
 
 def command_to_continue(arguments: Sequence[str], sweep: Path) -> str:
