@@ -156,7 +156,8 @@ class StoredConfig:
     def _follows(self, raw: Mapping[str, Any], key: str) -> bool:
         """Whether `key` follows from others (`scheduler.T_max`) where nobody typed it."""
         written = str(lookup(raw, key)[0])
-        was_typed = is_within(key, [t.key for t in self._typed if not t.deletes])
+        typed = [t.key for t in self._typed if not (t.deletes or t.key in _PLACES)]
+        was_typed = is_within(key, typed)
         return "${" in written and not written.startswith(MARK) and not was_typed
 
     def _values(self, today: Mapping[str, Any], command: Arguments) -> Iterator[tuple[str, Any]]:

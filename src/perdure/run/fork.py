@@ -10,22 +10,16 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-import torch
-from torch.nn.functional import pad
-
 from perdure.config.compare import BENCHMARK, Change, changes, is_within
 from perdure.config.schema import Config, Mode
-from perdure.config.trust import location_keys, lookup
+from perdure.config.trust import location_keys
 from perdure.config.typed import as_plain
 from perdure.errors import UserError
-from perdure.models.base import Method
-from perdure.run.fork_optimizer import load_optimizer
 from perdure.run.resume import RestorePoint
-from perdure.training.replay import Local
 from perdure.training.state import Position
-from perdure.training.trainer import Trainer
 
-_LENGTH = ("dataset.epochs", "dataset.iterations", "dataset.batch_size")
+LENGTH = ("dataset.epochs", "dataset.iterations", "dataset.batch_size")
+"""Keys that say how long a task is trained."""
 _BACKBONE = "backbone."
 
 
@@ -148,7 +142,9 @@ class Fork:
                     f"{started} or more"
                 )
 
-    def _n_tasks(self) -> int:
+    @property
+    def n_tasks(self) -> int:
+        """Tasks that the run has."""
         dataset = self.config.dataset
         is_joint = self.config.training.mode is Mode.joint
         return 1 if is_joint else dataset.stop_after or dataset.n_tasks
@@ -159,133 +155,6 @@ class Fork:
             return "task 0"
         return f"tasks 0 to {task - ended}" if task else "a part of task 0"
 
-    # --- what is taken over -------------------------------------------------------------------
-
-    def load(self, trainer: Trainer) -> list[str]:
-        """Bring `trainer`, freshly built, to where the checkpoint stood; returns what to tell.
-
-        Raises:
-            UserError: the state does not fit; names the keys.
-        """
-        told = list(self._told_of_all())
-        state, saved = trainer.state, self.source.state
-        if not self.is_new_method:
-            try:
-                state.load_method(saved["model"])
-            except (RuntimeError, KeyError) as error:
-                raise self.misfit(error, "backbone", "model", "dataset") from error
-        state.position = self._position(trainer)
-        if state.position != self.position:
-            told.append(
-                f"{self.shown(*_LENGTH)}: task {state.position.task} continues in epoch "
-                f"{state.position.epoch} at step {state.position.step}"
-            )
-        told += load_optimizer(trainer, self)
-        told += self._load_scaler(trainer)
-        told += self._load_buffer(trainer)
-        self._load_results(trainer)
-        return told
-
-    def _told_of_all(self) -> list[str]:
-        told = []
-        if self.position.task >= self._n_tasks():
-            told.append("all of its tasks are trained already: nothing is trained")
-        if self.changes:
-            told.append(f"changed at the fork: {', '.join(map(str, self.changes))}")
-        if self.changed("seed") and not self.benchmark:
-            seed, dataset = self.config.seed, self.config.dataset.seed
-            told.append(
-                f"seed={seed} is of the training from here on; dataset.seed stays {dataset}, "
-                "since it made the tasks that were learned"
-            )
-        if self.is_new_method:
-            name = self.config.model["name"]
-            told.append(
-                f"model={name}: takes over the network; the method's own state starts afresh"
-            )
-        return told
-
-    def _position(self, trainer: Trainer) -> Position:
-        """The position in batches and epochs of the fork: after as many examples, or steps."""
-        at, changed = self.position, self.changed(*_LENGTH)
-        if at.task_begins or not changed:
-            return at
-        dataset, benchmark = self.config.dataset, trainer.benchmark
-        joint = trainer.settings.joint
-        n = len((benchmark.joint() if joint else benchmark.train(at.task)).y)
-        before = max(1, int(lookup(self.source.config.args, "dataset.batch_size")[0]))
-        per_epoch = -(-n // dataset.batch_size)
-        if dataset.iterations:
-            done = at.epoch * -(-n // before) + at.step
-            epoch, step = divmod(done, per_epoch)
-        else:
-            epoch, step = at.epoch, at.step * before // dataset.batch_size
-            if step >= per_epoch:
-                epoch, step = epoch + 1, 0
-        total = dataset.iterations or dataset.epochs * per_epoch
-        if epoch * per_epoch + step > total:
-            raise UserError(
-                f"{self.shown(*_LENGTH)}: {self.source.path} has trained task {at.task} for longer "
-                f"already (epoch {epoch}, step {step}); choose more, or fork a checkpoint of a "
-                "task's end"
-            )
-        return Position(at.task, epoch, step, at.global_step)
-
-    def _load_scaler(self, trainer: Trainer) -> list[str]:
-        scaler, saved = trainer.state.scaler, self.source.state["scaler"]
-        if scaler is None:
-            return []
-        if saved is None:
-            return [f"{self.shown('training.precision')}: the scale of the loss starts afresh"]
-        scaler.load_state_dict(saved)
-        return []
-
-    def _load_buffer(self, trainer: Trainer) -> list[str]:
-        replay, saved = trainer.state.replay, self.source.state["buffer"]
-        if replay is None:
-            return []
-        named = self.shown("model.name", "buffer._target_", "buffer.size", "training.replay_sync")
-        if saved is None:
-            return [f"{named}: the buffer starts empty"]
-        if isinstance(replay, Local) or "parts" in saved:
-            if named:
-                raise UserError(
-                    f"{named}: with training.replay_sync=local a fork keeps method and buffer"
-                )
-            replay.load_state_dict(saved, trainer.state.device)
-            return []
-        missing = _missing_fields(trainer.method, trainer.benchmark.shape, saved)
-        if missing:
-            return [f"{named or self.shown('dataset')}: the buffer starts empty, since {missing}"]
-        wanted = {"raw", "y", *trainer.method.stored_fields}
-        fields = {key: value for key, value in saved["fields"].items() if key in wanted}
-        saved = {**saved, "fields": fields}
-        if not self.changed("buffer._target_", "buffer.size"):
-            replay.load_state_dict(saved, trainer.state.device)
-            return []
-        generator = replay.streams.numpy("fork", task=self.position.task)
-        replay.buffer.adopt(saved, generator, trainer.state.device)
-        n, before = len(replay.buffer), saved["filled"]
-        return [f"{named}: the buffer takes over {n} of {before} examples"]
-
-    def _load_results(self, trainer: Trainer) -> None:
-        saved = self.source.state["results"]
-        measured, results = saved["measured"], trainer.state.results
-        if measured["metrics"].keys() != results.metrics.keys():
-            raise UserError(
-                f"{self.shown('dataset.scenario')}: the learned tasks were measured as "
-                f"{', '.join(measured['metrics'])}, those of this benchmark are as "
-                f"{', '.join(results.metrics)}; start from the weights alone (best.pth)"
-            )
-        if self.changed("dataset.n_tasks"):
-            n_tasks = trainer.benchmark.n_tasks
-            metrics = {
-                name: {key: _columns(value, n_tasks) for key, value in counts.items()}
-                for name, counts in measured["metrics"].items()
-            }
-            saved = {**saved, "measured": {**measured, "metrics": metrics}}
-        trainer.state.load_results(saved)
-
 
 def _position_of(source: RestorePoint) -> Position:
     found = source.state.get("position")
@@ -295,19 +164,3 @@ def _position_of(source: RestorePoint) -> Position:
     if not all(isinstance(value, int) and value >= 0 for value in found.values()):
         raise UserError(f"{source.path}: damaged (its position is {dict(found)})")
     return Position(**found)
-
-
-def _missing_fields(method: Method, shape: tuple[int, int, int], saved: Mapping[str, Any]) -> str:
-    """Why the method cannot replay what the buffer holds; empty where it can."""
-    fields = saved["fields"]
-    missing = [key for key in method.stored_fields if key not in fields]
-    if fields and missing:
-        return f"{type(method).__name__} needs {', '.join(missing)} of each example"
-    if fields and tuple(fields["raw"].shape[1:]) != tuple(shape):
-        return f"its examples are of shape {tuple(fields['raw'].shape[1:])}, not {tuple(shape)}"
-    return ""
-
-
-def _columns(counts: torch.Tensor, n_tasks: int) -> torch.Tensor:
-    """Counts [E, T] for another number of tasks; whatever has no tasks as it is."""
-    return pad(counts, (0, n_tasks - counts.shape[1])) if counts.ndim == 2 else counts

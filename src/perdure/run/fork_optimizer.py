@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from perdure.config.schema import Per
+from perdure.run.fork import LENGTH, Fork
 from perdure.training.trainer import Trainer
-
-if TYPE_CHECKING:
-    from perdure.run.fork import Fork
 
 _RATES = ("optimizer.lr", "optimizer.weight_decay")
 """Options that leave an optimizer's state (momentum, moments) meaningful."""
 _SCHEDULE = ("scheduler", "training.scheduler_per")
-_LENGTH = ("dataset.epochs", "dataset.iterations", "dataset.batch_size")
 
 
 def load_optimizer(trainer: Trainer, fork: Fork) -> list[str]:
@@ -35,7 +32,7 @@ def load_optimizer(trainer: Trainer, fork: Fork) -> list[str]:
     told = []
     schedule = fork.changed(*_SCHEDULE)
     if state.scheduler is not None:
-        schedule = schedule or fork.changed(*_LENGTH)
+        schedule = schedule or fork.changed(*LENGTH)
     if fork.changed("optimizer") or schedule:
         told += _advance(trainer, fork, bool(schedule))
     elif state.scheduler is not None:
@@ -64,7 +61,7 @@ def _advance(trainer: Trainer, fork: Fork, is_other: bool) -> list[str]:
     scheduler = trainer.state.scheduler
     if scheduler is None:
         return [f"{fork.shown(*_SCHEDULE)}: the learning rate is constant"] if is_other else []
-    keys = fork.shown(*_SCHEDULE, *_LENGTH) or fork.shown("optimizer")
+    keys = fork.shown(*_SCHEDULE, *LENGTH) or fork.shown("optimizer")
     count = _count(trainer, fork)
     if isinstance(scheduler, ReduceLROnPlateau) or count is None:
         return [f"{keys}: the scheduler starts afresh"]

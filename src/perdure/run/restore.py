@@ -21,6 +21,7 @@ from perdure.io import atomic
 from perdure.io.files import is_own
 from perdure.io.run_files import CHECKPOINTS, RunFiles
 from perdure.run.fork import Fork
+from perdure.run.fork_state import load_fork
 from perdure.run.resume import RestorePoint, Weights
 from perdure.training.trainer import Trainer
 from perdure.wandb import record as records
@@ -56,7 +57,7 @@ def restore(
     told = []
     try:
         if fork is not None:
-            told = fork.load(trainer)
+            told = load_fork(trainer, fork)
         else:
             trainer.load_state_dict(source.state)
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
@@ -86,8 +87,8 @@ def restore(
 
 def _marked(mark: Mapping[str, Any]) -> str:
     return (
-        f"OTHER BENCHMARK: what was learned before task {mark['task']} is measured here on tasks "
-        f"that it was not trained on; changed: {', '.join(mark['changed'])}"
+        f"another benchmark from task {mark['task']} on, so what was learned before is measured on "
+        f"other tasks than it was trained on: {', '.join(mark['changed'])}"
     )
 
 
