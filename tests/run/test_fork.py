@@ -190,6 +190,8 @@ def seed(ended: Path, midway: Path, by_steps: Path) -> None:
     assert "seed=1 is of the training from here on; dataset.seed stays 0" in told
     assert (trainer.settings.seed, trainer.benchmark.streams.seed) == (1, 0)
     assert_network(trainer, ended)
+    assert "some of its examples come twice" in forked(midway, "seed=1")[1]
+    assert "twice" not in told
 
 
 # --- how long -------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ class Fork:
     def misfit(self, error: Exception, *keys: str) -> UserError:
         """The state does not fit, which the changed `keys` explain, or else all that changed."""
         shown = self.shown(*keys) or ", ".join(map(str, self.changes)) or "this version"
-        reason = str(error).splitlines()[-1].strip()
+        reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
         return UserError(
             f"{shown}: the state in {self.source.path} does not fit ({reason}); leave it as it was"
         )

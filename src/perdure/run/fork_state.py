@@ -56,6 +56,11 @@ def _told_of_all(fork: Fork) -> list[str]:
             f"seed={seed} is of the training from here on; dataset.seed stays {dataset}, "
             "since it made the tasks that were learned"
         )
+    if fork.changed("seed") and fork.position.step:
+        told.append(
+            f"seed={fork.config.seed}: the rest of this epoch is drawn in another order, so some "
+            "of its examples come twice and some not at all"
+        )
     if fork.is_new_method:
         name = fork.config.model["name"]
         told.append(f"model={name}: takes over the network; the method's own state starts afresh")
