@@ -20,7 +20,8 @@ from perdure.config.folder import CONF, options
 from perdure.config.overrides import Arguments
 from perdure.config.published import published
 from perdure.config.schema import validate
-from perdure.config.stored import GROUPS, StoredConfig, refuse_locations
+from perdure.config.stored import GROUPS, StoredConfig
+from perdure.config.trust import refuse_locations
 from perdure.errors import UserError
 from perdure.io.files import require_own
 from perdure.io.redaction import Addresses

@@ -9,8 +9,8 @@ import pytest
 from process import ROOT, train_in
 
 import perdure
-from perdure.config.compose import output_root
 from perdure.config.folder import options
+from perdure.config.loading import loading
 from perdure.config.overrides import Arguments
 from perdure.config.schema import validate
 
@@ -55,7 +55,7 @@ def test_experiments_and_what_is_typed_win_over_a_machine_s_settings(machine: st
 
 def test_the_run_that_saved_last_is_looked_for_where_runs_go(machine: str) -> None:
     def root(*words: str) -> str:
-        return str(output_root(Arguments(words)))
+        return str(loading(Arguments(words)).output_root)
 
     assert root("checkpoint.load=latest") == "outputs"
     assert root(machine, "checkpoint.load=latest") == "/scratch/outputs"

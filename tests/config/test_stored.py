@@ -18,7 +18,8 @@ from omegaconf import OmegaConf
 from perdure.config.build import build
 from perdure.config.compose import compose
 from perdure.config.overrides import Arguments, quoted
-from perdure.config.stored import StoredConfig, classes_to_allow, named_classes, refuse_locations
+from perdure.config.stored import StoredConfig
+from perdure.config.trust import classes_to_allow, named_classes, refuse_locations
 from perdure.errors import UserError
 from perdure.run.resume import command_to_resume
 
@@ -140,6 +141,48 @@ def test_what_is_not_taken_is_reported() -> None:
     assert stored.not_taken({"data.root", "checkpoint.save", "tracking"}) == ()
     content["overrides"] = ["model=er", "debug=fast", "local=cluster"]
     assert StoredConfig(content, "old.pt").not_taken(()) == ("debug=fast", "local=cluster")
+
+
+# --- forks ----------------------------------------------------------------------------------------
+
+
+def forked(content: Mapping[str, Any], *typed: str) -> dict[str, Any]:
+    """The configuration that a fork composes."""
+    words = StoredConfig(content, "old.pt").overrides(Arguments(typed), fork=True)[0]
+    return plain(*words, *typed)
+
+
+def test_a_benchmark_that_followed_the_seed_stays_on_a_fork() -> None:
+    for more in ((), ("dataset=perm-mnist",)):
+        content = state("model=er", "seed=3", *more)
+        config = forked(content, "seed=4")
+        assert (config["seed"], config["dataset"]["seed"]) == (4, 3)
+    assert forked(content, "seed=4", "dataset.seed=5")["dataset"]["seed"] == 5
+
+
+def test_values_of_an_option_do_not_reach_another_one_on_a_fork() -> None:
+    content = state(
+        "model=derpp", "model.alpha=0.3", "optimizer.momentum=0.9", "~optimizer.nesterov",
+        "dataset=perm-mnist", "dataset.epochs=2",
+    )  # fmt: skip
+    assert set(forked(content, "model=er")["model"]) == {"_target_", "name"}
+    assert "momentum" not in forked(content, "optimizer=adam")["optimizer"]
+    words = StoredConfig(content, "old.pt").overrides(
+        Arguments(("optimizer._target_=torch.optim.RMSprop",)), fork=True
+    )[0]
+    assert not [word for word in words if "optimizer" in word]
+    assert forked(content, "dataset=seq-mnist")["dataset"]["epochs"] == 1
+    assert forked(content, "scenario=rotated")["dataset"]["epochs"] == 2
+    # The same option again is no other one.
+    same = forked(content, "model=derpp", "optimizer=sgd")
+    assert (same["model"]["alpha"], same["optimizer"]["momentum"]) == (0.3, 0.9)
+
+
+def test_what_follows_another_key_follows_it_on_a_fork() -> None:
+    content = state("scheduler=cosine", "dataset.epochs=3")
+    assert forked(content, "dataset.epochs=5")["scheduler"]["T_max"] == 5
+    content = state("scheduler=cosine", "dataset.epochs=3", "scheduler.T_max=4")
+    assert forked(content, "dataset.epochs=5")["scheduler"]["T_max"] == 4
 
 
 # --- what is never taken --------------------------------------------------------------------------

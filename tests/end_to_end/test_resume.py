@@ -16,6 +16,7 @@ from process import ROOT, command, environment, train_in
 
 from perdure.checkpoint.core.format import read
 from perdure.checkpoint.core.ledger import entries
+from perdure.config.overrides import override
 
 SHORT = ("dataset.iterations=100", "training.log_every=10", "checkpoint.every=10 steps")
 RUN = ("model=er", "buffer.size=60", "checkpoint.save=true", *SHORT)
@@ -148,6 +149,30 @@ def test_another_setting_is_refused_unless_forked(tmp_path: Path) -> None:
     (fork,) = (p for p in (tmp_path / "outputs").iterdir() if p != folder)
     assert results_of(fork)["resumes"][0]["fork"] is True
     assert {p.name: p.stat().st_mtime_ns for p in (folder / "checkpoints").iterdir()} == held
+
+
+def test_a_run_in_a_folder_of_any_name_is_resumed_and_forked(tmp_path: Path) -> None:
+    folder = tmp_path / 'it\'s "odd", $a\\[x]'
+    short = ("model=sgd", "dataset.iterations=2", "checkpoint.save=true")
+    place = override("hydra.run.dir", str(folder))
+    done = train_in(tmp_path, *short, "dataset.stop_after=1", place)
+    assert done.returncode == 0, done.stderr
+    load = "++" + override("checkpoint.load", str(folder))
+    done = train_in(tmp_path, load, "dataset.stop_after=2")
+    assert done.returncode == 0, done.stderr
+    assert "resumed from" in done.stdout
+    assert results_of(folder)["tasks_done"] == 2
+    assert not (tmp_path / "outputs").exists()
+    done = train_in(tmp_path, load, "++checkpoint.fork=on", "optimizer.lr=0.01")
+    assert done.returncode == 0, done.stderr
+    assert results_of(the_run(tmp_path))["resumes"][-1]["fork"] is True
+    held = sorted(path.name for path in folder.iterdir())
+    odd = folder.rename(tmp_path / "x${seed}")
+    done = train_in(tmp_path, override("checkpoint.load", str(odd)), "dataset.stop_after=3")
+    assert done.returncode == 2
+    assert f"hydra.run.dir={odd}: Hydra would read the ${{ in it" in done.stderr
+    assert sorted(path.name for path in odd.iterdir()) == held
+    assert not (tmp_path / "x0").exists()
 
 
 def test_an_older_file_forks(tmp_path: Path, calm: Path) -> None:

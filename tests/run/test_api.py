@@ -79,7 +79,7 @@ def test_a_mistake_is_a_user_error() -> None:
         pytest.param("optimizer._target_=a.b", "cannot be imported", id="class"),
         pytest.param("scheduler._target_=a.b", "cannot be imported", id="scheduler"),
         pytest.param("device=nothing", "device=nothing: not usable here", id="device"),
-        pytest.param("--help", "perdure.train takes overrides, and no flag but --config-dir", id="flag"),
+        pytest.param("--help", "takes overrides, and no flag but --config-dir", id="flag"),
         pytest.param("hydra.run.dir=x", "folder='…'", id="folder"),
         pytest.param(["model=er"], "overrides are text, one an argument", id="list-of-overrides"),
         pytest.param(3, "overrides are text", id="number"),

@@ -106,6 +106,22 @@ class Buffer(ABC):
             stored[: self._filled].copy_(value)
             self._fields[key] = stored
 
+    def adopt(
+        self,
+        state: dict[str, Any],
+        generator: np.random.Generator,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Fill this empty buffer from the `state_dict()` of one of another size or policy.
+
+        Its examples are offered as a stream, and count for all that it has seen: so a smaller
+        reservoir is a sample of the same stream.
+        """
+        fields = {key: value.to(device) for key, value in state["fields"].items()}
+        if fields:
+            self.add(fields, fields["y"].cpu().numpy(), generator)
+        self.seen = state["seen"]
+
     @abstractmethod
     def place(self, labels: np.ndarray, generator: np.random.Generator) -> Placement:
         """Which rows of an offered batch are stored, and where.

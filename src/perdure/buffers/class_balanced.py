@@ -75,6 +75,18 @@ class ClassBalancedReservoir(Buffer):
         own.append(slot)
         return slot
 
+    def adopt(
+        self,
+        state: dict[str, Any],
+        generator: np.random.Generator,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """As of every buffer; a reservoir's share of a class tells how many were seen of it."""
+        super().adopt(state, generator, device)
+        held = max(1, sum(self._seen_of.values()))
+        estimates = {c: round(n * state["seen"] / held) for c, n in self._seen_of.items()}
+        self._seen_of = dict(state.get("seen_of", estimates))
+
     def state_dict(self) -> dict[str, Any]:
         policy = {
             "slots": {c: list(slots) for c, slots in self._slots.items()},

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import torch
 
 from perdure.buffers.base import Buffer, Placement
 
@@ -15,13 +18,41 @@ class Reservoir(Buffer):
     loop over examples; of two that draw one slot the later stays, as it would there.
     """
 
+    _is_sparse = False
+    """Whether it holds less than it would of what it has seen, as after `adopt` by a larger one."""
+
+    def adopt(
+        self,
+        state: dict[str, Any],
+        generator: np.random.Generator,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().adopt(state, generator, device)
+        self._is_sparse = len(self) < min(self.seen, self.size)
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | str = "cpu") -> None:
+        super().load_state_dict(state, device)
+        self._is_sparse = len(self) < min(self.seen, self.size)
+
     def place(self, labels: np.ndarray, generator: np.random.Generator) -> Placement:
         slots = np.arange(self.seen, self.seen + len(labels))
         free = max(0, min(self.size - self.seen, len(labels)))
         if free < len(labels):
             slots[free:] = generator.integers(0, slots[free:] + 1)
         (rows,) = np.nonzero(slots < self.size)
+        if self._is_sparse:
+            rows = self._close_gap(slots, rows)
         if not rows.size:
             return [], []
         last = dict(zip(slots[rows].tolist(), rows.tolist(), strict=True))
         return list(last.values()), list(last.keys())
+
+    def _close_gap(self, slots: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Slots beyond the last one follow it without a gap.
+
+        Changes `slots`; returns the rows of `rows` that are kept.
+        """
+        beyond = rows[slots[rows] >= len(self)]
+        slots[beyond] = len(self) + np.arange(len(beyond))
+        kept: np.ndarray = rows[slots[rows] < self.size]
+        return kept

@@ -105,6 +105,7 @@ class Launch(Callback):
             is_named_by_time = False
         with compose.run_timestamp.reserving(is_named_by_time):
             folder = Path(config.hydra[mode].dir)
+            compose.require_literal(f"hydra.{mode}.dir", folder)
             require_own(folder)
             if mode == "run":
                 Launch._require_place(config, RunFolder(folder))

@@ -1,11 +1,13 @@
 """Comparing configurations: which keys may change when a run is resumed, and which make it another.
 
-The one list of these keys (`FREE`) serves resumed runs, forks and the jobs of a sweep.
+The one list of these keys (`FREE`) serves resumed runs, forks and the jobs of a sweep. Of the
+others, those in `BENCHMARK` are fixed for a fork too, by the tasks that were learned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,45 @@ FREE = (
 )
 """Keys (and what is below them) that may differ between a checkpoint and the resumed run."""
 
+BENCHMARK = (
+    "dataset.source",
+    "dataset.scenario",
+    "dataset.transform",
+    "dataset.n_tasks",
+    "dataset.seed",
+    "dataset.class_order",
+    "dataset.validation",
+)
+"""Keys (and what is below them) that say what each task is: its examples, labels and split."""
+
 _ABSENT: Any = object()
+
+
+@dataclass(frozen=True)
+class Change:
+    """A key that differs between a checkpoint's configuration and that of the run from it."""
+
+    key: str
+    now: Any
+    before: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}={_shown(self.now)} (was {_shown(self.before)})"
+
+
+def is_within(key: str, keys: Iterable[str]) -> bool:
+    """Whether `key` is one of `keys` or below one of them."""
+    return any(key == name or key.startswith(f"{name}.") for name in keys)
 
 
 def is_free(key: str) -> bool:
     """Whether `key` may change when a run is resumed."""
-    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+    return is_within(key, FREE)
+
+
+def changes(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[Change]:
+    """What makes the configuration `now` that of another run than `before`."""
+    return [Change(*found) for found in differences(now, before) if not is_free(found[0])]
 
 
 def listed(value: Any) -> Any:
@@ -71,15 +106,11 @@ def require_same(
     Raises:
         UserError: lists every difference that matters.
     """
-    found = [
-        f"{key}={_shown(a)} (was {_shown(b)})"
-        for key, a, b in differences(now, before)
-        if not is_free(key)
-    ]
+    found = changes(now, before)
     if found:
         raise UserError(
-            f"{path}: the run was made with another configuration: {', '.join(found)}; leave "
-            f"these as they were, or {otherwise}"
+            f"{path}: the run was made with another configuration: {', '.join(map(str, found))}; "
+            f"leave these as they were, or {otherwise}"
         )
 
 

@@ -119,6 +119,11 @@ def configuration(config_folders: Iterable[str] = ()) -> Iterator[None]:
 
 def compose(*overrides: str) -> DictConfig:
     """The configuration that `python train.py <overrides>` would run."""
+    return compose_with_options(*overrides)[0]
+
+
+def compose_with_options(*overrides: str) -> tuple[DictConfig, dict[str, Any]]:
+    """The same, and the option that each group has in it."""
     overrides = tuple(without_null_choices(overrides))
     with configuration(Arguments(overrides).config_folders):
         try:
@@ -129,18 +134,10 @@ def compose(*overrides: str) -> DictConfig:
                 raise
             raise UserError(sentence) from None
     require_effect(config.hydra)
+    options: Any = OmegaConf.to_container(config.hydra.runtime.choices)
     with open_dict(config):
         del config["hydra"]
-    return config
-
-
-def output_root(command: Arguments) -> Path:
-    """Where `command` puts the folders of runs: as typed, else as the configuration files say."""
-    typed = command.value("output_root")
-    if typed is None:
-        choices = (t.text for t in command.overrides if t.key in ("local", "debug"))
-        typed = compose(*command.search_path, *choices).output_root
-    return Path(str(typed)).expanduser()
+    return config, options
 
 
 def expand_home(config: DictConfig) -> None:
@@ -152,6 +149,19 @@ def expand_home(config: DictConfig) -> None:
             raw: Any = OmegaConf.to_container(node, resolve=False)
             if str(raw[name]).startswith("~"):
                 node[name] = os.path.expanduser(str(raw[name]))
+
+
+def require_literal(key: str, folder: Path) -> None:
+    """Refuse a run folder whose name Hydra, which reads it once more, would take for another.
+
+    Raises:
+        UserError: it has `${` in it.
+    """
+    if "${" in str(folder):
+        raise UserError(
+            f"{key}={folder}: Hydra would read the ${{ in it as an interpolation once more and "
+            "write elsewhere; rename the folder, or choose another"
+        )
 
 
 def needs_tracking(error: AssertionError, arguments: Iterable[str]) -> str | None:

@@ -210,6 +210,14 @@ def quoted(value: Any) -> str:
     return repr(value)
 
 
+def override(key: str, text: str) -> str:
+    """`key=text` as a person would type it, in quotes only where Hydra would read it otherwise."""
+    plain = f"{key}={text}"
+    typed = parse(plain)
+    is_same = typed.override is not None and typed.value == text and "${" not in text
+    return plain if is_same and not typed.is_sweep else f"{key}={quoted(text)}"
+
+
 def _literal(text: str) -> str:
     """What OmegaConf reads as `text`: a backslash before `${` escapes it, two are one."""
     return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)

@@ -126,6 +126,7 @@ class CheckpointConfig:
     allow: list[str] = field(default_factory=list)
     resume: Resume | None = None
     fork: bool = False
+    other_benchmark: bool = False
     allow_missing: bool = False
     new_head: bool = False
     take_buffer: bool = False

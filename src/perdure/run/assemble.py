@@ -20,7 +20,7 @@ from perdure.config.build import build, check, locate
 from perdure.config.compare import require_same
 from perdure.config.folder import CHECKOUT
 from perdure.config.schema import Config, Direction, Mode, validate
-from perdure.config.stored import refuse_locations
+from perdure.config.trust import refuse_locations
 from perdure.config.typed import as_plain, typed
 from perdure.datasets.fetch import time_limit
 from perdure.datasets.scenarios import Scenario
@@ -31,6 +31,7 @@ from perdure.models.base import Method
 from perdure.randomness import seed_initialization
 from perdure.ranks import environment
 from perdure.run import device_setup
+from perdure.run.fork import Fork
 from perdure.run.method_checks import check_method, ignored_overrides, method_class, replay_size
 from perdure.run.preemption import StopFlag
 from perdure.run.recorders import make_recorders
@@ -86,7 +87,7 @@ def run(
     check_method(config)
     ranks = join(config.training.collective_timeout)
     source = ranks.broadcast(start if isinstance(start, RestorePoint) else None)
-    config = _settled(config, source, ranks)
+    config, fork = _settled(config, source, ranks)
     messages = [*ignored_overrides(config, overrides), *notices, *left_out]
     messages += device_setup.notices(config.training, ranks)
     if source is not None and not source.fork:
@@ -97,11 +98,17 @@ def run(
     version = "unknown" if code is None else code.version
     metadata = {"overrides": list(overrides), "config_folders": list(config_folders)}
     launch = Launch(ranks=ranks, stop=stop, started=started)
-    trainer = make_trainer(config, folder, recorders, launch, version, metadata)
+    network = None if fork is None else fork.backbone_weights
+    try:
+        trainer = make_trainer(config, folder, recorders, launch, version, metadata, network)
+    except RuntimeError as error:
+        if fork is None or network is None:
+            raise
+        raise fork.misfit(error, "backbone", "dataset") from error
     device = trainer.state.device
     # What is wrong with the checkpoint is found before the run leaves anything behind.
     if source is not None:
-        messages += restore(trainer, source, folder if ranks.is_main else None)
+        messages += restore(trainer, source, folder if ranks.is_main else None, fork)
     elif config.checkpoint.load is not None:
         limits = limits_of(config.checkpoint.max_minutes, config.checkpoint.max_gigabytes)
         weights = weights_of(start, config.checkpoint.load, limits)
@@ -117,8 +124,12 @@ def run(
     return trainer.fit(messages)
 
 
-def _settled(config: Config, source: RestorePoint | None, ranks: Ranks) -> Config:
+def _settled(
+    config: Config, source: RestorePoint | None, ranks: Ranks
+) -> tuple[Config, Fork | None]:
     """`config` with what the start of the run decides: shards; a resumed run's threads and time.
+
+    And what a fork changes.
 
     Raises:
         UserError: the run cannot be resumed from `source` with this configuration.
@@ -127,12 +138,12 @@ def _settled(config: Config, source: RestorePoint | None, ranks: Ranks) -> Confi
     threads = config.threads or device_setup.threads_before(source)
     config = replace(config, training=replace(config.training, shards=shards), threads=threads)
     if source is None:
-        return config
+        return config, None
     if not source.fork:
         config = replace(config, timestamp=source.config.timestamp)
         require_same(as_plain(config), source.config.args, source.path)
     refuse_locations(as_plain(config), source.taken, config.checkpoint.allow, source.origin)
-    return config
+    return config, Fork(config, source) if source.fork else None
 
 
 def make_trainer(
@@ -142,6 +153,7 @@ def make_trainer(
     launch: Launch | None = None,
     code: str = "unknown",
     metadata: Mapping[str, Any] | None = None,
+    network: Mapping[str, Any] | None = None,
 ) -> Trainer:
     """All objects of a run, built leaves first and put together.
 
@@ -152,13 +164,14 @@ def make_trainer(
         launch: the ranks and the signals of this process; a process alone by default.
         code: the code's version, for the checkpoints.
         metadata: what every full checkpoint holds besides the state and the versions.
+        network: weights of the backbone around which the method is built; None for fresh ones.
     """
     launch = launch or Launch()
     device = choose_device(config.device)
     torch.set_num_threads(config.threads or 1)
     make_deterministic(config.deterministic, device)
     benchmark = make_benchmark(config, device)
-    method = make_method(config, benchmark, device)
+    method = make_method(config, benchmark, device, network)
     if config.threads is None:
         n, shards = sum(p.numel() for p in method.parameters()), settings(config).n_shards
         config = replace(config, threads=device_setup.threads_of(n, shards, launch.ranks))
@@ -231,8 +244,13 @@ def make_benchmark(config: Config, device: torch.device) -> Scenario:
     return benchmark
 
 
-def make_method(config: Config, benchmark: Scenario, device: torch.device) -> Method:
-    """The method around its freshly initialized backbone, on `device`."""
+def make_method(
+    config: Config,
+    benchmark: Scenario,
+    device: torch.device,
+    network: Mapping[str, Any] | None = None,
+) -> Method:
+    """The method around its backbone, on `device`: fresh, or with the weights `network`."""
     seed_initialization(config.seed)
     backbone = build(
         config.backbone,
@@ -240,6 +258,8 @@ def make_method(config: Config, benchmark: Scenario, device: torch.device) -> Me
         input_shape=benchmark.shape,
         n_classes=benchmark.n_classes,
     )
+    if network is not None:
+        backbone.load_state_dict(network)
     node = {key: value for key, value in config.model.items() if key != "name"}
     method: Method = build(node, "model", backbone)
     return method.to(device)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from perdure.errors import UserError
 from perdure.io import atomic
 from perdure.io.files import is_own
 from perdure.io.run_files import CHECKPOINTS, RunFiles
+from perdure.run.fork import Fork
+from perdure.run.fork_state import load_fork
 from perdure.run.resume import RestorePoint, Weights
 from perdure.training.trainer import Trainer
 from perdure.wandb import record as records
@@ -37,23 +40,41 @@ def versions(device: torch.device, code: str) -> dict[str, str]:
     }
 
 
-def restore(trainer: Trainer, source: RestorePoint, folder: Path | None) -> list[str]:
+def restore(
+    trainer: Trainer, source: RestorePoint, folder: Path | None, fork: Fork | None = None
+) -> list[str]:
     """Bring `trainer` to where `source` stood; returns what the user should know.
+
+    Args:
+        trainer: freshly built.
+        source: the checkpoint.
+        folder: the run's, on the rank that writes.
+        fork: what is changed, where the run is a fork.
 
     Raises:
         UserError: the state does not fit the run as it is configured now.
     """
+    told = []
     try:
-        trainer.load_state_dict(source.state)
+        if fork is not None:
+            told = load_fork(trainer, fork)
+        else:
+            trainer.load_state_dict(source.state)
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        if fork is not None:
+            raise fork.misfit(error) from error
         reason = str(error).splitlines()[0]
         raise UserError(f"{source.path}: does not fit this configuration ({reason})") from error
     if folder is not None:
         _settle_in(source, folder)
     facts = trainer.state.results.facts
-    before = source.state["results"]["summary"].get("resumes", [])
+    summary = source.state["results"]["summary"]
     entry = {"from": source.origin, "at": datetime.now().isoformat(timespec="seconds")}
-    facts["resumes"] = [*before, {**entry, "fork": source.fork}]
+    facts["resumes"] = [*summary.get("resumes", []), {**entry, "fork": source.fork}]
+    marks = [*summary.get("other_benchmark", []), *(fork.marks() if fork else ())]
+    if marks:
+        facts["other_benchmark"] = marks
+        told += list(map(_marked, marks))
     at = trainer.position
     where = f"task {at.task}, epoch {at.epoch}, step {at.step} (global step {at.global_step})"
     verb = "a fork of" if source.fork else "resumed from"
@@ -61,7 +82,14 @@ def restore(trainer: Trainer, source: RestorePoint, folder: Path | None) -> list
     if source.not_taken:
         typed = " ".join(source.not_taken)
         messages.append(f"no file sets {typed}: type it again to continue alike")
-    return messages
+    return messages + told
+
+
+def _marked(mark: Mapping[str, Any]) -> str:
+    return (
+        f"another benchmark from task {mark['task']} on, so what was learned before is measured on "
+        f"other tasks than it was trained on: {', '.join(mark['changed'])}"
+    )
 
 
 def _settle_in(source: RestorePoint, folder: Path) -> None:

@@ -17,15 +17,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perdure.config.compose import output_root
-from perdure.config.overrides import Arguments, parse, program, quoted
+from perdure.config.loading import loading, sets_load
+from perdure.config.overrides import Arguments, override, parse, program, quoted
+from perdure.config.schema import CheckpointConfig
 from perdure.config.stored import (
     GROUPS,
     NOT_STORED,
+    OF_ONE_COMMAND,
     StoredConfig,
-    classes_to_allow,
-    location_keys,
 )
+from perdure.config.trust import classes_to_allow, location_keys
 from perdure.errors import UserError
 from perdure.io.redaction import ADDRESSES
 from perdure.io.run_files import CHECKPOINTS, HYDRA, RunFiles
@@ -289,32 +290,29 @@ def plan(words: Sequence[str]) -> Plan:
         UserError: the checkpoint cannot be loaded, or the command makes no sense with it.
     """
     command = Arguments(tuple(words))
-    reference = command.value("checkpoint.load")
-    is_swept = any(t.key == "checkpoint.load" and t.is_sweep for t in command.overrides)
-    if reference in (None, "") or is_swept or command.only_shows:
+    if command.only_shows or not sets_load(command):
         return Plan(command, tuple(words))
-    limits = limits_of(
-        command.value("checkpoint.max_minutes", DEFAULT_LIMITS.seconds / 60),
-        command.value("checkpoint.max_gigabytes", DEFAULT_LIMITS.n_bytes / 1e9),
-    )
-    start = resolve(str(reference), output_root(command), limits)
-    typed = [t.text for t in command.overrides]
-    if start.reference != reference:
-        # The recorded configuration names one version, and a requeued job loads the same.
-        load = f"checkpoint.load={quoted(start.reference)}"
-        typed = [load if parse(text).key == "checkpoint.load" else text for text in typed]
+    read = loading(command)
+    options = read.checkpoint
+    if not options.load:
+        return Plan(command, tuple(words))
+    limits = limits_of(options.max_minutes, options.max_gigabytes)
+    start = resolve(options.load, read.output_root, limits)
+    # The recorded configuration names one version, and a requeued job loads the same.
+    load = f"checkpoint.load={quoted(start.reference)}"
+    typed = [load if t.key == "checkpoint.load" else t.text for t in command.overrides]
     if isinstance(start, Weights):
         return Plan(command, (*command.flags, *typed), start)
-    start, stored = _with_configuration(start, command)
+    start, stored = _with_configuration(start, command, options)
     place = [] if start.fork else _place_of(start)
     return Plan(command, (*command.flags, *stored, *place, *typed), start)
 
 
 def _with_configuration(
-    point: RestorePoint, command: Arguments
+    point: RestorePoint, command: Arguments, options: CheckpointConfig
 ) -> tuple[RestorePoint, Sequence[str]]:
     """The checkpoint as `command` resumes it, and the overrides that its configuration gives."""
-    reference = command.value("checkpoint.load")
+    reference = str(options.load)
     if command.is_sweep:
         raise UserError(
             f"checkpoint.load={reference} with -m: a full checkpoint resumes one run; a sweep can "
@@ -325,11 +323,11 @@ def _with_configuration(
             "checkpoint.load with checkpoint.resume: the first names the state of a run, the "
             "second looks for one in the run's own folder; give one of them"
         )
-    if command.value("checkpoint.fork") is True:
+    if options.fork:
         point = replace(point, fork=True)
-    stored, taken = point.config.overrides(command)
+    stored, taken = point.config.overrides(command, point.fork)
     point = replace(point, taken=taken)
-    address = str(reference).removeprefix("wandb://")
+    address = reference.removeprefix("wandb://")
     if address != reference and not any(t.key == "tracking" for t in command.overrides):
         # The address that was typed says where the run is mirrored.
         entity, project, _ = address.split("/", 2)
@@ -362,12 +360,11 @@ def command_to_resume(typed: Arguments, config: Mapping[str, Any], folder: Path)
         config: the configuration that ran, plain.
         folder: the run's folder.
     """
-    left_out = ("checkpoint.load", "checkpoint.fork", "checkpoint.resume", "checkpoint.allow")
     repeated = (*NOT_STORED, *location_keys({group: config[group] for group in GROUPS}))
     kept = [
         t.text
         for t in typed.overrides
-        if t.key not in left_out
+        if t.key not in OF_ONE_COMMAND
         and any(t.key == key or t.key.startswith(f"{key}.") for key in repeated)
         and not t.is_sweep
     ]
@@ -375,7 +372,7 @@ def command_to_resume(typed: Arguments, config: Mapping[str, Any], folder: Path)
     allowed = [*classes_to_allow(config, typed), *map(str, typed.value("checkpoint.allow") or [])]
     if allowed:
         kept.append(f"checkpoint.allow=[{','.join(dict.fromkeys(allowed))}]")
-    return f"{program()} {shlex.join([*flags, f'checkpoint.load={folder}', *kept])}"
+    return f"{program()} {shlex.join([*flags, override('checkpoint.load', str(folder)), *kept])}"
 
 
 # --- clusters -------------------------------------------------------------------------------------

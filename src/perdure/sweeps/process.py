@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perdure.checkpoint.core import sidecars
+from perdure.config.overrides import parse
 from perdure.io.redaction import ADDRESSES
 from perdure.io.run_files import CONSOLE, RunFiles
 from perdure.run.identity import is_used
@@ -141,5 +142,5 @@ def resuming_command(job: Job) -> list[str]:
     if not is_used(job.folder):
         return list(job.command)
     has_one = any(sidecars.checkpoints_in(RunFiles(job.folder).checkpoints))
-    replaced = ("checkpoint.resume=", *(["checkpoint.load="] if has_one else []))
-    return [*(a for a in job.command if not a.startswith(replaced)), "checkpoint.resume=auto"]
+    replaced = ("checkpoint.resume", *(["checkpoint.load"] if has_one else []))
+    return [*(a for a in job.command if parse(a).key not in replaced), "checkpoint.resume=auto"]

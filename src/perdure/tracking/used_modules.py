@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from perdure.config.stored import nodes
+from perdure.config.trust import nodes
 
 MOST_FILES = 300
 MOST_BYTES = 3_000_000

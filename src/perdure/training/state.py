@@ -128,22 +128,35 @@ class TrainState:
         Raises:
             RuntimeError, KeyError, ValueError, TypeError: the state is another configuration's.
         """
-        model, optimizer = state["model"], state["optimizer"]
-        if self.split:
-            from perdure.distributed.fsdp import optimizer_state_like, state_like
-
-            model = state_like(model, self.method)
-            optimizer = optimizer_state_like(optimizer, self.optimizer)
-        self.method.load_state_dict(model)
+        self.load_method(state["model"])
         self.position = Position(**state["position"])
-        self.optimizer.load_state_dict(optimizer)
+        self.load_optimizer(state["optimizer"])
         if self.scheduler:
             self.scheduler.load_state_dict(state["scheduler"])
         if self.scaler:
             self.scaler.load_state_dict(state["scaler"])
         if self.replay is not None:
             self.replay.load_state_dict(state["buffer"], self.device)
-        results = state["results"]
+        self.load_results(state["results"])
+
+    def load_method(self, state: dict[str, Any]) -> None:
+        """The part "model" of a `state_dict()`; all ranks must call it."""
+        if self.split:
+            from perdure.distributed.fsdp import state_like
+
+            state = state_like(state, self.method)
+        self.method.load_state_dict(state)
+
+    def load_optimizer(self, state: dict[str, Any]) -> None:
+        """The part "optimizer" of a `state_dict()`; all ranks must call it."""
+        if self.split:
+            from perdure.distributed.fsdp import optimizer_state_like
+
+            state = optimizer_state_like(state, self.optimizer)
+        self.optimizer.load_state_dict(state)
+
+    def load_results(self, results: dict[str, Any]) -> None:
+        """The part "results" of a `state_dict()`."""
         self.results.load_state_dict(results["measured"])
         self.loss.sum.copy_(results["loss"]["sum"])
         self.loss.steps = results["loss"]["steps"]

@@ -1,0 +1,168 @@
+"""The state of a fork: what is loaded of a checkpoint, converted, or left fresh."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.nn.functional import pad
+
+from perdure.config.trust import lookup
+from perdure.errors import UserError
+from perdure.models.base import Method
+from perdure.run.fork import LENGTH, Fork
+from perdure.run.fork_optimizer import load_optimizer
+from perdure.training.replay import Local
+from perdure.training.state import Position
+from perdure.training.trainer import Trainer
+
+
+def load_fork(trainer: Trainer, fork: Fork) -> list[str]:
+    """Bring `trainer`, freshly built, to where the checkpoint stood; returns what to tell.
+
+    Raises:
+        UserError: the state does not fit; names the keys.
+    """
+    told = list(_told_of_all(fork))
+    state, saved = trainer.state, fork.source.state
+    if not fork.is_new_method:
+        try:
+            state.load_method(saved["model"])
+        except (RuntimeError, KeyError) as error:
+            raise fork.misfit(error, "backbone", "model", "dataset") from error
+    state.position = _position(trainer, fork)
+    if state.position != fork.position:
+        told.append(
+            f"{fork.shown(*LENGTH)}: task {state.position.task} continues in epoch "
+            f"{state.position.epoch} at step {state.position.step}"
+        )
+    told += load_optimizer(trainer, fork)
+    told += _load_scaler(trainer, fork)
+    told += _load_buffer(trainer, fork)
+    _load_results(trainer, fork)
+    return told
+
+
+def _told_of_all(fork: Fork) -> list[str]:
+    told = []
+    if fork.position.task >= fork.n_tasks:
+        told.append("all of its tasks are trained already: nothing is trained")
+    if fork.changes:
+        told.append(f"changed at the fork: {', '.join(map(str, fork.changes))}")
+    if fork.changed("seed") and not fork.benchmark:
+        seed, dataset = fork.config.seed, fork.config.dataset.seed
+        told.append(
+            f"seed={seed} is of the training from here on; dataset.seed stays {dataset}, "
+            "since it made the tasks that were learned"
+        )
+    if fork.changed("seed") and fork.position.step:
+        told.append(
+            f"seed={fork.config.seed}: the rest of this epoch is drawn in another order, so some "
+            "of its examples come twice and some not at all"
+        )
+    if fork.is_new_method:
+        name = fork.config.model["name"]
+        told.append(f"model={name}: takes over the network; the method's own state starts afresh")
+    return told
+
+
+def _position(trainer: Trainer, fork: Fork) -> Position:
+    """The position in batches and epochs of the fork: after as many examples, or steps."""
+    at, changed = fork.position, fork.changed(*LENGTH)
+    if at.task_begins or not changed:
+        return at
+    dataset, benchmark = fork.config.dataset, trainer.benchmark
+    joint = trainer.settings.joint
+    n = len((benchmark.joint() if joint else benchmark.train(at.task)).y)
+    before = max(1, int(lookup(fork.source.config.args, "dataset.batch_size")[0]))
+    per_epoch = -(-n // dataset.batch_size)
+    if dataset.iterations:
+        done = at.epoch * -(-n // before) + at.step
+        epoch, step = divmod(done, per_epoch)
+    else:
+        epoch, step = at.epoch, at.step * before // dataset.batch_size
+        if step >= per_epoch:
+            epoch, step = epoch + 1, 0
+    total = dataset.iterations or dataset.epochs * per_epoch
+    if epoch * per_epoch + step > total:
+        raise UserError(
+            f"{fork.shown(*LENGTH)}: {fork.source.path} has trained task {at.task} for longer "
+            f"already (epoch {epoch}, step {step}); choose more, or fork a checkpoint of a "
+            "task's end"
+        )
+    return Position(at.task, epoch, step, at.global_step)
+
+
+def _load_scaler(trainer: Trainer, fork: Fork) -> list[str]:
+    scaler, saved = trainer.state.scaler, fork.source.state["scaler"]
+    if scaler is None:
+        return []
+    if saved is None:
+        return [f"{fork.shown('training.precision')}: the scale of the loss starts afresh"]
+    scaler.load_state_dict(saved)
+    return []
+
+
+def _load_buffer(trainer: Trainer, fork: Fork) -> list[str]:
+    replay, saved = trainer.state.replay, fork.source.state["buffer"]
+    if replay is None:
+        return []
+    named = fork.shown("model.name", "buffer._target_", "buffer.size", "training.replay_sync")
+    if saved is None:
+        return [f"{named}: the buffer starts empty"]
+    if isinstance(replay, Local) or "parts" in saved:
+        if named:
+            raise UserError(
+                f"{named}: with training.replay_sync=local a fork keeps method and buffer"
+            )
+        replay.load_state_dict(saved, trainer.state.device)
+        return []
+    missing = _missing_fields(trainer.method, trainer.benchmark.shape, saved)
+    if missing:
+        return [f"{named or fork.shown('dataset')}: the buffer starts empty, since {missing}"]
+    wanted = {"raw", "y", *trainer.method.stored_fields}
+    fields = {key: value for key, value in saved["fields"].items() if key in wanted}
+    saved = {**saved, "fields": fields}
+    if not fork.changed("buffer._target_", "buffer.size"):
+        replay.load_state_dict(saved, trainer.state.device)
+        return []
+    generator = replay.streams.numpy("fork", task=fork.position.task)
+    replay.buffer.adopt(saved, generator, trainer.state.device)
+    n, before = len(replay.buffer), saved["filled"]
+    return [f"{named}: the buffer takes over {n} of {before} examples"]
+
+
+def _load_results(trainer: Trainer, fork: Fork) -> None:
+    saved = fork.source.state["results"]
+    measured, results = saved["measured"], trainer.state.results
+    if measured["metrics"].keys() != results.metrics.keys():
+        raise UserError(
+            f"{fork.shown('dataset.scenario')}: the learned tasks were measured as "
+            f"{', '.join(measured['metrics'])}, those of this benchmark are as "
+            f"{', '.join(results.metrics)}; start from the weights alone (best.pth)"
+        )
+    if fork.changed("dataset.n_tasks"):
+        n_tasks = trainer.benchmark.n_tasks
+        metrics = {
+            name: {key: _columns(value, n_tasks) for key, value in counts.items()}
+            for name, counts in measured["metrics"].items()
+        }
+        saved = {**saved, "measured": {**measured, "metrics": metrics}}
+    trainer.state.load_results(saved)
+
+
+def _missing_fields(method: Method, shape: tuple[int, int, int], saved: Mapping[str, Any]) -> str:
+    """Why the method cannot replay what the buffer holds; empty where it can."""
+    fields = saved["fields"]
+    missing = [key for key in method.stored_fields if key not in fields]
+    if fields and missing:
+        return f"{type(method).__name__} needs {', '.join(missing)} of each example"
+    if fields and tuple(fields["raw"].shape[1:]) != tuple(shape):
+        return f"its examples are of shape {tuple(fields['raw'].shape[1:])}, not {tuple(shape)}"
+    return ""
+
+
+def _columns(counts: torch.Tensor, n_tasks: int) -> torch.Tensor:
+    """Counts [E, T] for another number of tasks; whatever has no tasks as it is."""
+    return pad(counts, (0, n_tasks - counts.shape[1])) if counts.ndim == 2 else counts
