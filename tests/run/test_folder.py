@@ -121,3 +121,10 @@ def test_a_history_that_changed_since_the_end_is_told(
     assert folder.complete_results() is None
     assert folder.results_for(asking_for(2)) == FINISHED  # which are as they were
     assert "metrics.jsonl: damaged (changed since the run finished)" in caplog.text
+
+
+def test_a_finished_run_without_its_results_has_work_to_do(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    folder.results.unlink()
+    assert folder.complete_results() is None
+    assert folder.results_for(asking_for(2)) is None

@@ -123,6 +123,8 @@ class RunFolder(RunFiles):
         has_checkpoint = newest(self.checkpoints) is not None
         try:
             results = self.finished_results()
+            if results is None:
+                return None
             if self.results.name in (changed := self._changed()):
                 raise UserError(f"{self.results}: damaged (changed since the run finished)")
         except UserError as error:
@@ -133,7 +135,7 @@ class RunFolder(RunFiles):
         if changed:
             what = "it is rebuilt as far as it is intact" if has_checkpoint else lost
             log.warning("%s: damaged (changed since the run finished); %s", self.metrics, what)
-        if results is None or self._trains_more(config, results) or (changed and has_checkpoint):
+        if self._trains_more(config, results) or (changed and has_checkpoint):
             return None
         return results
 
