@@ -17,9 +17,11 @@ from torch import Tensor
 
 from perdure.buffers.base import Buffer
 from perdure.config.build import build
+from perdure.config.compose import register
 
 MakeFields = Callable[..., dict[str, Tensor]]
 
+register()  # the resolver of published values
 FOLDER = Path(__file__).parents[2] / "conf" / "buffer"
 
 

@@ -29,7 +29,7 @@ MISTAKES = [
     (["model=er-ace", "dataset=perm-mnist"], "class-incremental"),
     (["buffer.size=-3"], "buffer.size=-3: must be an integer, 1 or more"),
     (["device=cuda:77"], "device=cuda:77: not usable here"),
-    (["checkpoint.every=tsk"], "checkpoint.every='tsk': must be task, epoch"),
+    (["checkpoint.every=tsk"], "checkpoint.every=tsk: must be task, epoch"),
     (["dataset.class_order=[1,2]"], "names each class 0…9 once"),
     (["dataset.n_tasks=11"], "there are 10 classes"),
     (["tracking.wandb.project=cl"], "tracking.wandb.project=cl: there is no such key without"),

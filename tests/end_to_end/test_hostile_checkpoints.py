@@ -43,8 +43,13 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def poisoned(good: Path, there: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    """A copy of the run whose newest checkpoint was changed, with sidecars that fit."""
+    """A copy of the run whose newest checkpoint was changed, with sidecars that fit.
+
+    What else would say that the checkpoint is of another run, or that the run is finished, is gone.
+    """
     shutil.copytree(good, there, symlinks=True)
+    for name in ("config.json", "status.json", "results.json"):
+        (there / name).unlink(missing_ok=True)
     (path,) = (there / "checkpoints").glob("er_*_1.pt")
     state = torch.load(path, weights_only=True)
     change(state)
