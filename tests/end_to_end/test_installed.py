@@ -133,7 +133,13 @@ def test_a_run_and_its_resume(python: Path, tmp_path: Path) -> None:
     assert wrong.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("launcher", ["one_process", "local", "slurm_local"])
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        "one_process",
+        *(pytest.param(n, marks=pytest.mark.exhaustive) for n in ("local", "slurm_local")),
+    ],
+)
 def test_a_sweep(python: Path, tmp_path: Path, launcher: str) -> None:
     if launcher == "slurm_local":
         pytest.importorskip("submitit")

@@ -53,6 +53,7 @@ def tasks(run: Path) -> int:
     return len(results["accuracy_matrix"]["class_il"])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("program", "where"),
     [
@@ -85,6 +86,7 @@ def test_resuming_by_the_same_command(here: Path, where: str) -> None:
     assert tasks(here / "run") == 2
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("launcher", "where"),
     [("one_process", "package"), ("local", "abbreviated"), ("slurm_local", "searchpath")],
