@@ -9,18 +9,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from perdure.config.build import locate
 from perdure.config.overrides import Arguments
-
-GROUPS = (
-    "model",
-    "buffer",
-    "backbone",
-    "optimizer",
-    "scheduler",
-    "dataset.source",
-    "dataset.scenario",
-    "dataset.transform",
-)
-"""Parts of a configuration that name a class in `_target_`."""
+from perdure.config.protocol import GROUPS
 
 _KEPT = {"_target_", "name", "size"}
 """What Perdure itself reads, whatever the class takes."""
@@ -39,7 +28,7 @@ def drop_unaccepted_options(
     """
     typed, messages = Arguments(tuple(overrides)), []
     config = config.copy()
-    for group in GROUPS:
+    for group in GROUPS.values():
         target = OmegaConf.select(config, f"{group}._target_")
         if target is None or not typed.sets(f"{group}._target_"):
             continue
