@@ -77,6 +77,7 @@ class Protocol:
 
     def __init__(self, setting: Setting, folders: Sequence[Path]) -> None:
         self._folders = folders
+        self._files: dict[str, Mapping[str, Any] | None] = {}
         self._setting = setting
         self._values = {**DEFAULTS, **setting.protocol, "model": setting.row.method}
         if setting.row.buffer is None:
@@ -130,6 +131,11 @@ class Protocol:
 
     def _file(self, group: str) -> Mapping[str, Any] | None:
         """The content of the group's file, as written; None if there is no such file."""
+        if group not in self._files:
+            self._files[group] = self._read(group)
+        return self._files[group]
+
+    def _read(self, group: str) -> Mapping[str, Any] | None:
         for folder in self._folders:
             path = folder / group / f"{self._values.get(group)}.yaml"
             if path.is_file():

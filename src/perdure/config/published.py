@@ -56,6 +56,7 @@ class Published:
         self.folders = folders or (CONF,)
         self._options: dict[tuple[str, str], bool] = {}
         self._tables: dict[Path, Table] = {}
+        self._protocols: dict[str, Protocol] = {}
 
     def look_in(self, folders: Iterable[str | Path]) -> None:
         """Look in these folders too, before Perdure's own."""
@@ -64,6 +65,7 @@ class Published:
             self.folders = found
             self._options.clear()
             self._tables.clear()
+            self._protocols.clear()
             self.__dict__.pop("_files", None)
             self.__dict__.pop("settings", None)
 
@@ -161,7 +163,10 @@ class Published:
 
     def protocol(self, setting: Setting) -> Protocol:
         """What must be the same for `setting` to apply."""
-        return Protocol(setting, (CONF, *self.folders))
+        # Every hyperparameter asks for it; its files are read once.
+        if setting.name not in self._protocols:
+            self._protocols[setting.name] = Protocol(setting, (CONF, *self.folders))
+        return self._protocols[setting.name]
 
     def is_runnable(self, setting: Setting) -> bool:
         """Whether its hyperparameters are known, and its method and benchmark are part of this."""
