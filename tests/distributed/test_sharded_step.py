@@ -137,6 +137,16 @@ def test_a_shard_of_one_example_has_no_batch_statistics(tiny: Arrays) -> None:
         take(step_of(FineTuning(Noisy()), 4), tiny, 1, n=5)
 
 
+def test_a_replay_draw_of_one_example_has_no_batch_statistics(tiny: Arrays) -> None:
+    method = DERpp(Noisy(), 0.5, 0.5)
+    method.task = Task(0, range(10), range(10))
+    step = Step(
+        method, Scale(), Reservoir(50, 1), Streams(7), Settings(batch_size=10, shards=1), CPU
+    )
+    with pytest.raises(UserError, match="a replay draw of a single example has no batch stat"):
+        take(step, tiny, 2)
+
+
 class Contrasting(FineTuning):
     """A loss of pairs: no mean over examples."""
 

@@ -76,7 +76,8 @@ def test_every_file_is_there(main_job: tuple[Path, str]) -> None:
     names = {p.name for p in folder.iterdir()}
     assert names == {
         ".hydra", "code", "checkpoints", "results.json", "metrics.jsonl", "accuracy.csv",
-        "accuracy_matrix.png", "report.html", "train.log", "status.json", ".lock",
+        "accuracy_matrix.png", "report.html", "train.log", "status.json", "config.json",
+        ".lock",
     }  # fmt: skip
     assert (folder / "accuracy_matrix.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert (folder / "code" / "train.py").read_text() == (ROOT / "train.py").read_text()

@@ -134,7 +134,8 @@ def test_an_offline_run_is_synced_once(wandb_server: StandIn, tmp_path: Path) ->
     run = wandb_server.run(PROJECT, run_id)
     assert run.state == "finished"
     assert run.summary()["best/class_il/avg_acc"] >= run.summary()["last/class_il/avg_acc"]
-    assert run.config_values()["optimizer/lr"] == 0.1
+    # Two tasks of 100 steps are not the published protocol, so the method's own default holds.
+    assert run.config_values()["optimizer/lr"] == 0.03
     known = versions(wandb_server, run_id)
     assert known["latest"] == known["task-1"] == "v1"
     assert known["task-0"] == "v0"

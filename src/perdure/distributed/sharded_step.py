@@ -9,8 +9,7 @@ no bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -19,7 +18,6 @@ from torch import Tensor
 from perdure.datasets.batch import Batch
 from perdure.distributed.process_group import Ranks
 from perdure.distributed.reduction import Reduction, in_order
-from perdure.errors import UserError
 from perdure.models.base import Method
 from perdure.ranks.shards import bounds, of_rank
 
@@ -89,8 +87,7 @@ class ShardedStep:
             for value, start in zip(state, before, strict=True):
                 value.copy_(start)
             self.reduction.begin(shard == self.own[-1])
-            with _batch_norm_errors(self.shards):
-                results.append(run(self._part(batches, shard), shard))
+            results.append(run(self._part(batches, shard), shard))
             row = self._row(results[-1], bounds(len(batches[0]), self.shards)[0][1])
             row |= {f"state {i}": value for i, value in enumerate(state)}
             rows.append(_pack({**row, "flags": flags}))
@@ -146,21 +143,6 @@ class ShardedStep:
                 padded = gathered[f"stored {name}"]
                 stored[name] = torch.cat([p[:k] for p, k in zip(padded, sizes, strict=True)])
         return PassResult(in_order(gathered["loss"]), stored, reference)
-
-
-@contextmanager
-def _batch_norm_errors(shards: int) -> Iterator[None]:
-    """Raise UserError where torch refuses a batch statistic of one value."""
-    try:
-        yield
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise UserError(
-            f"training.shards={shards}: a shard of a single example has no batch statistics; "
-            "choose fewer shards, a dataset.batch_size that leaves a larger last batch, or "
-            "training.sync_batchnorm=true"
-        ) from error
 
 
 Layout = dict[str, tuple[torch.Size, torch.dtype]]

@@ -149,7 +149,7 @@ class Step:
         """Forward and backward pass over one shard."""
         self.streams.seed_torch("step", **at, part=shard)
         batch, *replay = parts
-        with self._autocast(), _worded_batch_norm():
+        with self._autocast(), _batch_norm_errors(self.settings.n_shards):
             output = self.method.loss(batch, *replay)
             reference = self.method.reference(*replay)
         loss, stored = output if isinstance(output, tuple) else (output, {})
@@ -191,17 +191,23 @@ class Step:
 
 
 @contextmanager
-def _worded_batch_norm() -> Iterator[None]:
-    """Word torch's refusal of one value a channel: the batch was checked, so a draw was of one."""
+def _batch_norm_errors(shards: int) -> Iterator[None]:
+    """Raise UserError where torch refuses a batch statistic of one value a channel.
+
+    The sizes of batches were checked at the start: a replay draw was of one, or a shard is.
+    """
     try:
         yield
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
         raise UserError(
-            "the network's batch norm cannot train on a single example, and a replay draw or a "
-            "shard of it is one: give a larger buffer.batch_size and buffer.size, or fewer "
-            "training.shards"
+            f"training.shards={shards}: a shard of a single example has no batch statistics; "
+            "choose fewer shards, a dataset.batch_size that leaves a larger last batch, a larger "
+            "buffer.batch_size, or training.sync_batchnorm=true"
+            if shards > 1
+            else "a replay draw of a single example has no batch statistics, which the network's "
+            "batch norm needs; give a larger buffer.batch_size and buffer.size"
         ) from error
 
 

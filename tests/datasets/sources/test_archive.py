@@ -38,7 +38,7 @@ def test_nothing_in_an_archive_escapes(tmp_path: Path) -> None:
         (tarfile.TarInfo("in/more"), b"4"),
         (tarfile.TarInfo("in/good"), b"5"),
     )
-    extract(archive, "in", ["good"], tmp_path / "deep" / "out", alone=True)
+    extract(archive, "in", ["good"], tmp_path / "deep" / "out", has_lock=True)
     files = [file for file in tmp_path.rglob("*") if file.is_file() or file.is_symlink()]
     assert sorted(files) == [archive, tmp_path / "deep" / "out" / "good"]
     assert (tmp_path / "deep" / "out" / "good").read_bytes() == b"5"
@@ -52,7 +52,7 @@ def test_an_archive_without_a_wanted_file_leaves_nothing(
 ) -> None:
     archive = _pack(tmp_path / "a.tar.gz", (member, b""))
     with pytest.raises(UserError, match=r"a\.tar\.gz is damaged .*holds no in/good"):
-        extract(archive, "in", ["good"], tmp_path / "out", alone=True)
+        extract(archive, "in", ["good"], tmp_path / "out", has_lock=True)
     assert list(tmp_path.iterdir()) == [archive]
 
 
@@ -65,6 +65,6 @@ def test_a_torn_archive_leaves_the_old_folder(tmp_path: Path, keep: int) -> None
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "good").write_bytes(b"old")
     with pytest.raises(UserError, match=r"a\.tar\.gz is damaged"):
-        extract(archive, "in", ["good"], tmp_path / "out", alone=True)
+        extract(archive, "in", ["good"], tmp_path / "out", has_lock=True)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.tar.gz", "out"]
     assert (tmp_path / "out" / "good").read_bytes() == b"old"
