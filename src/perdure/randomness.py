@@ -53,16 +53,20 @@ class Streams:
         generators directly, since `torch.manual_seed` costs 143 µs.
         """
         digest = self._digest(purpose, struct.pack("<4q", task, epoch, step, part))
-        number = int.from_bytes(digest[:7], "little")
-        torch.default_generator.manual_seed(number)
-        if torch.cuda.is_initialized():
-            for generator in torch.cuda.default_generators:
-                generator.manual_seed(number)
+        seed_generators(int.from_bytes(digest[:7], "little"))
 
     def _digest(self, purpose: str, position: bytes = b"") -> bytes:
         if purpose not in self._keys:
             self._keys[purpose] = hashlib.sha256(f"{self.seed}/{purpose}".encode()).digest()
         return hashlib.blake2b(position, key=self._keys[purpose], digest_size=16).digest()
+
+
+def seed_generators(number: int) -> None:
+    """Seed torch's global generators, of the CPU and of every GPU in use."""
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():
+        for generator in torch.cuda.default_generators:
+            generator.manual_seed(number)
 
 
 def seed_initialization(seed: int) -> None:

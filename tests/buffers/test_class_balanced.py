@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +38,11 @@ class Reference:
         most = max(len(members) for members in self.instances.values())
         return [c for c, members in self.instances.items() if len(members) == most]
 
-    def offer(self, number: int, c: int, keep: float, pick: float) -> None:
+    def offer(self, number: int, c: int, keep: float, held: dict[int, list[int]]) -> None:
+        """Take in one example; `held` is what another memory holds after it, by class.
+
+        Which one of the candidates it replaced is read from there, and must be one of them.
+        """
         self.encountered[c] += 1
         members = self.instances.setdefault(c, [])
         if sum(map(len, self.instances.values())) < self.size:
@@ -45,12 +50,18 @@ class Reference:
             return
         self.full |= set(self.largest())
         if c not in self.full:
-            rivals = [(k, i) for k in self.largest() for i in range(len(self.instances[k]))]
-            k, i = rivals[int(pick * len(rivals))]
-            self.instances[k].pop(i)
-            members.append(number)
+            rivals = [(k, i) for k in self.largest() for i in self.instances[k]]
         elif members and keep <= len(members) / self.encountered[c]:
-            members[int(pick * len(members))] = number
+            rivals = [(c, i) for i in members]
+        else:
+            return
+        gone = [
+            (k, i) for k, ids in self.instances.items() for i in ids if i not in held.get(k, ())
+        ]
+        assert len(gone) == 1
+        assert gone[0] in rivals
+        self.instances[gone[0][0]].remove(gone[0][1])
+        members.append(number)
 
 
 def contents_by_class(buffer: ClassBalancedReservoir) -> dict[int, list[int]]:
@@ -78,24 +89,87 @@ def streams(draw: st.DrawFn) -> tuple[int, int, list[np.ndarray]]:
 
 @settings(deadline=None, max_examples=200)
 @given(streams())
-def test_equals_the_paper_s_algorithm_given_the_same_numbers(
+def test_follows_the_paper_s_algorithm(
     make_fields: MakeFields, watched: type[Any], stream: tuple[int, int, list[np.ndarray]]
 ) -> None:
+    """One example at a time: who is stored, and that it replaced one of those it may replace."""
     seed, size, batches = stream
     buffer, reference, generator = ClassBalancedReservoir(size, 1), Reference(size), watched(seed)
-    seen = 0
-    for labels in batches:
-        numbers = np.arange(seen, seen + len(labels))
-        buffer.add(make_fields(numbers, labels), labels, generator)
-        keep, pick = generator.uniforms_drawn.pop() if len(labels) else ([], [])
-        generator.uniforms_drawn.clear()
-        for i, number in enumerate(numbers.tolist()):
-            reference.offer(number, int(labels[i]), keep[i], pick[i])
+    for number, c in enumerate(np.concatenate(batches).tolist()):
+        buffer.add(make_fields([number], np.array([c])), np.array([c]), generator)
+        ((keep,), _) = generator.uniforms_drawn.pop()
+        reference.offer(number, c, keep, contents_by_class(buffer))
         expected = {c: sorted(numbers) for c, numbers in reference.instances.items() if numbers}
         assert contents_by_class(buffer) == expected
-        seen += len(labels)
-        assert buffer.seen == seen
-        assert len(buffer) == min(seen, size)
+        assert buffer.seen == number + 1
+        assert len(buffer) == min(number + 1, size)
+
+
+@settings(deadline=None, max_examples=100)
+@given(streams())
+def test_a_batch_is_its_examples_one_after_another(
+    make_fields: MakeFields, stream: tuple[int, int, list[np.ndarray]]
+) -> None:
+    seed, size, batches = stream
+    whole, single = ClassBalancedReservoir(size, 1), ClassBalancedReservoir(size, 1)
+    start = 0
+    for labels in batches:
+        numbers = np.arange(start, start + len(labels))
+        whole.add(make_fields(numbers, labels), labels, np.random.default_rng((seed, start)))
+        drawn = np.random.default_rng((seed, start)).random((2, len(labels)))
+        for i, number in enumerate(numbers.tolist()):
+            one = labels[i : i + 1]
+            single.add(make_fields([number], one), one, Given(drawn[:, i : i + 1]))
+        assert contents_by_class(whole) == contents_by_class(single)
+        start += len(labels)
+
+
+class Given:
+    """Gives these numbers."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    def random(self, size: int | tuple[int, ...]) -> np.ndarray:
+        assert self.values.shape == size
+        return self.values
+
+
+def test_every_rival_is_replaced_as_often(chi_square_limit: Callable[[int], float]) -> None:
+    """A fourth class meets three of the largest: each of their nine slots is as likely."""
+    labels, counts, runs = np.repeat([0, 1, 2], 3), np.zeros(9), 1800
+    for run in range(runs):
+        buffer, generator = ClassBalancedReservoir(9, 1), np.random.default_rng(run)
+        buffer.place(labels, generator)
+        _, (slot,) = buffer.place(np.array([3]), generator)
+        counts[slot] += 1
+    assert ((counts - runs / 9) ** 2 / (runs / 9)).sum() < chi_square_limit(8)
+
+
+@pytest.mark.parametrize("size", [200, 5_000, 50_000])
+def test_an_example_costs_the_same_in_a_buffer_of_any_size(size: int) -> None:
+    """Counted in lines of the policy's own code, of which each list has a fixed number."""
+    labels = np.arange(size) % 1000
+    buffer, generator = ClassBalancedReservoir(size, 1), np.random.default_rng(0)
+    for start in range(0, size, 1000):
+        buffer.place(labels[start : start + 1000], generator)
+    late = np.arange(1000, 1020)
+    code, lines = ClassBalancedReservoir.place.__code__.co_filename, 0
+
+    def count(frame: Any, event: str, _: Any) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename != code:
+            return None
+        lines += event == "line"
+        return count
+
+    sys.settrace(count)
+    try:
+        _, slots = buffer.place(late, generator)
+    finally:
+        sys.settrace(None)
+    assert len(slots) > 15
+    assert 100 < lines < 1_500
 
 
 @settings(deadline=None, max_examples=100)

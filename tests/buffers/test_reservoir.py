@@ -18,12 +18,12 @@ from perdure.buffers.reservoir import Reservoir
 Limit = Callable[[int], float]
 
 
-def algorithm_r(slots: list[int], seen: int, number: int, size: int, draws: list[int]) -> None:
-    """One example of Algorithm R: fill, then replace slot r of the draw r from 0…seen."""
+def algorithm_r(slots: list[int], seen: int, number: int, size: int, u: float) -> None:
+    """One example of Algorithm R: fill, then replace slot r = ⌊u (seen + 1)⌋."""
     if seen < size:
         slots.append(number)
         return
-    r = draws.pop(0)
+    r = int(u * (seen + 1))
     assert 0 <= r <= seen
     if r < size:
         slots[r] = number
@@ -39,7 +39,7 @@ def algorithm_r(slots: list[int], seen: int, number: int, size: int, draws: list
 @example(seed=0, size=7, batches=[5000, 1])
 @example(seed=0, size=10, batches=[3, 7, 10])
 @example(seed=0, size=10, batches=[0, 11])
-def test_equals_the_loop_over_examples_given_the_same_draws(
+def test_equals_the_loop_over_examples_given_the_same_numbers(
     seed: int,
     size: int,
     batches: list[int],
@@ -51,10 +51,10 @@ def test_equals_the_loop_over_examples_given_the_same_draws(
     for n in batches:
         numbers = np.arange(seen, seen + n)
         buffer.add(make_fields(numbers, numbers % 5), numbers % 5, generator)
-        draws = generator.integers_drawn
-        for number in numbers.tolist():
-            algorithm_r(expected, number, number, size, draws)
-        assert not draws, "a draw that no example used"
+        uniforms = generator.uniforms_drawn.pop().tolist() if n else []
+        for number, u in zip(numbers.tolist(), uniforms, strict=True):
+            algorithm_r(expected, number, number, size, u)
+        assert not generator.uniforms_drawn, "numbers that no example used"
         seen += n
         assert buffer.seen == seen
         assert len(buffer) == len(expected) == min(seen, size)
@@ -66,26 +66,40 @@ def test_equals_the_loop_over_examples_given_the_same_draws(
 
 
 class Scripted:
-    """A generator with chosen next integers."""
+    """Uniform numbers by which the examples from number `seen` on choose these slots."""
 
-    def __init__(self, *values: int) -> None:
-        self.values = np.array(values)
+    def __init__(self, seen: int, *slots: int) -> None:
+        self.values = (np.array(slots) + 0.5) / (np.arange(seen, seen + len(slots)) + 1)
 
-    def integers(self, low: int, high: np.ndarray) -> np.ndarray:
-        assert np.all(self.values < high)
+    def random(self, size: int | tuple[int, ...]) -> np.ndarray:
+        assert size == len(self.values)
         return self.values
 
 
-def test_of_two_that_draw_one_slot_the_later_stays(
+def test_of_two_that_choose_one_slot_the_later_stays(
     make_fields: Callable[..., dict[str, torch.Tensor]],
 ) -> None:
     buffer, labels = Reservoir(3, 1), np.zeros(3, dtype=np.int64)
     buffer.add(make_fields([0, 1, 2], labels), labels, np.random.default_rng(0))
     labels = np.zeros(6, dtype=np.int64)
-    buffer.add(make_fields(range(10, 16), labels), labels, Scripted(1, 3, 1, 0, 1, 5))  # type: ignore[arg-type]
+    buffer.add(make_fields(range(10, 16), labels), labels, Scripted(3, 1, 3, 1, 0, 1, 5))
     assert buffer.contents()["id"].tolist() == [13, 14, 2]
-    rows, slots = Reservoir(2, 1).place(np.zeros(4, dtype=np.int64), Scripted(0, 0))  # type: ignore[arg-type]
+    rows, slots = Reservoir(2, 1).place(np.zeros(4, dtype=np.int64), Scripted(0, 0, 0, 0, 0))
     assert dict(zip(slots, rows, strict=True)) == {0: 3, 1: 1}
+
+
+class Highest:
+    """The largest uniform number that there is."""
+
+    def random(self, size: int | tuple[int, ...]) -> np.ndarray:
+        return np.full(size, np.nextafter(1.0, 0.0))
+
+
+@given(seen=st.integers(1, 2**50))
+def test_no_rounding_chooses_a_slot_beyond_the_examples_seen(seen: int) -> None:
+    buffer = Reservoir(seen + 1, 1)
+    buffer.seen = seen + 1
+    assert buffer.place(np.zeros(1, dtype=np.int64), Highest()) == ([], [])
 
 
 def final_slots(size: int, batches: tuple[int, ...], runs: int) -> np.ndarray:

@@ -8,14 +8,20 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from perdure.backbones.mlp import MLP
+from perdure.buffers.reservoir import Reservoir
 from perdure.datasets.batch import Batch
+from perdure.datasets.transforms import Scale
 from perdure.models.base import Task
 from perdure.models.der import DER
 from perdure.models.derpp import DERpp
 from perdure.models.er import ER
 from perdure.models.er_ace import ERACE
+from perdure.randomness import Streams
+from perdure.training.settings import Settings
+from perdure.training.step import Step
 
 Digits = Callable[..., Batch]
 Make = Callable[..., Any]
@@ -87,14 +93,83 @@ def test_the_logits_kept_are_those_of_the_current_batch(
     past = [digits(60, 68, logits=stored_logits(8))] * method.replays
     _, stored = method.loss(batch, *past)
     assert stored.keys() == {"logits"}
-    assert torch.equal(stored["logits"], method(batch.x))
+    torch.testing.assert_close(stored["logits"], method(batch.x))
+
+
+# --- one forward pass or several ---------------------------------------------------------------
+
+
+class Watched(MLP):
+    """Counts the examples of each forward pass."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.passes: list[int] = []
+
+    def features(self, x: Tensor) -> Tensor:
+        self.passes.append(len(x))
+        return super().features(x)
+
+
+class Normalized(Watched):
+    """Batch norm: what an example is joined with changes its logits."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.norm = nn.BatchNorm1d(self.n_features)
+
+    def features(self, x: Tensor) -> Tensor:
+        normalized: Tensor = self.norm(super().features(x))
+        return normalized
+
+
+class Dropping(Watched):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.drop = nn.Dropout(0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted", "passes"),
+    [
+        (Watched, True, [26]),
+        (Watched, False, [10, 8, 8]),
+        (Normalized, True, [10, 8, 8]),
+        (Dropping, True, [10, 8, 8]),
+    ],
+    ids=["independent", "switched off", "batch norm", "dropout"],
+)
+def test_batches_are_joined_where_that_changes_nothing(
+    digits: Digits, kind: type[Watched], wanted: bool, passes: list[int]
+) -> None:
+    """Values and gradients are those of separate passes, also where some batches are empty."""
+    torch.manual_seed(0)
+    network = kind((1, 28, 28), 10, (12,))
+    method = DERpp(network, 0.7, 0.3)
+    Step(
+        method, Scale(), Reservoir(5, 8), Streams(0),
+        Settings(batch_size=10, one_forward=wanted), torch.device("cpu"),
+    )  # fmt: skip
+    z = stored_logits(8)
+    batch, past = digits(0, 10), [digits(60, 68, logits=z), digits(80, 88, logits=z)]
+    torch.manual_seed(1)
+    loss, _ = method.loss(batch, *past)
+    assert network.passes == passes
+    torch.manual_seed(1)
+    apart = DERpp(network, 0.7, 0.3)
+    apart.one_forward = False
+    assert_same_with_gradient(method, loss, apart.loss(batch, *past)[0])
+    network.passes.clear()
+    logits = method.logits(batch, digits(0, 0), digits(3, 5))
+    assert [tuple(each.shape) for each in logits] == [(10, 10), (0, 10), (2, 10)]
+    assert network.passes == ([12] if passes == [26] else [10, 2])
 
 
 # --- ER-ACE -----------------------------------------------------------------------------------
 
 
 def gradient_on_logits(method: Any, *batches: Batch) -> list[Tensor]:
-    """The loss's gradient on the logits of each batch that the network saw."""
+    """The loss's gradient on the logits of each batch, which the network saw joined or apart."""
     seen: list[Tensor] = []
     forward = method.backbone.forward
 
@@ -106,7 +181,8 @@ def gradient_on_logits(method: Any, *batches: Batch) -> list[Tensor]:
 
     method.backbone.forward = watched
     method.loss(*batches).backward()
-    return [logits.grad for logits in seen if logits.grad is not None]
+    gradients = torch.cat([logits.grad for logits in seen if logits.grad is not None])
+    return list(gradients.split([len(batch) for batch in batches if batch]))
 
 
 def test_er_ace_s_new_examples_do_not_push_absent_classes(make: Make, digits: Digits) -> None:

@@ -27,7 +27,7 @@ def method() -> DERpp:
 
 def parts(n: int, size: int, batch_size: int, shards: int) -> list[Local]:
     return [
-        Local(Reservoir(size, batch_size), method(), Streams(3), Ranks(rank, n), shards)
+        Local(Reservoir(size, batch_size), method(), Streams(3), 11, Ranks(rank, n), shards)
         for rank in range(n)
     ]
 
@@ -81,11 +81,11 @@ def test_parts_are_filled_as_one_reservoir_would_be(tiny: Arrays) -> None:
             streams = Streams(seed)
             if local:
                 made: list[Any] = [
-                    Local(Reservoir(40, 10), method(), streams, Ranks(rank, 2), 2)
+                    Local(Reservoir(40, 10), method(), streams, 10, Ranks(rank, 2), 2)
                     for rank in range(2)
                 ]
             else:
-                made = [Replicated(Reservoir(40, 10), method(), streams)]
+                made = [Replicated(Reservoir(40, 10), method(), streams, 10)]
             for k in range(20):
                 rows = torch.arange(10 * k, 10 * k + 10)
                 for replay in made:
@@ -108,7 +108,7 @@ def test_too_small_for_all() -> None:
 def test_a_buffer_in_parts_is_no_whole_one() -> None:
     state = parts(1, 10, 2, 2)[0].state_dict()
     assert len(state["parts"]) == 1
-    whole = Replicated(Reservoir(10, 2), method(), Streams(0))
+    whole = Replicated(Reservoir(10, 2), method(), Streams(0), 10)
     with pytest.raises(UserError, match=r"in 1 parts, of training\.replay_sync=local"):
         whole.load_state_dict(state, CPU)
     with pytest.raises(UserError, match="is in 1 parts; start 1 of them"):

@@ -14,6 +14,7 @@ from torch.nn.utils import parameters_to_vector
 from perdure.backbones.base import Backbone
 from perdure.backbones.mlp import MLP
 from perdure.buffers.reservoir import Reservoir
+from perdure.buffers.sampling import subsets
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.batch import Batch
 from perdure.datasets.transforms import CropFlip, Scale
@@ -22,6 +23,7 @@ from perdure.models.derpp import DERpp
 from perdure.models.er import ER
 from perdure.models.sgd import FineTuning
 from perdure.randomness import Streams
+from perdure.training.draws import BlockStream
 from perdure.training.optim import SGD
 from perdure.training.settings import Settings
 from perdure.training.state import Position
@@ -121,7 +123,8 @@ def test_each_part_gets_its_own_augmentation_and_bytes_are_stored(tiny: Arrays) 
     for part, choice in zip(method.received, choices.split(sizes), strict=True):
         assert torch.equal(part.x, transform(part.raw, choice))
     for part, draw in enumerate(draws):
-        rows = streams.numpy("replay", step=3, part=part).choice(30, 6, False, shuffle=False)
+        uniforms = BlockStream(streams, "replay", 12).at({"step": 3}).random((2, 6))
+        rows = subsets(uniforms[part : part + 1], 30)[0]
         assert all(
             torch.equal(value[rows], dict(draw.stored, raw=draw.raw, y=draw.y)[key])
             for key, value in held.items()

@@ -36,7 +36,7 @@ def test_a_run_learns_and_measures(make_trainer: MakeTrainer) -> None:
     matrix = results["accuracy_matrix"]["class_il"]
     assert [len(row) for row in matrix] == [1, 2, 3]
     assert results["average_accuracy"]["class_il"] == pytest.approx(sum(matrix[-1]) / 3)
-    assert results["average_accuracy"]["class_il"] > 0.6
+    assert results["average_accuracy"]["class_il"] > 0.5
     assert results["average_accuracy"]["task_il"] > results["average_accuracy"]["class_il"]
     assert [type(e) for e in listener.events[:2]] == [events.RunStart, events.TaskStart]
     assert isinstance(listener.events[-1], events.RunEnd)
@@ -150,7 +150,7 @@ def test_clipping_bounds_the_step(make_trainer: MakeTrainer) -> None:
 
 def test_bf16_trains(make_trainer: MakeTrainer) -> None:
     results = make_trainer(precision="bf16", epochs=3).fit()
-    assert results["average_accuracy"]["class_il"] > 0.6
+    assert results["average_accuracy"]["class_il"] > 0.5
 
 
 class Exploding(Method):

@@ -8,6 +8,15 @@ from torch import Tensor, nn
 
 from perdure.errors import UserError
 
+_DEPENDENT = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.dropout._DropoutNd,
+    nn.RReLU,
+    nn.MultiheadAttention,
+    nn.RNNBase,
+)
+"""Modules with batch statistics or with random numbers (the last two have dropout inside)."""
+
 
 class Backbone(nn.Module):
     """A subclass defines `features`; `n_features`, `n_classes` and `head` are here.
@@ -29,6 +38,15 @@ class Backbone(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """The input of the head. x: float [B, C, H, W] -> [B, n_features]."""
         raise NotImplementedError
+
+    @property
+    def rows_are_independent(self) -> bool:
+        """Whether an example's output depends on nothing but the example and the weights.
+
+        Batch norm and dropout are found among the modules; a subclass that mixes examples or draws
+        random numbers in other ways overrides this.
+        """
+        return not any(isinstance(module, _DEPENDENT) for module in self.modules())
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits. x: float [B, C, H, W] -> [B, n_classes]."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from perdure.buffers.sampling import Uniforms, subsets
 from perdure.errors import UserError
 
 Placement = tuple[list[int], list[int]]
@@ -18,13 +19,16 @@ Placement = tuple[list[int], list[int]]
 class Buffer(ABC):
     """At most `size` examples: raw bytes on the device, with labels and further stored fields.
 
-    All decisions are made on the host from the caller's generator, so that nothing waits for the
-    device and every rank of a distributed run makes the same ones.
+    All decisions are made on the host from the caller's uniform numbers, so that nothing waits for
+    the device and every rank of a distributed run makes the same ones.
 
     Args:
         size: capacity in examples.
         batch_size: examples a replay draw takes.
     """
+
+    numbers_per_example: ClassVar[int] = 1
+    """Uniform numbers that `place` takes for each example offered."""
 
     def __init__(self, size: int, batch_size: int) -> None:
         if size < 1:
@@ -41,19 +45,22 @@ class Buffer(ABC):
     def __len__(self) -> int:
         return self._filled
 
-    def add(
-        self, fields: dict[str, Tensor], labels: np.ndarray, generator: np.random.Generator
-    ) -> None:
+    @property
+    def device(self) -> torch.device:
+        """Where the examples are; StopIteration before the first one."""
+        return next(iter(self._fields.values())).device
+
+    def add(self, fields: dict[str, Tensor], labels: np.ndarray, uniforms: Uniforms) -> None:
         """Offer a batch of examples.
 
         Args:
             fields: tensors [B, …] on one device, the same names and shapes at every call.
             labels: int64 [B] on the host, the same as `fields["y"]`.
-            generator: source of the random decisions.
+            uniforms: source of the random decisions.
         """
         if not len(labels):
             return
-        rows, slots = self.place(labels, generator)
+        rows, slots = self.place(labels, uniforms)
         self.seen += len(labels)
         if not rows:
             return
@@ -66,19 +73,22 @@ class Buffer(ABC):
                 f"the buffer holds {', '.join(self._fields)} of each example, the method gives "
                 f"{', '.join(fields)}: another method filled it"
             )
-        device = next(iter(self._fields.values())).device
-        take = torch.tensor(rows).to(device, non_blocking=True)
-        put = torch.tensor(slots).to(device, non_blocking=True)
+        take = torch.tensor(rows).to(self.device, non_blocking=True)
+        put = torch.tensor(slots).to(self.device, non_blocking=True)
         for key, stored in self._fields.items():
-            stored.index_copy_(0, put, fields[key].detach().index_select(0, take))
+            value = fields[key]
+            value = value.detach() if value.requires_grad else value
+            stored.index_copy_(0, put, value.index_select(0, take))
         self._filled = max(self._filled, max(slots) + 1)
 
-    def draw(self, n: int, generator: np.random.Generator) -> dict[str, Tensor]:
+    def draw(self, n: int, uniforms: Uniforms) -> dict[str, Tensor]:
         """`n` stored examples, uniformly without replacement; all of them when there are fewer."""
-        index = generator.choice(len(self), min(n, len(self)), replace=False, shuffle=False)
-        device = next(iter(self._fields.values())).device
-        rows = torch.from_numpy(index).to(device, non_blocking=True)
-        return {key: stored.index_select(0, rows) for key, stored in self._fields.items()}
+        rows = subsets(uniforms.random((1, min(n, len(self)))), len(self))[0]
+        return self.select(torch.from_numpy(rows).to(self.device, non_blocking=True))
+
+    def select(self, slots: Tensor) -> dict[str, Tensor]:
+        """The examples in these slots, int64 [n] on the buffer's device; copies."""
+        return {key: stored.index_select(0, slots) for key, stored in self._fields.items()}
 
     def contents(self) -> dict[str, Tensor]:
         """All stored examples, in the order of their slots."""
@@ -109,7 +119,7 @@ class Buffer(ABC):
     def adopt(
         self,
         state: dict[str, Any],
-        generator: np.random.Generator,
+        uniforms: Uniforms,
         device: torch.device | str = "cpu",
     ) -> None:
         """Fill this empty buffer from the `state_dict()` of one of another size or policy.
@@ -119,11 +129,11 @@ class Buffer(ABC):
         """
         fields = {key: value.to(device) for key, value in state["fields"].items()}
         if fields:
-            self.add(fields, fields["y"].cpu().numpy(), generator)
+            self.add(fields, fields["y"].cpu().numpy(), uniforms)
         self.seen = state["seen"]
 
     @abstractmethod
-    def place(self, labels: np.ndarray, generator: np.random.Generator) -> Placement:
+    def place(self, labels: np.ndarray, uniforms: Uniforms) -> Placement:
         """Which rows of an offered batch are stored, and where.
 
         The batch holds at least one example; `self.seen` counts those before it.

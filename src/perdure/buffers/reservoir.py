@@ -8,14 +8,15 @@ import numpy as np
 import torch
 
 from perdure.buffers.base import Buffer, Placement
+from perdure.buffers.sampling import Uniforms
 
 
 class Reservoir(Buffer):
     """Algorithm R (Waterman, in Knuth 1981, 3.4.2; Vitter 1985), a batch at a time.
 
-    Example number i (from 0) takes slot i while there is room; later it draws r uniformly from
-    0…i and replaces slot r if there is one. Vectorized over the batch with the same draws as the
-    loop over examples; of two that draw one slot the later stays, as it would there.
+    Example number i (from 0) takes slot i while there is room; later r = ⌊u (i + 1)⌋ is uniform on
+    0…i, and it replaces slot r if there is one. Vectorized over the batch with the same numbers as
+    the loop over examples; of two that choose one slot the later stays, as it would there.
     """
 
     _is_sparse = False
@@ -24,22 +25,26 @@ class Reservoir(Buffer):
     def adopt(
         self,
         state: dict[str, Any],
-        generator: np.random.Generator,
+        uniforms: Uniforms,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().adopt(state, generator, device)
+        super().adopt(state, uniforms, device)
         self._is_sparse = len(self) < min(self.seen, self.size)
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device | str = "cpu") -> None:
         super().load_state_dict(state, device)
         self._is_sparse = len(self) < min(self.seen, self.size)
 
-    def place(self, labels: np.ndarray, generator: np.random.Generator) -> Placement:
-        slots = np.arange(self.seen, self.seen + len(labels))
-        free = max(0, min(self.size - self.seen, len(labels)))
-        if free < len(labels):
-            slots[free:] = generator.integers(0, slots[free:] + 1)
-        (rows,) = np.nonzero(slots < self.size)
+    def place(self, labels: np.ndarray, uniforms: Uniforms) -> Placement:
+        u = uniforms.random(len(labels))
+        if self.seen >= self.size and u.min() * (self.seen + 1) >= self.size:
+            return [], []  # as most batches of a long stream: no r is below the size
+        numbers = np.arange(self.seen, self.seen + len(labels))
+        # At most i, also after rounding: u is at most 1 − 2⁻⁵³.
+        slots = (u * (numbers + 1)).astype(np.int64)
+        free = max(0, self.size - self.seen)
+        slots[:free] = numbers[:free]
+        (rows,) = (slots < self.size).nonzero()
         if self._is_sparse:
             rows = self._close_gap(slots, rows)
         if not rows.size:

@@ -88,6 +88,7 @@ class TrainingConfig:
     eval_batch_size: int = 1000
     log_every: int = 100
     reset_optimizer: bool = True
+    one_forward: bool = True
     scheduler_per: Per = Per.epoch
     shards: int | None = None
     exact: bool = True

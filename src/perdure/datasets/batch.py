@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -83,25 +84,7 @@ class Batch:
 
     def __add__(self, other: Batch) -> Batch:
         """The examples of both; `stored` fields are kept where both have them."""
-        if not other.total:
-            return self
-        augmentation = None
-        if self.augmentation is not None and other.augmentation is not None:
-            augmentation = torch.cat((self.augmentation, other.augmentation))
-        parts = self.all_y is not self.y or other.all_y is not other.y
-        return Batch(
-            torch.cat((self.raw, other.raw)),
-            torch.cat((self.y, other.y)),
-            self.transform,
-            augmentation,
-            {
-                key: torch.cat((value, other.stored[key]))
-                for key, value in self.stored.items()
-                if key in other.stored
-            },
-            self.total + other.total,
-            torch.cat((self.all_y, other.all_y)) if parts else None,
-        )
+        return join((self, other))
 
     def mean(self, per_example: Tensor) -> Tensor:
         """The mean over the global batch of a value per example, [B] → []."""
@@ -109,9 +92,41 @@ class Batch:
 
     def cross_entropy(self, logits: Tensor) -> Tensor:
         """Mean cross-entropy of `logits` [B, classes] against the labels, over the global batch."""
+        if len(self) == self.total:
+            return F.cross_entropy(logits, self.y)
         return F.cross_entropy(logits, self.y, reduction="sum") / self.total
 
     def mse(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Mean squared difference over all elements of the global batch, [B, …] twice → []."""
+        if len(self) == self.total:
+            return F.mse_loss(prediction, target)
         elements = prediction.shape[1:].numel() * self.total
         return F.mse_loss(prediction, target, reduction="sum") / elements
+
+
+def join(batches: Sequence[Batch]) -> Batch:
+    """The examples of all batches, one after another; empty ones are left out.
+
+    `stored` fields are kept where all have them.
+    """
+    found = [batch for batch in batches if batch.total]
+    if len(found) < 2:
+        return found[0] if found else batches[0]
+    first = found[0]
+    augmentation = None
+    if first.augmentation is not None:
+        augmentation = torch.cat([batch.augmentation for batch in found])  # type: ignore[misc]
+    parts = any(batch.all_y is not batch.y for batch in found)
+    return Batch(
+        torch.cat([batch.raw for batch in found]),
+        torch.cat([batch.y for batch in found]),
+        first.transform,
+        augmentation,
+        {
+            key: torch.cat([batch.stored[key] for batch in found])
+            for key in first.stored
+            if all(key in batch.stored for batch in found)
+        },
+        sum(batch.total for batch in found),
+        torch.cat([batch.all_y for batch in found]) if parts else None,
+    )

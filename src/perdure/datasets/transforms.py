@@ -40,6 +40,11 @@ class Scale:
         self._factor: Tensor | None = None
         self._shift: Tensor | None = None
 
+    @property
+    def is_random(self) -> bool:
+        """Whether it draws; a subclass that defines `draw` does."""
+        return type(self).draw is not Scale.draw
+
     def draw(self, n: int, generator: np.random.Generator) -> Tensor | None:
         """Random choices for `n` examples, [n, k] on the host; None for a fixed transform."""
         return None

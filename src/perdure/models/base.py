@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from perdure.backbones.base import Backbone
-from perdure.datasets.batch import Batch
+from perdure.datasets.batch import Batch, join
 
 Loss = Tensor | tuple[Tensor, dict[str, Tensor]]
 """A scalar, alone or with the `stored_fields` of each example, {name: [B, …]}."""
@@ -60,14 +60,36 @@ class Method(nn.Module):
     task: Task
     """The current task; the trainer sets it."""
 
+    one_forward: bool = True
+    """Whether `logits` may join batches in one forward pass; the trainer sets it."""
+
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`forward`: hooks belong to the backbone, so that a step need not look for them here."""
+        return self.forward(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, classes] of inputs [B, C, H, W]."""
         logits: Tensor = self.backbone(x)
         return logits
+
+    def logits(self, *batches: Batch) -> tuple[Tensor, ...]:
+        """Logits of several batches, [B, classes] each; of an empty one, [0, classes].
+
+        They come from one forward pass, which costs much less than one each, where the network
+        treats every example alike whatever it is joined with (`Backbone.rows_are_independent`) and
+        `training.one_forward` allows it: then they are those of separate passes up to rounding.
+        """
+        found = [batch for batch in batches if batch]
+        if self.one_forward:
+            each = self(join(found).x).split([len(batch) for batch in found])
+        else:
+            each = [self(batch.x) for batch in found]
+        logits = iter(each)
+        return tuple(next(logits) if batch else each[0][:0] for batch in batches)
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
         """The loss on `batch` and `replays` draws, empty (falsy) while the buffer is empty."""

@@ -27,8 +27,8 @@ class DER(Method):
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
         (past,) = replay
-        logits = self(batch.x)
-        loss = batch.cross_entropy(logits)
+        z, z_past = self.logits(batch, past)
+        loss = batch.cross_entropy(z)
         if past:
-            loss = loss + self.alpha * past.mse(self(past.x), past["logits"])
-        return loss, {"logits": logits}
+            loss = loss + self.alpha * past.mse(z_past, past["logits"])
+        return loss, {"logits": z}

@@ -29,9 +29,9 @@ class DERpp(Method):
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
         first, second = replay
-        logits = self(batch.x)
-        loss = batch.cross_entropy(logits)
+        z, z_first, z_second = self.logits(batch, first, second)
+        loss = batch.cross_entropy(z)
         if first:
-            loss = loss + self.alpha * first.mse(self(first.x), first["logits"])
-            loss = loss + self.beta * second.cross_entropy(self(second.x))
-        return loss, {"logits": logits}
+            loss = loss + self.alpha * first.mse(z_first, first["logits"])
+            loss = loss + self.beta * second.cross_entropy(z_second)
+        return loss, {"logits": z}

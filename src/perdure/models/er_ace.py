@@ -24,13 +24,12 @@ class ERACE(Method):
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
         (past,) = replay
-        logits = self(batch.x)
+        logits, past_logits = self.logits(batch, past)
         present = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
         present = present.index_fill(0, batch.all_y, True)
         loss = batch.cross_entropy(self._only(logits, present))
         if past:
-            logits = self(past.x)[:, : self.task.seen.stop]
-            loss = loss + past.cross_entropy(logits)
+            loss = loss + past.cross_entropy(past_logits[:, : self.task.seen.stop])
         return loss
 
     @staticmethod

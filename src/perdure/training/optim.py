@@ -57,21 +57,21 @@ class SGD(torch.optim.Optimizer):
         self._optimizer_step_pre_hooks = OrderedDict()
         self._optimizer_step_post_hooks = OrderedDict()
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Update every parameter that has a gradient; returns the value of `closure`, run first."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if params:
-                self._move(params, group)
+        with torch.no_grad():
+            for group in self.param_groups:
+                params = [p for p in group["params"] if p.grad is not None]
+                if params:
+                    self._move(params, group)
         return loss
 
     def _move(self, params: list[Parameter], group: dict[str, Any]) -> None:
-        weights: list[Tensor] = [p.data for p in params]
+        weights: list[Tensor] = list(params)
         gradients: list[Tensor] = [p.grad for p in params]  # type: ignore[misc]
         if group["weight_decay"]:
             gradients = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor
 
 from perdure.buffers.base import Buffer
+from perdure.buffers.sampling import subsets
 from perdure.distributed.process_group import Ranks
 from perdure.errors import UserError
 from perdure.models.base import Method
 from perdure.randomness import Streams
 from perdure.ranks.shards import bounds, of_rank
+from perdure.training.draws import BLOCK, At, BlockStream
 
 
 @dataclass(slots=True)
@@ -22,7 +25,7 @@ class ReplayDraw:
     """This rank's examples of one replay draw.
 
     Attributes:
-        fields: tensors [n, …], at least `raw` and `y`.
+        fields: tensors [n, …], at least `raw` and `y`; the dict is the caller's to change.
         total: number of examples of the draw on all ranks together.
         first: how many of these are on the ranks before this one, where each has a part.
     """
@@ -36,37 +39,63 @@ class Replicated:
     """Every rank keeps the whole buffer and makes the same decisions.
 
     All ranks see the same examples and draw from the same streams, so that the copies stay equal
-    without any exchange. Draws and slots are chosen on the host, from NumPy generators: a choice
-    made on the device would have to be read back, and each read waits for the queued kernels.
+    without any exchange. Draws and slots are chosen on the host: a choice made on the device would
+    have to be read back, and each read waits for the queued kernels.
 
     Args:
         buffer: the buffer.
         method: its `replays` is the number of draws a step.
         streams: the run's random streams.
+        batch_size: examples that a step offers.
+        part: this rank's number, where each has streams of its own.
     """
 
-    def __init__(self, buffer: Buffer, method: Method, streams: Streams) -> None:
+    def __init__(
+        self, buffer: Buffer, method: Method, streams: Streams, batch_size: int, part: int = 0
+    ) -> None:
         self.buffer = buffer
         self.method = method
         self.streams = streams
+        width = batch_size * buffer.numbers_per_example
+        self._offers = BlockStream(streams, "remember", width, part)
+        self._draws = BlockStream(streams, "replay", method.replays * buffer.batch_size, part)
+        self._slots: Sequence[Tensor] = ()
+        self._chosen: tuple[Any, ...] = ()
 
-    def draw(self, raw: Tensor, y: Tensor, at: dict[str, int]) -> list[ReplayDraw]:
+    def draw(self, raw: Tensor, y: Tensor, at: At) -> list[ReplayDraw]:
         """The step's independent draws; empty ones like `raw` and `y` while the buffer is empty."""
-        if not len(self.buffer):
-            return [ReplayDraw({"raw": raw[:0], "y": y[:0]}, 0)] * self.method.replays
-        draws = []
-        for draw in range(self.method.replays):
-            generator = self.streams.numpy("replay", **at, part=draw)
-            fields = self.buffer.draw(self.buffer.batch_size, generator)
-            draws.append(ReplayDraw(fields, len(fields["y"])))
-        return draws
+        n = min(self.buffer.batch_size, len(self.buffer))
+        if not n:
+            return [ReplayDraw({"raw": raw[:0], "y": y[:0]}, 0) for _ in range(self.method.replays)]
+        return [ReplayDraw(fields, n) for fields in self._select(n, at)]
+
+    def _select(self, n: int, at: At) -> list[dict[str, Tensor]]:
+        """The fields of each draw of `n` examples, gathered together."""
+        replays = self.method.replays
+        fields = self.buffer.select(self._slots_at(n, at))
+        if replays == 1:
+            return [fields]
+        parts = {key: value.split(n) for key, value in fields.items()}
+        return [{key: part[k] for key, part in parts.items()} for k in range(replays)]
+
+    def _slots_at(self, n: int, at: At) -> Tensor:
+        """The slots of all draws of this step, int64 [replays · n] on the buffer's device.
+
+        They are chosen for a block of steps, as long as the buffer holds as many examples, and
+        reach the device in one copy.
+        """
+        block, held = self._draws.block(at), len(self.buffer)
+        # By identity, and kept alive here: a new block is another array.
+        if not self._chosen or self._chosen[0] is not block or self._chosen[1:] != (n, held):
+            width = self.buffer.batch_size
+            uniforms = block.reshape(-1, width)[:, :n]
+            slots = subsets(uniforms, held).reshape(len(block), -1)
+            self._slots = torch.from_numpy(slots).to(self.buffer.device, non_blocking=True).unbind()
+            self._chosen = (block, n, held)
+        return self._slots[at.get("step", 0) % BLOCK]
 
     def add(
-        self,
-        fields: dict[str, Tensor],
-        stored: dict[str, Tensor],
-        labels: np.ndarray,
-        at: dict[str, int],
+        self, fields: dict[str, Tensor], stored: dict[str, Tensor], labels: np.ndarray, at: At
     ) -> None:
         """Offer the global batch to the buffer.
 
@@ -76,7 +105,7 @@ class Replicated:
             labels: `y` on the host.
             at: the position, which keys the random decisions.
         """
-        self.buffer.add({**fields, **stored}, labels, self.streams.numpy("remember", **at))
+        self.buffer.add({**fields, **stored}, labels, self._offers.at(at))
 
     def state_dict(self) -> dict[str, Any]:
         return self.buffer.state_dict()
@@ -106,14 +135,21 @@ class Local(Replicated):
         buffer: this rank's; its `size` is cut down to the rank's part.
         method: its `replays` is the number of draws a step.
         streams: the run's random streams.
+        batch_size: examples that a step offers on all ranks together.
         ranks: keep a part each.
         shards: logical shards of a batch.
     """
 
     def __init__(
-        self, buffer: Buffer, method: Method, streams: Streams, ranks: Ranks, shards: int
+        self,
+        buffer: Buffer,
+        method: Method,
+        streams: Streams,
+        batch_size: int,
+        ranks: Ranks,
+        shards: int,
     ) -> None:
-        super().__init__(buffer, method, streams)
+        super().__init__(buffer, method, streams, batch_size, ranks.rank)
         if buffer.size < ranks.size:
             raise UserError(
                 f"buffer.size={buffer.size} with training.replay_sync=local: must be at least one "
@@ -125,7 +161,7 @@ class Local(Replicated):
         self._seen = [0] * ranks.size
         buffer.size = self._sizes[ranks.rank]
 
-    def draw(self, raw: Tensor, y: Tensor, at: dict[str, int]) -> list[ReplayDraw]:
+    def draw(self, raw: Tensor, y: Tensor, at: At) -> list[ReplayDraw]:
         """This rank's part of each draw."""
         shares = [stop - start for start, stop in bounds(self.buffer.batch_size, self.ranks.size)]
         # Every mean divides by the global number of examples, so a rank must know how many the
@@ -134,24 +170,16 @@ class Local(Replicated):
         drawn = [min(*three) for three in zip(shares, self._seen, self._sizes, strict=True)]
         rank, total = self.ranks.rank, sum(drawn)
         first, n = sum(drawn[:rank]), drawn[rank]
-        draws = []
-        for draw in range(self.method.replays):
-            part = draw + self.method.replays * rank
-            generator = self.streams.numpy("replay", **at, part=part)
-            empty = {"raw": raw[:0], "y": y[:0]}
-            fields = self.buffer.draw(n, generator) if n else self._like_a_draw(empty)
-            draws.append(ReplayDraw(fields, total, first))
-        return draws
+        if n:
+            return [ReplayDraw(fields, total, first) for fields in self._select(n, at)]
+        empty = self._like_a_draw({"raw": raw[:0], "y": y[:0]})
+        return [ReplayDraw(dict(empty), total, first) for _ in range(self.method.replays)]
 
     def _like_a_draw(self, empty: dict[str, Tensor]) -> dict[str, Tensor]:
         return {key: value[:0] for key, value in self.buffer.contents().items()} or empty
 
     def add(
-        self,
-        fields: dict[str, Tensor],
-        stored: dict[str, Tensor],
-        labels: np.ndarray,
-        at: dict[str, int],
+        self, fields: dict[str, Tensor], stored: dict[str, Tensor], labels: np.ndarray, at: At
     ) -> None:
         """Offer this rank's part of the global batch to its buffer; `stored` is of that part."""
         cuts = bounds(len(labels), self.shards)
@@ -161,8 +189,7 @@ class Local(Replicated):
             self._seen[rank] += stop - start
             if rank == self.ranks.rank:
                 part = {key: value[start:stop] for key, value in fields.items()}
-                generator = self.streams.numpy("remember", **at, part=rank)
-                self.buffer.add({**part, **stored}, labels[start:stop], generator)
+                self.buffer.add({**part, **stored}, labels[start:stop], self._offers.at(at))
 
     def state_dict(self) -> dict[str, Any]:
         """All ranks' parts, on rank 0; the others' is empty."""

@@ -105,7 +105,7 @@ class CheckpointHook:
 
         Both reads wait for the device: for where an evaluation or a save waits anyway.
         """
-        self.require_finite(float(self._state.loss.sum))
+        self.require_finite(self._state.loss.total())
         if not self._state.is_finite():
             self.require_finite(float("nan"))
 

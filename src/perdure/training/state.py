@@ -13,6 +13,7 @@ from torch import Tensor
 from perdure.buffers.base import Buffer
 from perdure.models.base import Method
 from perdure.tracking.events import Recorder
+from perdure.training import draws
 from perdure.training.clock import Clock
 from perdure.training.replay import Replicated
 from perdure.training.results import Results
@@ -37,23 +38,41 @@ class Position:
 
 
 class LossMeter:
-    """The mean loss since it was last read, summed on the device."""
+    """The mean loss since it was last read.
 
-    def __init__(self, device: torch.device) -> None:
-        self.sum = torch.zeros((), device=device)
-        self.steps = 0
+    A step only keeps its loss; they are summed, in float64 and in order, when somebody reads.
+    """
+
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+        self._sum = 0.0
+        self._steps = 0
 
     def add(self, loss: Tensor) -> None:
-        """Take in one step's loss, []; nothing waits."""
-        self.sum += loss
-        self.steps += 1
+        """Take in one step's loss, [] and detached; nothing waits."""
+        self._losses.append(loss)
+
+    def total(self) -> float:
+        """The sum since the last `read`; waits for the device."""
+        if self._losses:
+            self._steps += len(self._losses)
+            # Not `sum`, which compensates from Python 3.12 on: it would see where reads cut.
+            for loss in torch.stack(self._losses).tolist():
+                self._sum += loss
+            self._losses = []
+        return self._sum
 
     def read(self) -> float:
         """The mean, and reset; waits for the device."""
-        mean = float(self.sum) / self.steps
-        self.sum.zero_()
-        self.steps = 0
+        mean = self.total() / self._steps
+        self._sum, self._steps = 0.0, 0
         return mean
+
+    def state_dict(self) -> dict[str, float]:
+        return {"sum": self.total(), "steps": self._steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._losses, self._sum, self._steps = [], float(state["sum"]), state["steps"]
 
 
 @dataclass
@@ -76,7 +95,7 @@ class TrainState:
 
     def __post_init__(self) -> None:
         self.device = next(self.method.parameters()).device
-        self.loss = LossMeter(self.device)
+        self.loss = LossMeter()
 
     @property
     def buffer(self) -> Buffer | None:
@@ -110,13 +129,13 @@ class TrainState:
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "buffer": self.replay.state_dict() if self.replay is not None else None,
-            "rng": {"seed": self.seed, "streams": "philox4x64"},
+            "rng": {"seed": self.seed, "streams": "philox4x64", "draws": draws.VERSION},
             "position": self.position.as_dict(),
             "args": self.config,
             "results": {
                 "summary": self.summary(),
                 "measured": self.results.state_dict(),
-                "loss": {"sum": self.loss.sum, "steps": self.loss.steps},
+                "loss": self.loss.state_dict(),
                 "clock": self.clock.state_dict(),
                 "recorders": {r.name: r.state_dict() for r in self.recorders},
             },
@@ -158,8 +177,7 @@ class TrainState:
     def load_results(self, results: dict[str, Any]) -> None:
         """The part "results" of a `state_dict()`."""
         self.results.load_state_dict(results["measured"])
-        self.loss.sum.copy_(results["loss"]["sum"])
-        self.loss.steps = results["loss"]["steps"]
+        self.loss.load_state_dict(results["loss"])
         self.clock.load_state_dict(results["clock"])
         for recorder in self.recorders:
             if recorder.name in results["recorders"]:

@@ -6,8 +6,8 @@ Python.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -23,8 +23,9 @@ from perdure.distributed.reduction import OrderedReduction, OverlappedReduction,
 from perdure.distributed.sharded_step import PassResult, ShardedStep
 from perdure.errors import UserError
 from perdure.models.base import Method
-from perdure.randomness import Streams
-from perdure.training.replay import Local, ReplayDraw, Replicated
+from perdure.randomness import Streams, seed_generators
+from perdure.training.draws import BLOCK, At, BlockStream
+from perdure.training.replay import Local, Replicated
 from perdure.training.settings import Settings
 from perdure.training.state import Position
 
@@ -63,11 +64,18 @@ class Step:
         ranks, local = self.control.ranks, settings.replay_sync is ReplaySync.local
         self.replay: Replicated | None = None
         if buffer is not None and local:
-            self.replay = Local(buffer, method, streams, ranks, settings.n_shards)
+            shards = settings.n_shards
+            self.replay = Local(buffer, method, streams, settings.batch_size, ranks, shards)
         elif buffer is not None:
-            self.replay = Replicated(buffer, method, streams)
+            self.replay = Replicated(buffer, method, streams, settings.batch_size)
+        self._stores = self.replay is not None and method.store_at == "step"
+        self._augments = transform.is_random
+        self._autocast = _autocast(settings.precision, device)
+        self._calls = _Calls.of(method)
+        self._seeds = [BlockStream(streams, "step", 1, part) for part in range(settings.n_shards)]
         # Before any optimizer knows the parameters: FSDP replaces them.
         reduction = prepare_network(method, ranks, settings)
+        method.one_forward = settings.one_forward and method.backbone.rows_are_independent
         self._parameters = method.trainable()
         self._sharded: ShardedStep | None = None
         if settings.n_shards > 1:
@@ -103,27 +111,29 @@ class Step:
         else:
             self.scaler.step(optimizer)
             self.scaler.update()
-        self.method.after_step()
+        if self._calls.after_step:
+            self.method.after_step()
         # Last, so that a batch is never replayed in its own step. The buffer chooses slots by the
         # labels on the host: reading `y` back would wait for the whole step.
-        if self.replay is not None and self.method.store_at == "step":
+        if self._stores and self.replay is not None:
             self.replay.add({"raw": raw, "y": y}, result.stored, labels, at)
         return objective
 
-    def _batches(self, raw: Tensor, y: Tensor, at: dict[str, int]) -> list[Batch]:
+    def _batches(self, raw: Tensor, y: Tensor, at: At) -> list[Batch]:
         """The current batch and the replay draws, each with its part of the augmentation."""
-        draws = [ReplayDraw({"raw": raw, "y": y}, len(y))]
-        if self.replay is not None:
-            draws += self.replay.draw(raw, y, at)
-        n = sum([draw.total for draw in draws])
-        # Drawn once for the global examples of all parts, and copied without waiting: every rank
-        # takes its slice of the same choices, whatever the world size.
-        choices = self.transform.draw(n, self.streams.numpy("augmentation", **at))
+        draws = [] if self.replay is None else self.replay.draw(raw, y, at)
+        n = start = raw.shape[0]
+        choices = None
+        if self._augments:
+            total = n + sum([draw.total for draw in draws])
+            choices = self.transform.draw(total, self.streams.numpy("augmentation", **at))
         if choices is not None:
+            # Drawn once for the global examples of all parts, and copied without waiting: every
+            # rank takes its slice of the same choices, whatever the world size.
             choices = choices.to(self.device, non_blocking=True)
-        batches, start = [], 0
+        batches = [Batch(raw, y, self.transform, None if choices is None else choices[:n])]
         for draw in draws:
-            stored = dict(draw.fields)
+            stored = draw.fields
             drawn, labels = stored.pop("raw"), stored.pop("y")
             choice = None
             if choices is not None:
@@ -133,7 +143,7 @@ class Step:
             start += draw.total
         return batches
 
-    def _compute_gradient(self, batches: list[Batch], at: dict[str, int]) -> PassResult:
+    def _compute_gradient(self, batches: list[Batch], at: At) -> PassResult:
         """Leave the gradient of the loss over the global batch in `p.grad`."""
         if self._sharded is None:
             return self._forward_backward(batches, 0, at)
@@ -145,13 +155,18 @@ class Step:
         self.control.merge(flags)
         return result
 
-    def _forward_backward(self, parts: list[Batch], shard: int, at: dict[str, int]) -> PassResult:
+    def _forward_backward(self, parts: list[Batch], shard: int, at: At) -> PassResult:
         """Forward and backward pass over one shard."""
-        self.streams.seed_torch("step", **at, part=shard)
-        batch, *replay = parts
-        with self._autocast(), _batch_norm_errors(self.settings.n_shards):
-            output = self.method.loss(batch, *replay)
-            reference = self.method.reference(*replay)
+        # Whatever draws from torch's generators, as dropout does, follows from the position.
+        seed_generators(int(self._seeds[shard].block(at)[at["step"] % BLOCK, 0] * 2**53))
+        method, reference = self.method, None
+        try:
+            with self._autocast:
+                output = method.loss(*parts)
+                if self._calls.reference:
+                    reference = method.reference(*parts[1:])
+        except ValueError as error:
+            raise _batch_norm_error(error, self.settings.n_shards) from error
         loss, stored = output if isinstance(output, tuple) else (output, {})
         gradient = None
         if reference is not None:  # not by `backward`, which would add it to the loss's gradient
@@ -173,9 +188,10 @@ class Step:
         """
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)
-        self.method.after_backward(result.reference)
-        objective = result.loss
-        penalty = self.method.penalty()
+        calls, objective = self._calls, result.loss
+        if calls.after_backward:
+            self.method.after_backward(result.reference)
+        penalty = self.method.penalty() if calls.penalty else None
         if penalty is not None:
             penalty.backward()
             objective = objective + penalty.detach()
@@ -183,32 +199,50 @@ class Step:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.settings.clip_norm)
         return objective
 
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.settings.precision is Precision.fp32:
-            return nullcontext()
-        dtype = torch.bfloat16 if self.settings.precision is Precision.bf16 else torch.float16
-        return torch.autocast(self.device.type, dtype=dtype)
+
+@dataclass(frozen=True)
+class _Calls:
+    """Which hooks of a method do anything: the others are not called at each step."""
+
+    reference: bool
+    after_backward: bool
+    penalty: bool
+    after_step: bool
+
+    @classmethod
+    def of(cls, method: Method) -> _Calls:
+        return cls(
+            **{
+                field.name: getattr(type(method), field.name) is not getattr(Method, field.name)
+                for field in fields(cls)
+            }
+        )
 
 
-@contextmanager
-def _batch_norm_errors(shards: int) -> Iterator[None]:
-    """Raise UserError where torch refuses a batch statistic of one value a channel.
+def _autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    if precision is Precision.fp32:
+        return nullcontext()
+    dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float16
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def _batch_norm_error(error: ValueError, shards: int) -> Exception:
+    """The UserError for torch's refusal of one value a channel; any other error as it is.
 
     The sizes of batches were checked at the start: a replay draw was of one, or a shard is.
     """
-    try:
-        yield
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise UserError(
+    if "more than 1 value per channel" not in str(error):
+        return error
+    if shards > 1:
+        return UserError(
             f"training.shards={shards}: a shard of a single example has no batch statistics; "
             "choose fewer shards, a dataset.batch_size that leaves a larger last batch, a larger "
             "buffer.batch_size, or training.sync_batchnorm=true"
-            if shards > 1
-            else "a replay draw of a single example has no batch statistics, which the network's "
-            "batch norm needs; give a larger buffer.batch_size and buffer.size"
-        ) from error
+        )
+    return UserError(
+        "a replay draw of a single example has no batch statistics, which the network's batch norm "
+        "needs; give a larger buffer.batch_size and buffer.size"
+    )
 
 
 def prepare_network(method: Method, ranks: Ranks, settings: Settings) -> Reduction:
