@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -62,8 +61,6 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "er reduced-resnet18": ("model=er", "buffer.size=30", *CONV),
 }  # fmt: skip
 """Overrides of each setting, beyond COMMON; no table of published settings changes these runs."""
-RESUMED = {"resumed within a task": "interrupted", "resumed after SIGKILL": "killed"}
-"""Settings that are resumed in a copy of a folder of tests/fixtures/format1/."""
 
 
 def key() -> str:
@@ -76,11 +73,7 @@ def key() -> str:
 
 def measure(setting: str, folder: Path) -> dict[str, Any]:
     """Run a setting in `folder`; its bits and its rounded results."""
-    if setting in RESUMED:
-        shutil.copytree(FIXTURES / "format1" / RESUMED[setting], folder, symlinks=True)
-        results = perdure.train(f"checkpoint.load={folder}", "device=cpu", *SAVING)
-    else:
-        results = perdure.train(*COMMON, *SETTINGS[setting], folder=folder)
+    results = perdure.train(*COMMON, *SETTINGS[setting], folder=folder)
     rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     losses = [(row["global_step"], row["loss"]) for row in rows if "loss" in row]
     files = sorted((folder / "checkpoints").glob("*.pt"), key=lambda path: path.stat().st_mtime)
@@ -138,7 +131,7 @@ def record() -> None:
     """Write what the settings end with here; what other machines recorded stays."""
     known = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     found = {}
-    for setting in (*SETTINGS, *RESUMED):
+    for setting in SETTINGS:
         with tempfile.TemporaryDirectory() as folder:
             measured = measure(setting, Path(folder, "run"))
         others = known.get(setting, {}).get("bits", {})

@@ -1,25 +1,19 @@
-"""Run folders that an earlier version has written are loaded, and resumed to the same end."""
+"""Run folders that an earlier version has written: what can be loaded of them, and what not."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
-from bits import key
 from process import train_in
 
 import perdure
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "format1"
-MADE_ON = "torch 2.13.0+cpu, AVX512, x86_64 AuthenticAMD"
 SMALL = ("dataset.stop_after=2", "backbone.hidden=[4]", "tracking.console=off")
 ER = ("model=er", *SMALL)
-DERPP = ("model=derpp", "buffer=class-balanced", "scheduler=cosine", *SMALL)
-LONG = ("dataset.iterations=200", "buffer.size=10")
-KINDS = ("class_il", "task_il")
 
 
 @pytest.fixture
@@ -28,33 +22,21 @@ def copy(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     return Path(shutil.copytree(FIXTURES / request.param, tmp_path / "run", symlinks=True))
 
 
-def same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Equal accuracies; on another processor or torch, as near as rounding leaves them."""
-    slack = 0.0 if key() == MADE_ON else 0.03
-    for kind in KINDS:
-        for a, b in zip(
-            found["accuracy_matrix"][kind], wanted["accuracy_matrix"][kind], strict=True
-        ):
-            assert a == pytest.approx(b, abs=slack)
-
-
-@pytest.mark.parametrize(
-    ("copy", "step", "overrides"),
-    [
-        ("interrupted", 26, (*ER, "optimizer.lr=0.01")),
-        ("killed", 230, (*DERPP, "model.alpha=0.2", "model.beta=1.0", "optimizer.lr=0.03")),
-    ],
-    indirect=["copy"],
-    ids=["interrupted", "killed"],
-)
-def test_a_run_that_was_cut_short_resumes(
-    copy: Path, step: int, overrides: tuple[str, ...]
-) -> None:
-    resumed = perdure.train(f"checkpoint.load={copy}")
-    assert resumed["status"] == "finished"
-    (entry,) = resumed["resumes"]
-    assert entry["from"].endswith(f"step-{step}_full.pth")
-    same(resumed, perdure.train(*overrides, *LONG))
+@pytest.mark.parametrize("copy", ["interrupted", "killed"], indirect=True)
+def test_a_run_that_was_cut_short_forks_but_cannot_resume(tmp_path: Path, copy: Path) -> None:
+    """Its random draws were made in another way, so no resume could be exact."""
+    before = {path.name: path.stat().st_size for path in copy.rglob("*")}
+    with pytest.raises(perdure.errors.UserError, match=r"scheme 1, now 2.*checkpoint\.fork=true"):
+        perdure.train(f"checkpoint.load={copy}")
+    after = {path.name: path.stat().st_size for path in copy.rglob("*")}
+    assert {name: after.get(name) for name in before if name.endswith("pt")} == {
+        name: size for name, size in before.items() if name.endswith("pt")
+    }
+    forked = perdure.train(
+        f"checkpoint.load={copy}", "checkpoint.fork=true", folder=tmp_path / "fork"
+    )
+    assert forked["status"] == "finished"
+    assert [entry["fork"] for entry in forked["resumes"]] == [True]
 
 
 @pytest.mark.parametrize("copy", ["finished"], indirect=True)
@@ -74,7 +56,7 @@ def test_the_file_of_a_task_resumes_as_a_fork(tmp_path: Path, copy: Path) -> Non
     (first,) = copy.glob("checkpoints/night-er_*_0.pt")
     forked = perdure.train(f"checkpoint.load={first}", folder=tmp_path / "fork")
     assert [entry["fork"] for entry in forked["resumes"]] == [True]
-    same(forked, json.loads((copy / "results.json").read_text()))
+    assert forked["status"] == "finished"
 
 
 @pytest.mark.parametrize("copy", ["finished"], indirect=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bits import RECORD, RESUMED, SETTINGS, key, measure
+from bits import RECORD, SETTINGS, key, measure
 
 KNOWN: dict[str, Any] = json.loads(RECORD.read_text())
 ACCURACY, LOSS = 0.05, 0.05
@@ -15,10 +15,10 @@ ACCURACY, LOSS = 0.05, 0.05
 
 
 def test_every_setting_is_recorded_and_no_other() -> None:
-    assert set(KNOWN) == {*SETTINGS, *RESUMED}
+    assert set(KNOWN) == set(SETTINGS)
 
 
-@pytest.mark.parametrize("setting", [*SETTINGS, *RESUMED])
+@pytest.mark.parametrize("setting", SETTINGS)
 def test_the_same_bits(tmp_path: Path, setting: str) -> None:
     known, found = KNOWN[setting], measure(setting, tmp_path / "run")
     if key() in known["bits"]:

@@ -23,6 +23,7 @@ from perdure.io.run_files import CHECKPOINTS, RunFiles
 from perdure.run.fork import Fork
 from perdure.run.fork_state import load_fork
 from perdure.run.resume import RestorePoint, Weights
+from perdure.training import draws
 from perdure.training.trainer import Trainer
 from perdure.wandb import record as records
 
@@ -55,6 +56,8 @@ def restore(
         UserError: the state does not fit the run as it is configured now.
     """
     told = []
+    if fork is None:
+        _require_same_draws(trainer, source)
     try:
         if fork is not None:
             told = load_fork(trainer, fork)
@@ -83,6 +86,20 @@ def restore(
         typed = " ".join(source.not_taken)
         messages.append(f"no file sets {typed}: type it again to continue alike")
     return messages + told
+
+
+def _require_same_draws(trainer: Trainer, source: RestorePoint) -> None:
+    """Raises UserError where the rest of the run would draw other random numbers than it did."""
+    rng = source.state.get("rng")
+    version = rng.get("draws", 1) if isinstance(rng, Mapping) else 1
+    if version == draws.VERSION or source.state["position"]["task"] >= trainer.n_tasks:
+        return
+    raise UserError(
+        f"{source.path}: an earlier version of Perdure made the random draws of this run in "
+        f"another way (scheme {version}, now {draws.VERSION}), so it cannot be resumed to the same "
+        "bits; checkpoint.fork=true continues from its state as a run of its own, and checkpoint."
+        "load=<a weights-only file beside it, as best.pth> starts from its weights"
+    )
 
 
 def _marked(mark: Mapping[str, Any]) -> str:

@@ -24,6 +24,9 @@ _IMPLIED: Mapping[str, Any] = {
 }
 """What a configuration means that was stored before these keys of `training` existed."""
 
+_LATER: Mapping[str, Any] = {"one_forward": False}
+"""The same for keys of `training` that came later, without a new format."""
+
 _OF_THE_CLASS = ("needs_buffer", "joint")
 """Keys of `model` that repeated what its class says."""
 
@@ -56,11 +59,11 @@ def migrated(state: Mapping[str, Any]) -> dict[str, Any]:
     model = args.get("model")
     if isinstance(model, Mapping):
         args = {**args, "model": {k: v for k, v in model.items() if k not in _OF_THE_CLASS}}
-    if state.get("format") != 1:
-        return {**state, "args": args}
-    args = _renamed(args)
+    implied = _LATER
+    if state.get("format") == 1:
+        args, implied = _renamed(args), {**_IMPLIED, **_LATER}
     if isinstance(args.get("training"), Mapping):
-        args["training"] = {**_IMPLIED, **args["training"]}
+        args = {**args, "training": {**implied, **args["training"]}}
     return {**state, "args": args}
 
 
