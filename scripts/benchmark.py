@@ -2,6 +2,8 @@
 
 python scripts/benchmark.py                             both loops in turn, in one process
 python scripts/benchmark.py --model derpp --avalanche
+python scripts/benchmark.py --bare                      a step against the bare one of its network
+python scripts/benchmark.py --plain --runs 5            whole runs against a loop without framework
 python scripts/benchmark.py --phases                    whole `python train.py` runs, by phase
 python scripts/benchmark.py --phases seq-mnist perm-mnist --runs 5
 python scripts/benchmark.py --cost-of tracking=wandb tracking.wandb.mode=offline
@@ -17,7 +19,7 @@ import importlib.util
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -25,8 +27,17 @@ from typing import Any, Protocol
 
 import reference_loop
 import torch
+from plain_loop import BareStep
 from torch import Tensor
-from whole_runs import paired, paired_table, phases_table, spread, whole_runs
+from whole_runs import (
+    against_plain,
+    paired,
+    paired_table,
+    phases_table,
+    plain_table,
+    spread,
+    whole_runs,
+)
 
 from perdure.cli.processes import table
 from perdure.config.build import build
@@ -44,12 +55,16 @@ TARGETS = {"training": 2.8, "evaluation": 20.0}
 """How many times faster than the reference loop the package is meant to be."""
 
 
-class Loop(Protocol):
-    """A training loop that the package is measured against."""
+class Steps(Protocol):
+    """What takes training steps."""
 
     def train(self, steps: int) -> None:
         """Run `steps` training steps."""
         ...
+
+
+class Loop(Steps, Protocol):
+    """A training loop that the package is measured against."""
 
     def evaluate(self) -> Any:
         """Evaluate on the whole test set of the task."""
@@ -62,6 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.cost_of:
         report = paired("seq-mnist", options.model, options.runs, options.cost_of)
         shown = paired_table(report)
+    elif options.plain:
+        report = against_plain(options.model, options.runs)
+        shown = plain_table(report)
+    elif options.bare:
+        report = compare_bare(options.model, options.rounds, options.steps)
+        shown = bare_table(report)
     elif options.phases is not None:
         report = whole_runs(options.phases or ["seq-mnist"], options.model, options.runs)
         shown = phases_table(report)
@@ -81,6 +102,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=_positive, default=30, help="turns of each loop")
     parser.add_argument("--steps", type=_positive, default=100, help="training steps a turn")
     parser.add_argument("--avalanche", action="store_true", help="also against Avalanche (er only)")
+    parser.add_argument("--bare", action="store_true", help="a step against the bare one")
+    parser.add_argument(
+        "--plain", action="store_true", help="whole runs on seq-mnist against a plain loop's"
+    )
     parser.add_argument(
         "--phases", nargs="*", metavar="DATASET", help="measure whole runs (default: seq-mnist)"
     )
@@ -116,7 +141,7 @@ class Turns(Recorder):
     first turn warms up and is not kept.
     """
 
-    def __init__(self, steps: int, others: dict[str, Loop]) -> None:
+    def __init__(self, steps: int, others: Mapping[str, Steps]) -> None:
         super().__init__()
         self.steps = steps
         self.others = others
@@ -165,6 +190,30 @@ def compare(model: str, rounds: int, steps: int, avalanche: bool = False) -> dic
         "training": against(training),
         "evaluation": against(evaluation),
     }
+
+
+def compare_bare(model: str, rounds: int, steps: int) -> dict[str, Any]:
+    """Train `model` on the first task of seq-mnist, and the bare step in turn."""
+    config = _config(model, rounds + 1, steps)
+    turns = Turns(steps, {"bare": BareStep(model)})
+    make_trainer(config, recorders=[turns]).fit()
+    ours, bare = turns.seconds["perdure"], turns.seconds["bare"]
+    return {
+        "model": model,
+        "perdure": spread([spent / steps for spent in ours]),
+        "bare": spread([spent / steps for spent in bare]),
+        "ratio": spread([a / b for a, b in zip(ours, bare, strict=True)]),
+    }
+
+
+def bare_table(report: dict[str, Any]) -> str:
+    """The report of `compare_bare` as a table."""
+    rows: list[Sequence[str]] = [(f"{report['model']}, one thread", "min", "median", "max")]
+    for name in ("perdure", "bare"):
+        micros = [f"{report[name][key] * 1e6:,.0f} µs" for key in ("min", "median", "max")]
+        rows.append((f"a step, {name}", *micros))
+    rows.append(("ratio", *(f"{report['ratio'][key]:.2f}" for key in ("min", "median", "max"))))
+    return table(rows)
 
 
 def _config(model: str, turns: int, steps: int) -> Config:

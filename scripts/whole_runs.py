@@ -12,6 +12,7 @@ from typing import Any
 
 from perdure.cli.processes import TRAIN, Usage, python, table
 
+PLAIN_LOOP = Path(__file__).with_name("plain_loop.py")
 PHASES = ("start", "training", "evaluation", "checkpoint")
 IMPORTS: dict[str, tuple[str | Path, ...]] = {
     "python": ("-c", ""),
@@ -50,6 +51,34 @@ def paired(dataset: str, model: str, runs: int, overrides: Sequence[str]) -> dic
         "with": spread([after[key] for _, after in pairs]),
         "ratio": spread([after[key] / before[key] for before, after in pairs]),
     }
+
+
+def against_plain(model: str, runs: int) -> dict[str, Any]:
+    """The main job and the plain loop in turn, as whole processes."""
+    chosen = [f"model={model}", "dataset=seq-mnist", "buffer.size=500", "device=cpu"]
+    saving = [*chosen, "checkpoint.save=true"]
+    pairs = []
+    for _ in range(runs):
+        plain = python(PLAIN_LOOP, "--model", model).cpu_seconds
+        pairs.append((plain, *(_whole_run(words)["whole process"] for words in (chosen, saving))))
+    return {
+        "without": spread([plain for plain, _, _ in pairs]),
+        "with": spread([ours for _, ours, _ in pairs]),
+        "ratio": spread([ours / plain for plain, ours, _ in pairs]),
+        "saving": spread([saved / plain for plain, _, saved in pairs]),
+    }
+
+
+def plain_table(report: dict[str, Any]) -> str:
+    """The report of `against_plain` as a table."""
+    rows = {
+        "plain loop": "without",
+        "perdure": "with",
+        "perdure / plain loop": "ratio",
+        "the same with checkpoint.save=true": "saving",
+    }
+    named = [(name, *_cells(report[key])) for name, key in rows.items()]
+    return table([("CPU s, one thread", "min", "median", "max"), *named])
 
 
 def paired_table(report: dict[str, Any]) -> str:
