@@ -4,6 +4,7 @@ python scripts/benchmark.py                             both loops in turn, in o
 python scripts/benchmark.py --model derpp --avalanche
 python scripts/benchmark.py --bare                      a step against the bare one of its network
 python scripts/benchmark.py --plain --runs 5            whole runs against a loop without framework
+python scripts/benchmark.py --growth                    the exponent of each cost that can grow
 python scripts/benchmark.py --phases                    whole `python train.py` runs, by phase
 python scripts/benchmark.py --phases seq-mnist perm-mnist --runs 5
 python scripts/benchmark.py --cost-of tracking=wandb tracking.wandb.mode=offline
@@ -27,6 +28,7 @@ from typing import Any, Protocol
 
 import reference_loop
 import torch
+from growth import growth, growth_table
 from plain_loop import BareStep
 from torch import Tensor
 from whole_runs import (
@@ -80,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.plain:
         report = against_plain(options.model, options.runs)
         shown = plain_table(report)
+    elif options.growth:
+        report = {"growth": growth(options.runs)}
+        shown = growth_table(report["growth"])
     elif options.bare:
         report = compare_bare(options.model, options.rounds, options.steps)
         shown = bare_table(report)
@@ -103,6 +108,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=_positive, default=100, help="training steps a turn")
     parser.add_argument("--avalanche", action="store_true", help="also against Avalanche (er only)")
     parser.add_argument("--bare", action="store_true", help="a step against the bare one")
+    parser.add_argument("--growth", action="store_true", help="how costs grow with the work")
     parser.add_argument(
         "--plain", action="store_true", help="whole runs on seq-mnist against a plain loop's"
     )
