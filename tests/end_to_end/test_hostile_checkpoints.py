@@ -266,7 +266,13 @@ def own_class(here: Path, how: str) -> tuple[list[str], dict[str, str]]:
     return [f"--config-dir={here / 'conf'}", "model=ncm"], env
 
 
-@pytest.mark.parametrize("how", ["command line", "config-dir", "searchpath"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "command line",
+        *(pytest.param(h, marks=pytest.mark.exhaustive) for h in ("config-dir", "searchpath")),
+    ],
+)
 def test_own_classes_are_resumed_with_the_command_as_printed(tmp_path: Path, how: str) -> None:
     typed, env = own_class(tmp_path, how)
     again = stop_after_first_save(tmp_path, *typed, "dataset.stop_after=1", **env)

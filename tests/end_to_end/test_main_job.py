@@ -233,14 +233,26 @@ def test_a_sweep_runs_every_combination(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        pytest.param(["dataset=perm-mnist", "dataset.n_tasks=3"], id="perm-mnist"),
-        pytest.param(["dataset=rot-mnist", "dataset.stop_after=2"], id="rot-mnist"),
-        pytest.param(["model=sgd", "training=joint"], id="joint"),
+        pytest.param(
+            ["dataset=perm-mnist", "dataset.n_tasks=3"],
+            id="perm-mnist",
+            marks=pytest.mark.exhaustive,
+        ),
+        pytest.param(
+            ["dataset=rot-mnist", "dataset.stop_after=2"],
+            id="rot-mnist",
+            marks=pytest.mark.exhaustive,
+        ),
+        pytest.param(["model=sgd", "training=joint"], id="joint", marks=pytest.mark.exhaustive),
         pytest.param(["dataset.validation=0.1", "dataset.class_order=random"], id="validation"),
         pytest.param(
             ["optimizer=adam", "scheduler=cosine", "training.precision=bf16"], id="adam-bf16"
         ),
-        pytest.param(["backbone=reduced-resnet18", "dataset.stop_after=1"], id="resnet"),
+        pytest.param(
+            ["backbone=reduced-resnet18", "dataset.stop_after=1"],
+            id="resnet",
+            marks=pytest.mark.exhaustive,
+        ),
     ],
 )
 def test_other_ways_to_run(tmp_path: Path, overrides: list[str]) -> None:

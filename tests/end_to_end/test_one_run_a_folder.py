@@ -174,7 +174,19 @@ main(sys.argv[2:])
 """
 
 
-@pytest.mark.parametrize("place", KILLED_AT.values(), ids=KILLED_AT)
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(
+            place,
+            id=name,
+            marks=()
+            if name in ("before the report", "between two unlinks")
+            else pytest.mark.exhaustive,
+        )
+        for name, place in KILLED_AT.items()
+    ],
+)
 def test_the_next_command_completes_a_good_end(tmp_path: Path, finished: Path, place: str) -> None:
     killed = subprocess.run(
         [sys.executable, "-c", KILL, place, *ONE, AUTO],
@@ -195,7 +207,7 @@ def test_the_next_command_completes_a_good_end(tmp_path: Path, finished: Path, p
     assert "is finished already" in train_in(tmp_path, *ONE, AUTO).stdout
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000])
+@pytest.mark.parametrize("text", ["{", pytest.param("[" * 100_000, marks=pytest.mark.exhaustive)])
 def test_damaged_results_are_rebuilt_from_the_checkpoint(tmp_path: Path, text: str) -> None:
     kept = (*ONE, "checkpoint.save=true", AUTO)
     assert train_in(tmp_path, *kept).returncode == 0

@@ -79,7 +79,9 @@ def the_run(root: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize(
+    "name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.exhaustive), "SIGUSR1"]
+)
 def test_a_signal_saves_and_leaves_with_75(tmp_path: Path, calm: Path, name: str) -> None:
     status, sentence = stop_midway(tmp_path, signal.Signals[name], *RUN)
     folder = the_run(tmp_path)
@@ -306,7 +308,7 @@ def test_a_sweep_runs_only_what_is_missing(tmp_path: Path) -> None:
     assert results_of(tmp_path / "sweep" / "1")["status"] == "finished"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_runs_killed_at_random_end_alike(tmp_path: Path) -> None:
     """Six methods, SIGKILL at 54 random instants; every end is that of the undisturbed run."""
     done = subprocess.run(

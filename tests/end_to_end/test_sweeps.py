@@ -163,7 +163,7 @@ def test_a_killed_job_is_reported_and_resumes(tmp_path: Path, calm: Path) -> Non
 @pytest.mark.parametrize(
     ("launcher", "number"),
     [
-        pytest.param("local", signal.SIGTERM, id="local-term"),
+        pytest.param("local", signal.SIGTERM, id="local-term", marks=pytest.mark.exhaustive),
         pytest.param("one_process", signal.SIGINT, id="one_process-int"),
     ],
 )

@@ -37,7 +37,7 @@ QUICK = (*MIRRORED, *SHORT, "checkpoint.save=true")
     [
         pytest.param(
             lambda server: None, {"WANDB_API_KEY": "", "WANDB_MODE": ""},
-            r"offline; perdure sync-wandb .* sends it later", id="no key",
+            r"offline; perdure sync-wandb .* sends it later", id="no key", marks=pytest.mark.exhaustive,
         ),
         pytest.param(
             lambda server: None, {"WANDB_API_KEY": "x" * 40},
@@ -45,7 +45,7 @@ QUICK = (*MIRRORED, *SHORT, "checkpoint.save=true")
         ),
         pytest.param(
             lambda server: server.deny(), {},
-            "could not be opened: the API key has no permission there", id="no permission",
+            "could not be opened: the API key has no permission there", id="no permission", marks=pytest.mark.exhaustive,
         ),
         pytest.param(
             lambda server: server.down(), {}, "the run could not be opened: ", id="down at start",
@@ -109,11 +109,31 @@ def test_what_a_failure_means_is_the_users_choice(
 @pytest.mark.parametrize(
     ("where", "fault"),
     [
-        pytest.param("PUT storage", {"status": 500, "times": 3}, id="uploads fail thrice"),
-        pytest.param("PUT storage", {"cut": 1000, "times": 1}, id="an upload is cut half-way"),
+        pytest.param(
+            "PUT storage",
+            {"status": 500, "times": 3},
+            id="uploads fail thrice",
+            marks=pytest.mark.exhaustive,
+        ),
+        pytest.param(
+            "PUT storage",
+            {"cut": 1000, "times": 1},
+            id="an upload is cut half-way",
+            marks=pytest.mark.exhaustive,
+        ),
         pytest.param("CommitArtifact", {"status": 500, "times": 2}, id="commits fail twice"),
-        pytest.param("file_stream", {"status": 500, "times": 2}, id="history fails twice"),
-        pytest.param("UpsertBucket", {"delay": 2.0, "times": 1}, id="slow to open"),
+        pytest.param(
+            "file_stream",
+            {"status": 500, "times": 2},
+            id="history fails twice",
+            marks=pytest.mark.exhaustive,
+        ),
+        pytest.param(
+            "UpsertBucket",
+            {"delay": 2.0, "times": 1},
+            id="slow to open",
+            marks=pytest.mark.exhaustive,
+        ),
     ],
 )
 def test_passing_faults_lose_nothing(
