@@ -2,7 +2,7 @@
 
 `class_names` are the names by label, `task_classes` the labels of each task. `per_class_accuracy`
 is {class: fraction}, `confusion` {"classes": [class, …], "counts": [[int]]} with rows of true and
-columns of predicted classes; a class there is its name or its label.
+columns of predicted classes; a class there is its name, or its label where names are not unique.
 """
 
 from __future__ import annotations
@@ -53,4 +53,8 @@ def confusion_of(results: Mapping[str, Any]) -> Confusion | None:
 
 
 def _names(results: Mapping[str, Any]) -> Sequence[str]:
-    return [str(name) for name in results.get("class_names") or ()]
+    """The names by label; where two are alike, each with its label."""
+    names = [str(name) for name in results.get("class_names") or ()]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{name} ({label})" for label, name in enumerate(names)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Collection, Iterable, Iterator
 from html import escape
@@ -163,7 +164,9 @@ def _matrix(scenario: str, rows: Rows, data: RunData) -> str:
 
 
 def _cell(accuracy: float | None) -> str:
-    color = accuracy_color(accuracy or 0.0)
+    if accuracy is None or not math.isfinite(accuracy):
+        return "<td>-</td>"
+    color = accuracy_color(accuracy)
     style = f"background:{css(color)};color:{text_color(color)}"
     return f'<td style="{style}">{percent(accuracy, 1)}</td>'
 
