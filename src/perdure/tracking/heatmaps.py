@@ -185,7 +185,7 @@ def _confusions(
             shown = hint if n <= MOST_WITH_HINTS else ""
             fill = hexadecimal(color)
             cells.append((fill, Rect(j * cell, i * cell, cell - 1, cell - 1, fill, shown)))
-            if n <= MOST_WITH_SHARES and share >= 0.005:
+            if n <= MOST_WITH_SHARES and share > 0.005:
                 at = (j + 0.5) * cell - 0.5, (i + 0.5) * cell + 3.5
                 texts.append(Text(*at, percent(share, 0), text_color(color), 10.5, "middle"))
     yield from (rect for _, rect in sorted(cells, key=lambda cell: cell[0]))

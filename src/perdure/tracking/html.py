@@ -67,6 +67,7 @@ table { border-collapse: separate; border-spacing: 2px; font-variant-numeric: ta
 .bar div div { background: var(--accent); }
 svg { display: block; width: 100%; height: auto; font-size: 12px; }
 @media (max-width: 40rem) { .chart svg { min-width: 26rem; font-size: 13px; } }
+.paper { background: #fff; border-radius: .3rem; }
 svg text { font-family: inherit; } .mark { opacity: .55; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr));
   gap: 0 2.5rem; margin: .5rem 0; font-size: .9rem; }

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from perdure.tracking.classes import classes_by_task, per_class
-from perdure.tracking.colors import PAGE
+from perdure.tracking.colors import PAPER
 from perdure.tracking.drawing import to_svg
 from perdure.tracking.figures import RunData, confusion_matrix
 from perdure.tracking.formatting import percent
@@ -66,16 +66,17 @@ def _row(name: str, accuracy: Mapping[str, float]) -> str:
 
 def confusion_section(data: RunData) -> str:
     """The confusion matrix as SVG; nothing where it was not counted or has too many classes."""
-    drawing = confusion_matrix(data, PAGE)
+    drawing = confusion_matrix(data, PAPER)
     if drawing is None:
         return ""
     caption = (
         "after the last evaluation: percent of a true class's examples (row) by predicted class "
         "(column); empty: none"
     )
-    # At its own size, so that the names stay readable; a phone scrolls.
+    # At its own size, so that the names stay readable; a phone scrolls. On white also in a dark
+    # page, where the light colors of rare confusions would stand out most.
     width = f"{drawing.width:.0f}px"
     return (
         f'<figure><figcaption>{caption}</figcaption><div class="scroll">'
-        f'<div style="width:{width}">{to_svg(drawing, inline=True)}</div></div></figure>'
+        f'<div class="paper" style="width:{width}">{to_svg(drawing, inline=True)}</div></div></figure>'
     )
