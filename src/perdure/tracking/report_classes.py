@@ -75,8 +75,8 @@ def confusion_section(data: RunData) -> str:
     )
     # At its own size, so that the names stay readable; a phone scrolls. On white also in a dark
     # page, where the light colors of rare confusions would stand out most.
-    width = f"{drawing.width:.0f}px"
+    paper = f'<div class="paper" style="width:{drawing.width:.0f}px">'
     return (
         f'<figure><figcaption>{caption}</figcaption><div class="scroll">'
-        f'<div class="paper" style="width:{width}">{to_svg(drawing, inline=True)}</div></div></figure>'
+        f"{paper}{to_svg(drawing, inline=True)}</div></div></figure>"
     )
