@@ -14,7 +14,6 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 from perdure.io.atomic import write_atomically
@@ -173,7 +172,7 @@ def _percent(accuracy: float | None) -> float | None:
 
 def _mean(row: Sequence[float | None]) -> float | None:
     known = [value for value in map(_percent, row) if value is not None]
-    return fmean(known) if len(known) == len(row) else None
+    return sum(known) / len(known) if len(known) == len(row) > 0 else None
 
 
 def _ticks(n_tasks: int) -> range:
