@@ -76,10 +76,14 @@ def test_every_file_is_there(main_job: tuple[Path, str]) -> None:
     names = {p.name for p in folder.iterdir()}
     assert names == {
         ".hydra", "code", "checkpoints", "results.json", "metrics.jsonl", "accuracy.csv",
-        "accuracy_matrix.png", "report.html", "train.log", "status.json", "config.json",
+        "figures", "report.html", "train.log", "status.json", "config.json",
         ".lock",
     }  # fmt: skip
-    assert (folder / "accuracy_matrix.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    figures = folder / "figures"
+    assert {p.name for p in figures.iterdir()} == {
+        "accuracy_matrix.svg", "accuracy_matrix.png", "accuracy.svg",
+    }  # fmt: skip
+    assert (figures / "accuracy_matrix.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert (folder / "code" / "train.py").read_text() == (ROOT / "train.py").read_text()
     assert (folder / ".hydra" / "overrides.yaml").read_text().split() == [
         part for override in MAIN for part in ("-", override)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from perdure.errors import UserError
-from perdure.tracking import files, plots
+from perdure.tracking import figures, files
 from perdure.tracking.events import Event, RunEnd, StepLog, TaskEnd
 from perdure.tracking.files import LocalFiles, to_json
 from perdure.tracking.history import plain
@@ -25,7 +25,7 @@ FILES = {
     "results.json",
     "metrics.jsonl",
     "accuracy.csv",
-    "accuracy_matrix.png",
+    "figures",
     "report.html",
 }
 
@@ -201,33 +201,33 @@ def test_a_failure_before_the_start_writes_nothing(run: Any) -> None:
 
 
 @pytest.mark.parametrize(("every", "times"), [(3600.0, 1), (0.0, 3)], ids=["short-run", "long-run"])
-def test_the_picture_is_drawn_when_it_is_worth_it(
+def test_the_figures_are_drawn_when_it_is_worth_it(
     run: Any, monkeypatch: pytest.MonkeyPatch, every: float, times: int
 ) -> None:
     drawn: list[int] = []
     monkeypatch.setattr(
-        plots, "draw_accuracy_matrix", lambda results, path: drawn.append(results["tasks_done"])
+        figures, "write_figures", lambda folder, results: drawn.append(results["tasks_done"])
     )
     run.play(LocalFiles(run.folder, plot_every_seconds=every))
     assert drawn == [1, 2, 3][-times:]
 
 
-def test_a_picture_that_fails_does_not_end_the_run(
+def test_a_figure_that_fails_does_not_end_the_run(
     run: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(results: dict[str, Any], path: Path) -> None:
-        raise ImportError("no matplotlib here")
+    def fail(folder: Path, results: dict[str, Any]) -> None:
+        raise ImportError("no Pillow here")
 
-    monkeypatch.setattr(plots, "draw_accuracy_matrix", fail)
+    monkeypatch.setattr(figures, "write_figures", fail)
     run.play(LocalFiles(run.folder))
-    assert "accuracy_matrix.png could not be drawn" in caplog.text
+    assert "the figures could not be drawn" in caplog.text
     assert (run.folder / "report.html").exists()
 
 
 def test_a_run_without_a_finished_task_ends_well(run: Any) -> None:
     recorder = LocalFiles(run.folder)
     deliver(recorder, run.start(), run.end(0, "failed", error="the loss is not a number"))
-    assert {path.name for path in run.folder.iterdir()} == FILES - {"accuracy_matrix.png"}
+    assert {path.name for path in run.folder.iterdir()} == FILES - {"figures"}
     assert rows(run.folder)[-1]["error"] == "the loss is not a number"
 
 

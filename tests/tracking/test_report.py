@@ -15,6 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.tracking.charts import HEIGHT, Axis, Line, line_chart, nice_axis, thinned
+from perdure.tracking.colors import PAGE
+from perdure.tracking.drawing import to_svg
+from perdure.tracking.figures import RunData
 from perdure.tracking.files import LocalFiles
 from perdure.tracking.report import _loss_chart, flattened, write_report
 
@@ -183,7 +186,7 @@ def test_a_long_run_has_a_small_page(run: Any) -> None:
 def test_names_in_a_chart_are_never_markup() -> None:
     lines = [Line(HOSTILE, [0, 1], [0, 1], "red"), Line("", [0, 1], [1, 0], "red", hint=HOSTILE)]
     axis = Axis(HOSTILE, 0, 1, [0, 1])
-    assert "<script" not in line_chart(HOSTILE, lines, axis, axis)
+    assert "<script" not in to_svg(line_chart(HOSTILE, lines, axis, axis, PAGE), inline=True)
 
 
 def test_flattened_gives_dotted_names() -> None:
@@ -223,7 +226,8 @@ def test_thinning_keeps_the_mean(ys: list[float | None], most: int) -> None:
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=21))
 def test_names_at_the_right_edge_never_overlap(values: list[float]) -> None:
     lines = [Line(f"task {i}", [0, 1], [0.0, value], "red") for i, value in enumerate(values)]
-    svg = line_chart("t", lines, Axis("x", 0, 1, [0, 1]), nice_axis("y", 0, 100))
+    chart = line_chart("t", lines, Axis("x", 0, 1, [0, 1]), nice_axis("y", 0, 100), PAGE)
+    svg = to_svg(chart, inline=True)
     ys = [float(y) for y in re.findall(r'class="name" x="[\d.]+" y="([\d.]+)"', svg)]
     assert len(ys) == len(values)
     assert all(b - a >= 12.9 for a, b in pairwise(ys))
@@ -256,7 +260,7 @@ def test_a_dashed_line_stands_where_a_task_begins(tmp_path: Path, n_tasks: int) 
     ]
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert _loss_chart(metrics).count('class="mark"') == n_tasks - 1
+    assert _loss_chart(RunData({}, metrics)).count('class="mark"') == n_tasks - 1
 
 
 def test_the_charts_of_scenarios_have_one_axis(report: Callable[..., Page], run: Any) -> None:
@@ -287,5 +291,5 @@ def test_what_was_typed_is_marked_and_the_command_is_shown(make_run: Callable[..
 
 def test_lines_differ_without_their_colors() -> None:
     lines = [Line("a", [0, 1], [1, 2], "red", dash="2 3"), Line("b", [0, 1], [1, 2], "blue")]
-    chart = line_chart("t", lines, Axis("x", 0, 1, [0, 1]), Axis("y", 0, 2, [0, 2]))
-    assert chart.count("stroke-dasharray") == 1
+    chart = line_chart("t", lines, Axis("x", 0, 1, [0, 1]), Axis("y", 0, 2, [0, 2]), PAGE)
+    assert to_svg(chart).count("stroke-dasharray") == 1

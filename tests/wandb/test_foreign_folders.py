@@ -86,7 +86,8 @@ def test_a_history_that_is_a_link_is_refused(
 def test_a_picture_that_is_a_link_is_not_shown(hurried: StandIn, folder: RunFolder) -> None:
     picture = secret(folder).with_name("picture.png")
     picture.write_bytes(PIXEL + SECRET.encode())
-    (folder.path / "accuracy_matrix.png").symlink_to(picture)
+    (folder.path / "figures").mkdir()
+    (folder.path / "figures" / "accuracy_matrix.png").symlink_to(picture)
     assert "all is at" in sent(folder)
     require_unsent(hurried)
 

@@ -109,7 +109,8 @@ def test_a_finished_run_has_its_matrix_and_summary_once(
     hurried: StandIn, folder: RunFolder
 ) -> None:
     results = folder.write(20)
-    (folder.path / "accuracy_matrix.png").write_bytes(PIXEL)
+    (folder.path / "figures").mkdir()
+    (folder.path / "figures" / "accuracy_matrix.png").write_bytes(PIXEL)
     for _ in range(2):
         mirror = open_mirror(folder)
         mirror.push_end(results)

@@ -125,11 +125,15 @@ def test_results_give_way_to_newer_results_alone(run: RunFolder, queue: UploadQu
     assert names(queue) == [None, "step-3_full.pth"]
     run.note(STEPS)
     (run.path / "report.html").write_text("seen")
+    (run.path / "figures").mkdir()
+    (run.path / "figures" / "accuracy_matrix.png").write_bytes(b"drawn")
     queue.add_results()
     assert names(queue) == ["step-3_full.pth", None]
     upload = queue.pending()[-1]
     assert upload.aliases == ["latest", "final"]
-    assert [p.name for p in upload.results] == ["report.html", "results.json"]
+    assert [p.name for p in upload.results] == [
+        "accuracy_matrix.png", "report.html", "results.json",
+    ]  # fmt: skip
 
 
 def test_what_is_being_sent_stays_and_keeps_its_names(run: RunFolder, queue: UploadQueue) -> None:

@@ -21,6 +21,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("perdure.cli.main", "train one network on a sequence of tasks, or a sweep"),
     "summarize": Command("perdure.cli.summarize", "mean and spread over the seeds of a sweep"),
+    "plot": Command("perdure.cli.plot", "draw a run's figures as PDF, SVG or PNG"),
     "published": Command("perdure.cli.published", "published settings and their hyperparameters"),
     "reproduce": Command("perdure.cli.reproduce", "run published settings and compare accuracies"),
     "inspect": Command("perdure.cli.inspect", "what is in a checkpoint, and whether it is intact"),

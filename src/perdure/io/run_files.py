@@ -10,7 +10,8 @@ METRICS = "metrics.jsonl"
 STATUS = "status.json"
 SETTINGS = "config.json"
 ACCURACY = "accuracy.csv"
-ACCURACY_PICTURE = "accuracy_matrix.png"
+FIGURES = "figures"
+ACCURACY_PICTURE = f"{FIGURES}/accuracy_matrix.png"
 REPORT = "report.html"
 LOG = "train.log"
 CONSOLE = "console.log"
@@ -55,6 +56,11 @@ class RunFiles:
     def accuracy(self) -> Path:
         """The accuracy matrix as a table."""
         return self.path / ACCURACY
+
+    @property
+    def figures(self) -> Path:
+        """Drawings of what the run measured."""
+        return self.path / FIGURES
 
     @property
     def accuracy_picture(self) -> Path:

@@ -299,6 +299,8 @@ def facts(config: Config, benchmark: Scenario, device: torch.device) -> dict[str
         "buffer_size": replay_size(config),
         "n_epochs": config.dataset.epochs,
         "n_tasks": benchmark.n_tasks,
+        "class_names": list(benchmark.class_names),
+        "task_classes": [list(benchmark.classes(task)) for task in range(benchmark.n_tasks)],
         "environment": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),

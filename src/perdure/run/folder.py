@@ -196,6 +196,7 @@ class RunFolder(RunFiles):
         self.status.unlink(missing_ok=True)
         remove_temporaries(self.path)
         remove_temporaries(self.checkpoints)
+        remove_temporaries(self.figures)
 
     def new_lock(self) -> RunLock:
         """The lock of who writes here, not yet acquired."""

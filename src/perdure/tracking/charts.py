@@ -1,11 +1,13 @@
-"""Line charts as inline SVG: a few kilobytes, colored by the CSS of the document."""
+"""Line charts (curves over tasks or steps) with named lines, as drawings."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
+
+from perdure.tracking.colors import Theme
+from perdure.tracking.drawing import Curve, Drawing, Segment, Shape, Text
 
 WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 64, 14, 40
@@ -55,21 +57,19 @@ def nice_axis(name: str, low: float, high: float, most_ticks: int = 6) -> Axis:
 
 
 def line_chart(
-    title: str, lines: Sequence[Line], x: Axis, y: Axis, marks: Sequence[float] = ()
-) -> str:
-    """An SVG element with `lines`, named at their right ends, and dashed verticals at `marks`."""
-    parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
-        *(_grid_line(y, tick) for tick in y.ticks),
-        *(_x_tick(x, tick) for tick in x.ticks if x.low <= tick <= x.high),
-        *(_mark(x, mark) for mark in marks),
+    title: str, lines: Sequence[Line], x: Axis, y: Axis, theme: Theme, marks: Sequence[float] = ()
+) -> Drawing:
+    """A drawing of `lines`, named at their right ends, and dashed verticals at `marks`."""
+    shapes = [
+        *(shape for tick in y.ticks for shape in _grid_line(y, tick, theme)),
+        *(_x_tick(x, tick, theme) for tick in x.ticks if x.low <= tick <= x.high),
+        *(_mark(x, mark, theme) for mark in marks),
         *(_drawn(line, x, y) for line in lines),
         *_names(lines, y),
-        f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" '
-        f'text-anchor="middle">{escape(x.name)}</text>',
-        "</svg>",
-    ]
-    return "\n".join(parts)
+        Text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x.name, theme.muted, anchor="middle",
+             kind="axis"),
+    ]  # fmt: skip
+    return Drawing(WIDTH, HEIGHT, title, tuple(shapes))
 
 
 def thinned(
@@ -96,49 +96,32 @@ def _at_y(axis: Axis, value: float) -> float:
     return round(HEIGHT - BOTTOM - axis.place(value) * (HEIGHT - TOP - BOTTOM), 1)
 
 
-def _grid_line(axis: Axis, tick: float) -> str:
+def _grid_line(axis: Axis, tick: float, theme: Theme) -> Iterator[Shape]:
     y = _at_y(axis, tick)
-    return (
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
-        f'<text class="tick" x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{tick:,g}</text>'
-    )
+    yield Segment(LEFT, y, WIDTH - RIGHT, y, theme.edge, kind="grid")
+    yield Text(LEFT - 8, y + 4, f"{tick:,g}", theme.muted, anchor="end", kind="tick")
 
 
-def _x_tick(axis: Axis, tick: float) -> str:
-    x = _at_x(axis, tick)
+def _x_tick(axis: Axis, tick: float, theme: Theme) -> Text:
     y = HEIGHT - BOTTOM + 17
-    return f'<text class="tick" x="{x}" y="{y}" text-anchor="middle">{tick:,g}</text>'
+    return Text(_at_x(axis, tick), y, f"{tick:,g}", theme.muted, anchor="middle", kind="tick")
 
 
-def _mark(axis: Axis, value: float) -> str:
+def _mark(axis: Axis, value: float, theme: Theme) -> Segment:
     x = _at_x(axis, value)
-    return f'<line class="mark" x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+    return Segment(x, TOP, x, HEIGHT - BOTTOM, theme.muted, dash="3 4", kind="mark")
 
 
-def _drawn(line: Line, x: Axis, y: Axis) -> str:
+def _drawn(line: Line, x: Axis, y: Axis) -> Curve:
     points = [
         None if value is None else (_at_x(x, at), _at_y(y, value))
         for at, value in zip(line.xs, line.ys, strict=True)
     ]
-    path, pen_up = [], True
-    for point in points:
-        if point is not None:
-            path.append(f"{'M' if pen_up else 'L'}{point[0]} {point[1]}")
-        pen_up = point is None
-    width = 3 if line.thick else 1.8
-    dash = f' stroke-dasharray="{line.dash}"' if line.dash else ""
-    drawn = f'<path d="{" ".join(path)}" stroke="{line.color}" stroke-width="{width}"{dash}/>'
-    if line.dots:
-        drawn += "".join(_dot(line, *point) for point in points if point is not None)
-    hint = f"<title>{escape(line.hint or line.name)}</title>"
-    return f"<g>{hint}{drawn}</g>"
+    width = 3.0 if line.thick else 1.8
+    return Curve(points, line.color, width, line.dash, line.dots, line.hint or line.name)
 
 
-def _dot(line: Line, x: float, y: float) -> str:
-    return f'<circle cx="{x}" cy="{y}" r="2.6" fill="{line.color}"/>'
-
-
-def _names(lines: Sequence[Line], axis: Axis) -> list[str]:
+def _names(lines: Sequence[Line], axis: Axis) -> list[Text]:
     """Each line's name beside its last point, pushed down where two would overlap."""
     last_values = [(line.ys[-1], line) for line in lines if line.name and line.ys]
     ends = [(_at_y(axis, value), line) for value, line in last_values if value is not None]
@@ -148,9 +131,6 @@ def _names(lines: Sequence[Line], axis: Axis) -> list[str]:
     for index, (own_y, line) in enumerate(ends):
         room_below = LABEL_HEIGHT * (len(ends) - 1 - index)
         y = max(y + LABEL_HEIGHT, min(own_y + 4, lowest - room_below))
-        weight = ' font-weight="700"' if line.thick else ""
-        texts.append(
-            f'<text class="name" x="{WIDTH - RIGHT + 7}" y="{y:.1f}" fill="{line.color}"'
-            f"{weight}>{escape(line.name)}</text>"
-        )
+        at = WIDTH - RIGHT + 7
+        texts.append(Text(at, y, line.name, line.color, bold=line.thick, kind="name"))
     return texts

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import sys
@@ -16,14 +14,15 @@ from perdure.io.atomic import write_atomically, write_json
 from perdure.io.run_files import RunFiles
 from perdure.tracking.events import Evaluation, Recorder, RunEnd, RunStart, StepLog, TaskEnd
 from perdure.tracking.history import History, plain
+from perdure.tracking.tables import accuracy_rows
 
 logger = logging.getLogger("perdure")
 
 
 class LocalFiles(Recorder):
-    """results.json, metrics.jsonl, accuracy.csv, accuracy_matrix.png and report.html in `folder`.
+    """results.json, metrics.jsonl, accuracy.csv, figures/ and report.html in `folder`.
 
-    The picture is drawn at the end of the run, and after a task when `plot_every_seconds` have
+    The figures are drawn at the end of the run, and after a task when `plot_every_seconds` have
     passed since the start or the last drawing: a short run pays for one drawing. `warn` shows a
     sentence to the user.
     """
@@ -92,7 +91,7 @@ class LocalFiles(Recorder):
         )
 
     def on_task_end(self, event: TaskEnd) -> None:
-        """Write a row and results.json; the last task's picture waits for the end of the run."""
+        """Write a row and results.json; the last task's figures wait for the end of the run."""
         self._metrics.append(
             {
                 "kind": "task",
@@ -109,7 +108,7 @@ class LocalFiles(Recorder):
             self._draw(event.results)
 
     def on_run_end(self, event: RunEnd) -> None:
-        """The last row and results first, then the picture and the report."""
+        """The last row and results first, then the figures and the report."""
         if self._start is None:
             return
         results = event.results
@@ -149,13 +148,13 @@ class LocalFiles(Recorder):
         write_atomically(RunFiles(self.folder).accuracy, accuracy_rows(results).encode())
 
     def _draw(self, results: dict[str, Any]) -> None:
-        """A picture must not end a run: errors are logged."""
-        from perdure.tracking.plots import draw_accuracy_matrix
+        """A figure must not end a run: errors are logged."""
+        from perdure.tracking.figures import write_figures
 
         try:
-            draw_accuracy_matrix(results, RunFiles(self.folder).accuracy_picture)
+            write_figures(self.folder, results)
         except Exception:
-            logger.warning("accuracy_matrix.png could not be drawn", exc_info=True)
+            logger.warning("the figures could not be drawn", exc_info=True)
         self._drawn_at = time.monotonic()
         self._drawn_is_current = True
 
@@ -184,19 +183,6 @@ def _indented(value: Any, margin: str) -> str:
         return json.dumps(value, allow_nan=False)
     opening, closing = "{}" if isinstance(value, dict) else "[]"
     return opening + ",".join(f"\n{inner}{item}" for item in items) + f"\n{margin}{closing}"
-
-
-def accuracy_rows(results: dict[str, Any]) -> str:
-    """The accuracy matrices in long form (CSV): a row a (trained task, evaluated task) pair."""
-    matrices = results.get("accuracy_matrix") or {}
-    joint = results.get("training") == "joint"
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["after_task", "task", *matrices])
-    for after, rows in enumerate(zip(*matrices.values(), strict=True)):
-        for task, accuracies in enumerate(zip(*rows, strict=True)):
-            writer.writerow(["joint" if joint else after, task, *map(plain, accuracies)])
-    return text.getvalue()
 
 
 def _summary_metrics(results: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ def byte_size(n_bytes: int) -> str:
     return f"{size:.1f} GB"
 
 
-def run_title(results: dict[str, Any]) -> str:
+def run_title(results: Mapping[str, Any]) -> str:
     """Method, benchmark and buffer in one phrase: `er on seq-mnist, buffer 500`."""
     size = results.get("buffer_size") or 0
     buffer = f"buffer {size:,}" if size else "no buffer"

@@ -7,13 +7,13 @@ from html import escape
 
 STYLE = """
 :root { color-scheme: light dark; --background: #fbfaf7; --card: #fff; --text: #1d2327;
-  --muted: #5b6770; --edge: #e1ddd3; --accent: #12708a; --line-light: 42%; --good: #19734a;
+  --muted: #5b6770; --edge: #e1ddd3; --accent: #12708a; --lift: 0%; --good: #19734a;
   --warn: #93590a; --bad: #ad2b2b; }
 @media (prefers-color-scheme: dark) { :root { --background: #14181b; --card: #1c2226;
-  --text: #e8eaeb; --muted: #9aa6ae; --edge: #333c42; --accent: #5cc1d8; --line-light: 62%;
+  --text: #e8eaeb; --muted: #9aa6ae; --edge: #333c42; --accent: #5cc1d8; --lift: 45%;
   --good: #63c795; --warn: #e0a84e; --bad: #f08a8a; } }
 @media print { :root { color-scheme: light; --background: #fff; --card: #fff; --text: #000;
-  --muted: #444; --edge: #bbb; --accent: #12708a; --line-light: 38%; }
+  --muted: #444; --edge: #bbb; --accent: #12708a; --lift: 0%; }
   section, figure { break-inside: avoid; } }
 * { box-sizing: border-box; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 body { margin: 0 auto; max-width: 76rem; padding: 1.5rem clamp(1rem, 4vw, 3rem) 3rem;
@@ -39,6 +39,7 @@ h2 { margin: 2rem 0 .7rem; font-size: 1.1rem; border-bottom: 1px solid var(--edg
   font-variant-numeric: tabular-nums; }
 .side { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr));
   gap: .8rem 1.6rem; }
+.stack { display: grid; gap: .8rem; } .stack > * { min-width: 0; }
 figure { margin: 0; min-width: 0; } .chart { max-width: 42rem; }
 figcaption { font-size: .9rem; margin-bottom: .4rem; }
 .scroll { overflow-x: auto; }
@@ -54,11 +55,20 @@ table { border-collapse: separate; border-spacing: 2px; font-variant-numeric: ta
 .metrics thead th { color: var(--muted); font-size: .85rem; }
 .metrics thead th:not(:first-child) { text-align: right; }
 .metrics tbody * { border-top: 1px solid var(--edge); } .metrics tbody tr { border: 0; }
+.classes { columns: 14rem; column-gap: 1.6rem; }
+.bars { width: 100%; border-spacing: 0; font-size: .85rem; break-inside: avoid;
+  margin-bottom: .7rem; }
+.bars caption { text-align: left; color: var(--muted); }
+.bars th { text-align: left; font-weight: 400; padding: .1rem .6rem .1rem 0;
+  overflow-wrap: anywhere; }
+.bars td { text-align: right; width: 2.6rem; }
+.bars .bar { width: 34%; padding-left: .5rem; }
+.bar div { height: .6rem; border-radius: 1px; background: var(--edge); }
+.bar div div { background: var(--accent); }
 svg { display: block; width: 100%; height: auto; font-size: 12px; }
-@media (max-width: 40rem) { svg { font-size: 15px; } }
-svg text { font-family: inherit; } svg path { fill: none; stroke-linejoin: round; }
-.tick, .axis { fill: var(--muted); } .grid { stroke: var(--edge); }
-.mark { stroke: var(--muted); stroke-dasharray: 3 4; opacity: .55; }
+@media (max-width: 40rem) { .chart svg { min-width: 26rem; font-size: 13px; } }
+.paper { background: #fff; border-radius: .3rem; }
+svg text { font-family: inherit; } .mark { opacity: .55; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr));
   gap: 0 2.5rem; margin: .5rem 0; font-size: .9rem; }
 .facts div { display: flex; justify-content: space-between; gap: 1rem;

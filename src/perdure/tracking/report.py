@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shlex
-from array import array
 from collections.abc import Collection, Iterable, Iterator
 from html import escape
 from pathlib import Path
@@ -17,10 +15,11 @@ import yaml
 
 from perdure.errors import printable
 from perdure.io.atomic import write_atomically
-from perdure.io.run_files import ACCURACY, ACCURACY_PICTURE, LOG, METRICS, RESULTS, RunFiles
-from perdure.tracking.charts import Axis, Line, line_chart, nice_axis, thinned
-from perdure.tracking.colors import accuracy_color, css, text_color
+from perdure.io.run_files import ACCURACY, LOG, METRICS, RESULTS, RunFiles
+from perdure.tracking.colors import PAGE, accuracy_color, css, text_color
+from perdure.tracking.drawing import to_svg
 from perdure.tracking.events import RunStart
+from perdure.tracking.figures import RunData, accuracy_axis, accuracy_chart, loss_curve
 from perdure.tracking.formatting import (
     byte_size,
     duration,
@@ -29,10 +28,12 @@ from perdure.tracking.formatting import (
     scenario_name,
     training_rate,
 )
+from perdure.tracking.heatmaps import Rows
 from perdure.tracking.html import html_document
+from perdure.tracking.report_classes import classes_section, confusion_section, task_hints
 
-MOST_NAMES = 20
-"""Lines of a chart that are named; of more, every second, third, …"""
+MOST_SIDE_BY_SIDE = 12
+"""Columns of matrices that stand beside each other; larger ones below each other, and smaller."""
 METRIC_NAMES = {
     "average_accuracy": "average accuracy",
     "forgetting": "forgetting",
@@ -57,14 +58,7 @@ MEANINGS = {
 """What a metric is, in a line."""
 POINTS = {"forgetting", "backward_transfer", "forward_transfer"}
 """Metrics that are differences of percentages."""
-DASHES = ("", "7 3", "2 3", "9 3 2 3")
-"""Patterns of the lines of a chart in turn, for readers who see no colors."""
-_STEP_ROW = re.compile(
-    rb'\{"kind": "step", .*?"global_step": (\d+), '
-    rb'"loss": (null|-?[\d.]+(?:e[+-]\d+)?)[,}]'
-)
-"""A row of training as `LocalFiles` writes it; parsing a million whole rows would take a minute."""
-OWN_FILES = (RESULTS, METRICS, ACCURACY, ACCURACY_PICTURE, LOG)
+OWN_FILES = (RESULTS, METRICS, ACCURACY, LOG)
 
 
 def write_report(
@@ -72,11 +66,14 @@ def write_report(
 ) -> None:
     """Write `folder`/report.html from the run's results and what its folder holds."""
     typed = frozenset(map(_key, _overrides(folder)))
+    data = RunData(results, RunFiles(folder).metrics)
     sections = [
         _header(start, results, error),
-        _section("Accuracy matrix", _matrices(results)),
-        _section("Accuracy over time", _accuracy_charts(results)),
-        _section("Training loss", _loss_chart(RunFiles(folder).metrics)),
+        _section("Accuracy matrix", _matrices(data)),
+        _section("Accuracy over time", _accuracy_charts(data)),
+        _section("Classes", classes_section(results)),
+        _section("Confusion matrix", confusion_section(data)),
+        _section("Training loss", _loss_chart(data)),
         '<div class="side">',
         _section("Metrics", _metrics(results)),
         _section("Time", _phases(results)),
@@ -142,23 +139,23 @@ def _key_metrics(results: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "training steps per second", f"{rate:,.0f}"
 
 
-def _matrices(results: dict[str, Any]) -> str:
-    matrices = results.get("accuracy_matrix") or {}
-    joint = results.get("training") == "joint"
-    tables = [_matrix(key, rows, joint) for key, rows in matrices.items() if rows]
-    return f'<div class="side">{"".join(tables)}</div>' if tables else ""
+def _matrices(data: RunData) -> str:
+    tables = [_matrix(key, rows, data) for key, rows in data.matrices.items()]
+    many = any(len(row) > MOST_SIDE_BY_SIDE for rows in data.matrices.values() for row in rows)
+    return f'<div class="{"stack" if many else "side"}">{"".join(tables)}</div>' if tables else ""
 
 
-def _matrix(scenario: str, rows: list[list[float]], joint: bool) -> str:
+def _matrix(scenario: str, rows: Rows, data: RunData) -> str:
     n_columns = max(map(len, rows))
-    heads = "".join(f'<th scope="col">{task}</th>' for task in range(n_columns))
+    hints = task_hints(data.results, n_columns)
+    heads = "".join(f'<th scope="col"{hint}>{task}</th>' for task, hint in enumerate(hints))
     body = "".join(
-        f'<tr><th scope="row">{"joint" if joint else after}</th>'
+        f'<tr><th scope="row">{"joint" if data.is_joint else after}</th>'
         f"{''.join(map(_cell, row))}{'<td></td>' * (n_columns - len(row))}</tr>"
         for after, row in enumerate(rows)
     )
-    many = " many" if n_columns > 12 else ""
-    axes = "columns: on task" if joint else "rows: after task, columns: on task"
+    many = " many" if n_columns > MOST_SIDE_BY_SIDE else ""
+    axes = "columns: on task" if data.is_joint else "rows: after task, columns: on task"
     return (
         f"<figure><figcaption>{escape(scenario_name(scenario))}, percent ({axes})</figcaption>"
         f'<div class="scroll"><table class="matrix{many}"><thead><tr><td></td>{heads}</tr></thead>'
@@ -167,86 +164,35 @@ def _matrix(scenario: str, rows: list[list[float]], joint: bool) -> str:
 
 
 def _cell(accuracy: float | None) -> str:
-    color = accuracy_color(accuracy or 0.0)
+    if accuracy is None or not math.isfinite(accuracy):
+        return "<td>-</td>"
+    color = accuracy_color(accuracy)
     style = f"background:{css(color)};color:{text_color(color)}"
     return f'<td style="{style}">{percent(accuracy, 1)}</td>'
 
 
-def _accuracy_charts(results: dict[str, Any]) -> str:
+def _accuracy_charts(data: RunData) -> str:
     """A chart a scenario; nothing before the second task, which makes the first line."""
-    matrices = results.get("accuracy_matrix") or {}
-    shown = {key: rows for key, rows in matrices.items() if len(rows) > 1}
-    # Side by side they compare only on one axis.
-    lowest = min((100 * a for rows in shown.values() for row in rows for a in row), default=0.0)
-    axis = nice_axis("accuracy", lowest, 100)
+    shown = {key: rows for key, rows in data.matrices.items() if len(rows) > 1}
+    axis = accuracy_axis(shown)
     charts = [
         f"<figure><figcaption>{escape(scenario_name(key))}, percent</figcaption>"
-        f'<div class="scroll chart">{_accuracy_chart(key, rows, axis)}</div></figure>'
+        f'<div class="scroll chart">{to_svg(accuracy_chart(key, rows, axis, PAGE), inline=True)}'
+        "</div></figure>"
         for key, rows in shown.items()
     ]
     return f'<div class="side">{"".join(charts)}</div>' if charts else ""
 
 
-def _accuracy_chart(scenario: str, rows: list[list[float]], y: Axis) -> str:
-    n_tasks = len(rows)
-    every = 1 + n_tasks // (MOST_NAMES + 1)
-    lines = []
-    for task in range(n_tasks):
-        after, hint = range(task, n_tasks), f"task {task}"
-        ys = [100 * rows[i][task] for i in after]
-        color, label = _line_color(task, n_tasks), "" if task % every else hint
-        dash = DASHES[task % len(DASHES)]
-        lines.append(Line(label, after, ys, color, dots=True, dash=dash, hint=hint))
-    means = [100 * sum(row) / len(row) for row in rows]
-    lines.append(Line("mean", range(n_tasks), means, "var(--text)", thick=True))
-    x = Axis("after task", 0, n_tasks - 1, range(0, n_tasks, 1 if n_tasks <= 12 else 5))
-    title = f"accuracy on each task after each task, {scenario_name(scenario)}"
-    return line_chart(title, lines, x, y)
-
-
-def _line_color(task: int, n_tasks: int) -> str:
-    """From dark blue to light yellow in order of the tasks: lightness alone tells them apart."""
-    part = task / max(n_tasks - 1, 1)
-    return f"hsl({round(255 - 200 * part)} 65% calc(var(--line-light) + {round(24 * part - 12)}%))"
-
-
-def _loss_chart(metrics: Path) -> str:
-    # Numbers alone: the rows of a million steps would take a gigabyte.
-    steps, losses, ends = array("d"), array("d"), array("d")
-    for step, loss in _training_rows(metrics):
-        if loss is None:
-            ends.append(step)
-        else:
-            steps.append(step)
-            losses.append(loss)
-    if len(steps) < 2 or all(map(math.isnan, losses)):
+def _loss_chart(data: RunData) -> str:
+    chart = loss_curve(data, PAGE)
+    if chart is None:
         return ""
-    starts = [step for step in ends if step < steps[-1]]
-    xs, ys = thinned(steps, [None if math.isnan(loss) else loss for loss in losses])
-    x = nice_axis("optimizer step", 0, xs[-1], 7)
-    y = nice_axis("loss", 0, max(y for y in ys if y is not None))
-    line = Line("", xs, ys, "var(--accent)", hint="mean loss")
-    chart = line_chart("mean training loss", [line], x, y, marks=starts)
-    caption = "mean loss; dashed lines: a task begins" if starts else "mean loss"
+    svg = to_svg(chart, inline=True)
+    caption = "mean loss; dashed lines: a task begins" if 'class="mark"' in svg else "mean loss"
     return (
-        f"<figure><figcaption>{caption}</figcaption>"
-        f'<div class="scroll chart">{chart}</div></figure>'
+        f'<figure><figcaption>{caption}</figcaption><div class="scroll chart">{svg}</div></figure>'
     )
-
-
-def _training_rows(metrics: Path) -> Iterator[tuple[int, float | None]]:
-    """Global step and loss (NaN for none) of each row of training; None at the end of a task."""
-    if not metrics.exists():
-        return
-    with metrics.open("rb") as file:
-        for line in file:
-            if found := _STEP_ROW.match(line):
-                loss = found[2]
-                yield int(found[1]), math.nan if loss == b"null" else float(loss)
-            elif line.startswith(b'{"kind": "evaluation"'):
-                row = json.loads(line)
-                if row["boundary"]:
-                    yield row["global_step"], None
 
 
 def _metrics(results: dict[str, Any]) -> str:
@@ -347,9 +293,10 @@ def _files(folder: Path, finished: bool) -> str:
         for path in sorted(RunFiles(folder).checkpoints.glob("*.pt*"))
         if path.suffix != ".json" and not (finished and path.name.startswith("step-"))
     ]
+    figures = sorted(RunFiles(folder).figures.glob("*.*"))
     rows = "".join(
         _file(str(path.relative_to(folder)), path.stat().st_size)
-        for path in [*(folder / name for name in OWN_FILES), *checkpoints]
+        for path in [*(folder / name for name in OWN_FILES), *figures, *checkpoints]
         if path.is_file()
     )
     return f'<p class="path">{escape(str(folder))}</p><ul class="files">{rows}</ul>'

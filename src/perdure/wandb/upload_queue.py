@@ -70,7 +70,7 @@ class PendingUpload:
     @property
     def results(self) -> list[Path]:
         """The files of the results artifact."""
-        names = sorted((*_RESULTS, *_REPORT, RECORDERS))
+        names = sorted(Path(name).name for name in (*_RESULTS, *_REPORT, RECORDERS))
         return [path for name in names if is_own(path := self.folder / name, self.folder)]
 
     def save(self) -> None:
@@ -174,7 +174,7 @@ class UploadQueue:
                 _link(path, upload.folder / path.name)
             for name in copies:
                 if is_own(self.run / name, self.run):
-                    shutil.copyfile(self.run / name, upload.folder / name)
+                    shutil.copyfile(self.run / name, upload.folder / Path(name).name)
             upload.save()
             target = self.folder / f"{number:06d}"
             shutil.rmtree(target, ignore_errors=True)  # half removed, else it had been read
