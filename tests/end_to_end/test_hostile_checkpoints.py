@@ -25,6 +25,8 @@ SECRET = "hunter2-of-the-environment"
 TINY = ("dataset.iterations=5", "buffer.size=20", "tracking.console=plain")
 LAB = """\
 from perdure.models.er import ER
+
+RARE = pytest.mark.exhaustive
 class NCM(ER):
     def __init__(self, backbone, note: str = "") -> None:
         super().__init__(backbone)
@@ -270,7 +272,7 @@ def own_class(here: Path, how: str) -> tuple[list[str], dict[str, str]]:
     "how",
     [
         "command line",
-        *(pytest.param(h, marks=pytest.mark.exhaustive) for h in ("config-dir", "searchpath")),
+        *(pytest.param(h, marks=RARE) for h in ("config-dir", "searchpath")),
     ],
 )
 def test_own_classes_are_resumed_with_the_command_as_printed(tmp_path: Path, how: str) -> None:

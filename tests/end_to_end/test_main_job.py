@@ -19,6 +19,8 @@ from perdure.checkpoint.core import sidecars
 from perdure.checkpoint.core.format import read
 from perdure.cli.reproduce import settings
 
+RARE = pytest.mark.exhaustive
+
 MAIN = ("model=er", "dataset=seq-mnist", "checkpoint.save=true")
 SHORT = ("dataset.iterations=60", "training.log_every=20")
 
@@ -240,14 +242,14 @@ def test_a_sweep_runs_every_combination(tmp_path: Path) -> None:
         pytest.param(
             ["dataset=perm-mnist", "dataset.n_tasks=3"],
             id="perm-mnist",
-            marks=pytest.mark.exhaustive,
+            marks=RARE,
         ),
         pytest.param(
             ["dataset=rot-mnist", "dataset.stop_after=2"],
             id="rot-mnist",
-            marks=pytest.mark.exhaustive,
+            marks=RARE,
         ),
-        pytest.param(["model=sgd", "training=joint"], id="joint", marks=pytest.mark.exhaustive),
+        pytest.param(["model=sgd", "training=joint"], id="joint", marks=RARE),
         pytest.param(["dataset.validation=0.1", "dataset.class_order=random"], id="validation"),
         pytest.param(
             ["optimizer=adam", "scheduler=cosine", "training.precision=bf16"], id="adam-bf16"
@@ -255,7 +257,7 @@ def test_a_sweep_runs_every_combination(tmp_path: Path) -> None:
         pytest.param(
             ["backbone=reduced-resnet18", "dataset.stop_after=1"],
             id="resnet",
-            marks=pytest.mark.exhaustive,
+            marks=RARE,
         ),
     ],
 )

@@ -18,6 +18,8 @@ import perdure
 from perdure.checkpoint.core.format import read
 from perdure.errors import UserError
 
+RARE = pytest.mark.exhaustive
+
 SHORT = ("model=er", "buffer.size=40", "dataset.iterations=30", "training.log_every=10")
 RUN = (*SHORT, "tracking.console=off", "checkpoint.every=10 steps", "hydra.run.dir=run")
 ONE = (*RUN, "dataset.stop_after=1")
@@ -207,7 +209,7 @@ def test_the_next_command_completes_a_good_end(tmp_path: Path, finished: Path, p
     assert "is finished already" in train_in(tmp_path, *ONE, AUTO).stdout
 
 
-@pytest.mark.parametrize("text", ["{", pytest.param("[" * 100_000, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("text", ["{", pytest.param("[" * 100_000, marks=RARE)])
 def test_damaged_results_are_rebuilt_from_the_checkpoint(tmp_path: Path, text: str) -> None:
     kept = (*ONE, "checkpoint.save=true", AUTO)
     assert train_in(tmp_path, *kept).returncode == 0

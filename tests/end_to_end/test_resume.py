@@ -18,6 +18,8 @@ from perdure.checkpoint.core.format import read
 from perdure.checkpoint.core.ledger import entries
 from perdure.config.overrides import override
 
+RARE = pytest.mark.exhaustive
+
 SHORT = ("dataset.iterations=100", "training.log_every=10", "checkpoint.every=10 steps")
 RUN = ("model=er", "buffer.size=60", "checkpoint.save=true", *SHORT)
 
@@ -79,9 +81,7 @@ def the_run(root: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.exhaustive), "SIGUSR1"]
-)
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=RARE), "SIGUSR1"])
 def test_a_signal_saves_and_leaves_with_75(tmp_path: Path, calm: Path, name: str) -> None:
     status, sentence = stop_midway(tmp_path, signal.Signals[name], *RUN)
     folder = the_run(tmp_path)

@@ -19,6 +19,8 @@ import ranks_of
 import yaml
 from process import ROOT, command, environment, train_in
 
+RARE = pytest.mark.exhaustive
+
 TINY = ("dataset.stop_after=1", "dataset.iterations=20", "tracking.console=off")
 LONG = (
     "dataset.stop_after=1", "dataset.iterations=400", "checkpoint.every=20 steps",
@@ -163,7 +165,7 @@ def test_a_killed_job_is_reported_and_resumes(tmp_path: Path, calm: Path) -> Non
 @pytest.mark.parametrize(
     ("launcher", "number"),
     [
-        pytest.param("local", signal.SIGTERM, id="local-term", marks=pytest.mark.exhaustive),
+        pytest.param("local", signal.SIGTERM, id="local-term", marks=RARE),
         pytest.param("one_process", signal.SIGINT, id="one_process-int"),
     ],
 )

@@ -31,6 +31,8 @@ from ranks_of import (
 
 from perdure.ranks.environment import cores
 
+RARE = pytest.mark.exhaustive
+
 RUN = "hydra.run.dir=run"
 
 
@@ -107,7 +109,7 @@ def test_a_run_moves_between_world_sizes(tmp_path: Path, calm: Path) -> None:
     assert_same_end(run, calm)
 
 
-@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=RARE)])
 def test_a_killed_rank_is_replaced_and_the_run_resumes(
     tmp_path: Path, calm: Path, rank: int
 ) -> None:
@@ -139,7 +141,7 @@ def test_a_restart_without_a_named_folder_finds_its_own(tmp_path: Path) -> None:
     assert status_of(run)["status"] == "resumable"
 
 
-@pytest.mark.parametrize("rank", [None, pytest.param(0, marks=pytest.mark.exhaustive), 1])
+@pytest.mark.parametrize("rank", [None, pytest.param(0, marks=RARE), 1])
 def test_a_signal_to_any_process_gives_one_checkpoint(tmp_path: Path, rank: int | None) -> None:
     """To the launcher, which passes it on to all, or to a single rank."""
     process = start(tmp_path, torchrun(2), RUN, *LONG, "checkpoint.every=100 steps")

@@ -25,6 +25,8 @@ from wandb_runs import (
 )
 from wandb_server.server import StandIn
 
+RARE = pytest.mark.exhaustive
+
 MEDIUM = (
     "checkpoint.save=true", "dataset.stop_after=4", "dataset.iterations=600",
     "training.log_every=10",
@@ -37,7 +39,7 @@ QUICK = (*MIRRORED, *SHORT, "checkpoint.save=true")
     [
         pytest.param(
             lambda server: None, {"WANDB_API_KEY": "", "WANDB_MODE": ""},
-            r"offline; perdure sync-wandb .* sends it later", id="no key", marks=pytest.mark.exhaustive,
+            r"offline; perdure sync-wandb .* sends it later", id="no key", marks=RARE,
         ),
         pytest.param(
             lambda server: None, {"WANDB_API_KEY": "x" * 40},
@@ -45,7 +47,7 @@ QUICK = (*MIRRORED, *SHORT, "checkpoint.save=true")
         ),
         pytest.param(
             lambda server: server.deny(), {},
-            "could not be opened: the API key has no permission there", id="no permission", marks=pytest.mark.exhaustive,
+            "could not be opened: the API key has no permission there", id="no permission", marks=RARE,
         ),
         pytest.param(
             lambda server: server.down(), {}, "the run could not be opened: ", id="down at start",
@@ -113,26 +115,26 @@ def test_what_a_failure_means_is_the_users_choice(
             "PUT storage",
             {"status": 500, "times": 3},
             id="uploads fail thrice",
-            marks=pytest.mark.exhaustive,
+            marks=RARE,
         ),
         pytest.param(
             "PUT storage",
             {"cut": 1000, "times": 1},
             id="an upload is cut half-way",
-            marks=pytest.mark.exhaustive,
+            marks=RARE,
         ),
         pytest.param("CommitArtifact", {"status": 500, "times": 2}, id="commits fail twice"),
         pytest.param(
             "file_stream",
             {"status": 500, "times": 2},
             id="history fails twice",
-            marks=pytest.mark.exhaustive,
+            marks=RARE,
         ),
         pytest.param(
             "UpsertBucket",
             {"delay": 2.0, "times": 1},
             id="slow to open",
-            marks=pytest.mark.exhaustive,
+            marks=RARE,
         ),
     ],
 )
