@@ -272,7 +272,7 @@ def own_class(here: Path, how: str) -> tuple[list[str], dict[str, str]]:
     "how",
     [
         "command line",
-        *(pytest.param(h, marks=RARE) for h in ("config-dir", "searchpath")),
+        *(pytest.param(h, marks=pytest.mark.exhaustive) for h in ("config-dir", "searchpath")),
     ],
 )
 def test_own_classes_are_resumed_with_the_command_as_printed(tmp_path: Path, how: str) -> None:

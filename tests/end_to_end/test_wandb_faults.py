@@ -47,7 +47,8 @@ QUICK = (*MIRRORED, *SHORT, "checkpoint.save=true")
         ),
         pytest.param(
             lambda server: server.deny(), {},
-            "could not be opened: the API key has no permission there", id="no permission", marks=RARE,
+            "could not be opened: the API key has no permission there",
+            id="no permission", marks=RARE,
         ),
         pytest.param(
             lambda server: server.down(), {}, "the run could not be opened: ", id="down at start",
