@@ -1,4 +1,4 @@
-"""Catalyst's names in a full checkpoint: model_state_dict, optimizer_state_dict, criterion, scheduler.
+"""Catalyst's names in a full checkpoint: model_state_dict, optimizer_state_dict and the others.
 
 A full checkpoint is written with these as second names of its parts, so that Catalyst's
 `unpack_checkpoint` opens it. They name the tensors that are there already, which `torch.save` then

@@ -159,7 +159,7 @@ def _recognize(path: Path, content: dict[str, Any]) -> tuple[Kind, dict[str, Ten
 
 
 def _states(content: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
-    """Catalyst's `model_state_dict` under "", and each `model_<name>_state_dict` under `_<name>`."""
+    """Catalyst's `model_state_dict` under "", a `model_<name>_state_dict` under `_<name>`."""
     return {
         match[1] or "": _tensors(value)
         for key, value in content.items()
