@@ -30,17 +30,18 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 DESIGN = (ROOT / "docs" / "design.md").read_text()
 SECURITY = (ROOT / "docs" / "security.md").read_text()
+CHECKPOINTS = (ROOT / "docs" / "checkpoints.md").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
-PAGES = README + DESIGN + SECURITY
+PAGES = README + DESIGN + SECURITY + CHECKPOINTS
 HELP = text()
 
-COMMANDS = sorted(set(re.findall(r"python train\.py (?!-sc )([^#\n`]+)", README + SECURITY + HELP)))
+COMMANDS = sorted(set(re.findall(r"python train\.py (?!-sc )([^#\n`]+)", PAGES + HELP)))
 
 
 def overrides_of(command: str) -> list[str]:
     """The overrides in `command`, the first choice of each sweep."""
     words = [word for word in shlex.split(command) if "=" in word and not word.startswith("-")]
-    return [re.sub(r"=([^\[,]+),.*", r"=\1", word) for word in words]
+    return [re.sub(r"=([^\[{,]+),.*", r"=\1", word) for word in words]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -17,6 +17,8 @@ from perdure.backbones.mlp import MLP
 from perdure.buffers.reservoir import Reservoir
 from perdure.checkpoint.core import format as files
 from perdure.checkpoint.core import sidecars
+from perdure.checkpoint.core.aliases import with_aliases
+from perdure.checkpoint.core.encode import plain
 from perdure.cli import inspect
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental
@@ -107,6 +109,39 @@ def test_a_finished_run(state: Run, tmp_path: Path, capsys: pytest.CaptureFixtur
         "stands     all 5 tasks trained, 1,234 steps done"
         in run_script(capsys, tmp_path / "a.pt")[1]
     )
+
+
+def test_a_joint_run_is_headed_so(
+    state: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = state["results"]
+    summary = {**results["summary"], "training": "joint"}
+    summary["accuracy_matrix"] = {"class_il": [[0.5, 0.25, 0.75]]}
+    at = {"task": 1, "epoch": 0, "step": 0, "global_step": 24}
+    joint = {**state, "position": at, "results": {**results, "summary": summary}}
+    files.write(tmp_path / "a.pt", joint, {"position": at, "stage": "joint"})
+    _, out, _ = run_script(capsys, tmp_path / "a.pt")
+    assert "stands     all tasks trained jointly, 24 steps done" in out
+    header, row = (line.split() for line in out.splitlines()[-2:])
+    assert header == ["class-IL", "%", "task", "0", "task", "1", "task", "2"]
+    assert row == ["joint", "50.00", "25.00", "75.00"]
+    weights = {"model_state_dict": MLP((1, 28, 28), 10).state_dict()}
+    within = {**at, "task": 0, "epoch": 2, "step": 3}
+    files.write(tmp_path / "b.pth", weights, {"position": within, "stage": "joint"})
+    _, out, _ = run_script(capsys, tmp_path / "b.pth")
+    assert "joint training, epoch 2, step 3; 24 steps done" in out
+
+
+def test_second_names_are_no_parts(
+    path: Path, state: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of Catalyst, which name the same tensors."""
+    sizes = json.loads(run_script(capsys, path, "--json")[1])["parts"]
+    named = path.with_name("er_2.pt")
+    files.commit(named, with_aliases(plain({**state, "format": files.FORMAT})), {})
+    assert "model_state_dict" in torch.load(named, weights_only=True)
+    assert json.loads(run_script(capsys, named, "--json")[1])["parts"] == sizes
+    assert sum(sizes.values()) < 1.1 * path.stat().st_size
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]], ids=["text", "json"])

@@ -118,6 +118,12 @@ def test_a_benchmark_brings_its_backbone_and_the_user_may_choose_another() -> No
             "tracking.wandb.project=cl: there is no such key without tracking=wandb",
             id="wandb-key-alone",
         ),
+        pytest.param(
+            ["checkpoint.map=backbone"], "checkpoint.map=backbone: must be null, or name", id="map"
+        ),
+        pytest.param(
+            ["checkpoint.map={enc: 3}"], "checkpoint.map={'enc': 3}: must be", id="map-number"
+        ),
         pytest.param(["+typo=1"], "typo: there is no such key", id="added-key"),
         pytest.param(["+dataset.typo=1"], "dataset.typo: there is no such key", id="added-below"),
     ],

@@ -67,6 +67,21 @@ def test_a_mammoth_checkpoint_with_its_buffer(tmp_path: Path, network: MLP) -> N
     assert set(state["buffer"]["fields"]) == {"raw", "y", "logits"}
 
 
+def test_what_was_filled_is_in_the_log_whatever_the_console_shows(tmp_path: Path) -> None:
+    """And what was not; a file of two networks has both."""
+    two = Path(__file__).parents[1] / "fixtures" / "foreign" / "catalyst-20.12_two.pth"
+    done = train_in(
+        tmp_path, "model=sgd", "tracking.console=off", f"checkpoint.load={two}",
+        "checkpoint.map={enc: backbone}", *FIXED,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    log = (run_folder(tmp_path) / "train.log").read_text()
+    assert "catalyst-20.12_two.pth (catalyst): filled 6 of the network's 6 tensors" in log
+    assert "left out (not in checkpoint.map): head" in log
+    stored = torch.load(two, weights_only=True)["model_enc_state_dict"]
+    assert torch.equal(end(tmp_path)["model"]["backbone.head.weight"], stored["fc3.weight"])
+
+
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module.", "backbone."])
 def test_a_plain_state_dict_with_any_prefix(tmp_path: Path, network: MLP, prefix: str) -> None:
     torch.save({prefix + k: v for k, v in network.state_dict().items()}, tmp_path / "plain.pt")

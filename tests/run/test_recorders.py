@@ -16,7 +16,7 @@ from perdure.config.typed import typed
 from perdure.errors import UserError
 from perdure.io.files import digest
 from perdure.run.preemption import StopFlag
-from perdure.run.recorders import make_recorders
+from perdure.run.recorders import NoticeLog, make_recorders
 from perdure.run.resume import RestorePoint
 from perdure.tracking.console import Console
 from perdure.tracking.events import Recorder
@@ -56,7 +56,7 @@ def mirror(*overrides: str, folder: Path, **more: Any) -> WandB:
     ("overrides", "kinds"),
     [
         pytest.param([], [LocalFiles, Console], id="local"),
-        pytest.param(["tracking.console=off"], [LocalFiles], id="no-console"),
+        pytest.param(["tracking.console=off"], [LocalFiles, NoticeLog], id="no-console"),
         pytest.param(MIRRORED, [LocalFiles, Console, WandB], id="wandb-hears-it-last"),
         pytest.param(["tracking=wandb", "tracking.wandb.mode=disabled"], [LocalFiles, Console],
                      id="disabled"),

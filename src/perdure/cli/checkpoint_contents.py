@@ -72,6 +72,7 @@ def look(path: Path) -> dict[str, Any]:
         "sha256": opened.metadata.get("sha256"),
         "position": _dictionary(opened.content.get("position", opened.metadata.get("position"))),
         "n_tasks": _summary(opened).get("n_tasks"),
+        "joint": _is_joint(opened),
         "subject": _subject(opened),
         "network": {name: list(tensor.shape) for name, tensor in opened.weights.items()},
         "buffer": {name: list(tensor.shape) for name, tensor in opened.buffer.items()},
@@ -119,6 +120,16 @@ def _words(value: Any) -> list[str]:
 
 def _summary(opened: Opened) -> dict[str, Any]:
     return _dictionary(_dictionary(opened.results).get("summary"))
+
+
+def _is_joint(opened: Opened) -> bool:
+    """Whether all tasks were trained at once."""
+    facts = (
+        _summary(opened).get("training"),
+        opened.metadata.get("stage"),
+        "joint" if opened.args.get("joint") == 1 else None,
+    )
+    return "joint" in facts
 
 
 def _subject(opened: Opened) -> str:
@@ -184,7 +195,7 @@ def _text(file: dict[str, Any]) -> list[str]:
     }
     lines = [f"{label:<10} {words}" for label, words in facts.items() if words]
     for scenario, rows in file["accuracy_matrix"].items():
-        lines += ["", *_accuracies(scenario, rows)]
+        lines += ["", *_accuracies(scenario, rows, file["joint"])]
     return lines
 
 
@@ -199,9 +210,16 @@ def _stands(file: dict[str, Any]) -> str:
     if not {"task", "epoch", "step", "global_step"} <= at.keys():
         return ""
     done = f"{at['global_step']:,} steps done" if isinstance(at["global_step"], int) else ""
+    if file["joint"]:
+        where = "all tasks trained jointly," if at["task"] else f"joint training, {_within(at)};"
+        return f"{where} {done}"
     if at["task"] == file["n_tasks"]:
         return f"all {at['task']} tasks trained, {done}"
-    return f"next is task {at['task']}, epoch {at['epoch']}, step {at['step']}; {done}"
+    return f"next is task {at['task']}, {_within(at)}; {done}"
+
+
+def _within(at: dict[str, Any]) -> str:
+    return f"epoch {at['epoch']}, step {at['step']}"
 
 
 def _network(shapes: dict[str, list[int]]) -> str:
@@ -217,13 +235,17 @@ def _buffer(file: dict[str, Any]) -> str:
     return ", ".join(fields) + seen
 
 
-def _accuracies(scenario: str, rows: list[list[float]]) -> list[str]:
+def _accuracies(scenario: str, rows: list[list[float]], joint: bool) -> list[str]:
     n_tasks = max(map(len, rows))
     header = (f"{scenario_name(scenario)} %", *(f"task {task}" for task in range(n_tasks)))
     grid = TextTable(
         header,
         tuple(
-            (f"after task {i}", *map(percent, row), *[""] * (n_tasks - len(row)))
+            (
+                "joint" if joint else f"after task {i}",
+                *map(percent, row),
+                *[""] * (n_tasks - len(row)),
+            )
             for i, row in enumerate(rows)
         ),
     )

@@ -131,6 +131,7 @@ class CheckpointConfig:
     allow_missing: bool = False
     new_head: bool = False
     take_buffer: bool = False
+    map: Any = None
     max_minutes: float = 60.0
     max_gigabytes: float = 20.0
 
@@ -226,6 +227,7 @@ def validate(config: DictConfig) -> None:
         raise UserError(
             f"dataset.class_order={order}: must be null, random, or a list of class numbers"
         )
+    _check_map(config.checkpoint.map)
     _check_wandb(config)
     names = ["model.name", "dataset.name"]
     # Looked at only once it is fixed: asking for it earlier would settle it.
@@ -237,6 +239,18 @@ def validate(config: DictConfig) -> None:
     _check_stem([config.checkpoint.name, *(OmegaConf.select(config, key) for key in names)])
     _check_processes(config)
     _check_model(config)
+
+
+def _check_map(value: Any) -> None:
+    # Any in the schema: Hydra cannot fill an empty dict[str, str] from the command line.
+    if value is None:
+        return
+    texts = [*value.keys(), *value.values()] if isinstance(value, DictConfig) else [None]
+    if not all(isinstance(text, str) for text in texts):
+        raise UserError(
+            f"checkpoint.map={value}: must be null, or name modules of the network for those in "
+            "the file, as in {encoder: backbone, classifier: backbone.head}"
+        )
 
 
 def _check_stem(parts: list[str]) -> None:

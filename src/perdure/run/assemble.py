@@ -24,6 +24,7 @@ from perdure.config.trust import refuse_locations
 from perdure.config.typed import as_plain, typed
 from perdure.datasets.fetch import time_limit
 from perdure.datasets.scenarios import Scenario
+from perdure.datasets.streams import length
 from perdure.distributed.process_group import Ranks, join
 from perdure.errors import UserError
 from perdure.io.run_files import RunFiles
@@ -41,6 +42,7 @@ from perdure.run.target_overrides import drop_unaccepted_options
 from perdure.tracking.events import Recorder
 from perdure.tracking.provenance import read_code
 from perdure.tracking.used_modules import used_modules
+from perdure.training.checks import sizes
 from perdure.training.clock import Moment
 from perdure.training.optim import OptimizerFactory
 from perdure.training.recording import Launch, Recording
@@ -180,6 +182,7 @@ def make_trainer(
         config,
         folder or Path(),
         benchmark.accuracies,
+        n_epochs(config, benchmark),
         {"versions": versions(device, code), **(metadata or {})},
         writes=launch.ranks.is_main,
     )
@@ -297,7 +300,7 @@ def facts(config: Config, benchmark: Scenario, device: torch.device) -> dict[str
         "scenario": benchmark.kind,
         "split": benchmark.split,
         "buffer_size": replay_size(config),
-        "n_epochs": config.dataset.epochs,
+        "n_epochs": n_epochs(config, benchmark),
         "n_tasks": benchmark.n_tasks,
         "class_names": list(benchmark.class_names),
         "task_classes": [list(benchmark.classes(task)) for task in range(benchmark.n_tasks)],
@@ -310,6 +313,18 @@ def facts(config: Config, benchmark: Scenario, device: torch.device) -> dict[str
             "processes": environment.world_size(),
         },
     }
+
+
+def n_epochs(config: Config, benchmark: Scenario) -> int:
+    """Epochs a task, as results and the names of checkpoints give them: one number for a run.
+
+    With `dataset.iterations` those that they take on the first task, the last one begun included.
+    """
+    dataset = config.dataset
+    if dataset.iterations is None:
+        return dataset.epochs
+    n = sizes(benchmark, settings(config))[0]
+    return length(max(1, n), dataset.batch_size, iterations=dataset.iterations).epochs
 
 
 def _optimizer(node: dict[str, Any]) -> Callable[[Any], torch.optim.Optimizer]:
@@ -335,10 +350,19 @@ def make_checkpoints(
     config: Config,
     folder: Path,
     accuracies: tuple[str, ...],
+    epochs: int,
     extra: Mapping[str, Any],
     writes: bool,
 ) -> CheckpointManager:
     """Who keeps the checkpoints of the run in `folder`.
+
+    Args:
+        config: the configuration.
+        folder: the run's.
+        accuracies: names of the accuracies that are measured.
+        epochs: the number in the files' names.
+        extra: what every full file holds besides the state.
+        writes: whether this process writes.
 
     Raises:
         UserError: the cadence or the monitored value is not known.
@@ -358,7 +382,7 @@ def make_checkpoints(
         config.model["name"],
         config.dataset.name,
         replay_size(config),
-        config.dataset.epochs,
+        epochs,
         config.timestamp,
     )
     return CheckpointManager(RunFiles(folder).checkpoints, start, policy, cadence, extra, writes)

@@ -10,18 +10,29 @@ from dataclasses import replace
 from pathlib import Path
 
 from perdure.config.schema import Config, Screen, WandbConfig, WandbMode
-from perdure.errors import UserError
+from perdure.errors import UserError, printable
 from perdure.ranks import environment
 from perdure.run.method_checks import replay_size
 from perdure.run.preemption import StopFlag
 from perdure.run.resume import RestorePoint
 from perdure.tracking.console import Console
-from perdure.tracking.events import Recorder
+from perdure.tracking.events import Recorder, RunStart
 from perdure.tracking.files import LocalFiles
 from perdure.wandb import record as records
 from perdure.wandb.record import Record, name_of, new_id
 
 log = logging.getLogger("perdure")
+
+
+class NoticeLog(Recorder):
+    """Writes to train.log what the user should know at the start, where no console does."""
+
+    name = "notices"
+
+    def on_run_start(self, event: RunStart) -> None:
+        """Log the notices as the console does."""
+        for notice in event.notices:
+            log.info("  note: %s", printable(notice))
 
 
 def make_recorders(
@@ -49,7 +60,9 @@ def make_recorders(
     say = _print
     if folder is not None:
         recorders.append(LocalFiles(folder, config.tracking.plot_every_seconds, _print))
-    if config.tracking.console is not Screen.off:
+    if config.tracking.console is Screen.off:
+        recorders.append(NoticeLog())
+    else:
         console = Console(plain=True if config.tracking.console is Screen.plain else None)
         recorders.append(console)
         say = console.notify

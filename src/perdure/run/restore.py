@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,10 @@ from perdure.run.resume import RestorePoint, Weights
 from perdure.training import draws
 from perdure.training.trainer import Trainer
 from perdure.wandb import record as records
+
+if TYPE_CHECKING:
+    from perdure.backbones.base import Backbone
+    from perdure.checkpoint.interop.foreign import Opened
 
 
 def versions(device: torch.device, code: str) -> dict[str, str]:
@@ -147,20 +151,17 @@ def load_weights(trainer: Trainer, options: CheckpointConfig, start: Weights) ->
     Raises:
         UserError: they do not fit.
     """
-    from perdure.checkpoint.interop import weights
+    from perdure.checkpoint.interop import mammoth
 
     opened = start.opened
-    report = weights.fill(
-        trainer.method.backbone,
-        opened.weights,
-        allow_missing=options.allow_missing,
-        new_head=options.new_head,
-    )
-    lines = [f"{opened.path.name} ({opened.kind}): {line}" for line in report.lines()]
+    lines = [
+        f"{opened.path.name} ({opened.kind}): {line}"
+        for line in _fill(trainer.method.backbone, options, opened)
+    ]
     if options.take_buffer:
         if trainer.state.buffer is None:
             raise UserError("checkpoint.take_buffer=true: this method keeps no buffer")
-        lines += weights.mammoth_buffer(
+        lines += mammoth.take_buffer(
             opened,
             trainer.state.buffer,
             fields=trainer.method.stored_fields,
@@ -168,3 +169,21 @@ def load_weights(trainer: Trainer, options: CheckpointConfig, start: Weights) ->
             device=trainer.state.device,
         )
     return lines
+
+
+def _fill(backbone: Backbone, options: CheckpointConfig, opened: Opened) -> list[str]:
+    """Fill `backbone` from the file; returns what became of every tensor."""
+    from perdure.checkpoint.interop import networks
+    from perdure.checkpoint.interop.weights import fill
+
+    source = opened.weights
+    left_out: list[str] = []
+    if options.map:
+        source, left_out = networks.placed(opened, options.map, backbone)
+    try:
+        report = fill(
+            backbone, source, allow_missing=options.allow_missing, new_head=options.new_head
+        )
+    except UserError as error:
+        raise error if options.map else networks.with_hint(error, opened) from None
+    return [*report.lines(), *left_out]

@@ -284,7 +284,7 @@ def test_a_full_disk_is_a_user_error_and_the_run_can_continue(tmp_path: Path) ->
     manager = CheckpointManager(tmp_path, "er", Policy(), Cadence())
 
     def save(n: int) -> None:
-        manager.save({**LARGE, "n": n}, SaveContext(Position(0, 0, n, n), "task0", 0))
+        manager.save({"model": LARGE, "n": n}, SaveContext(Position(0, 0, n, n), "task0", 0))
 
     save(1)
     with files_up_to(50_000), pytest.raises(UserError, match=r"checkpoint.*File too large"):

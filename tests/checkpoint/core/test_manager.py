@@ -155,6 +155,18 @@ def test_best_compares_within_the_task(tmp_path: Path) -> None:
     assert (tmp_path / "task0.1_full.pth").exists()
 
 
+def test_best_is_of_the_newest_task_that_has_one(tmp_path: Path) -> None:
+    """Across restarts too; averages over one task and over two do not compare."""
+    manager(tmp_path).save(state(1), epoch_end(1, 0.99, task=0))
+    manager(tmp_path).save(state(2), step(101))
+    assert os.readlink(tmp_path / "best.pth") == "task0.1.pth"
+    for epoch, value in enumerate((0.40, 0.60, 0.50), 1):
+        manager(tmp_path).save(state(epoch), epoch_end(epoch, value, task=1))
+    assert os.readlink(tmp_path / "best.pth") == "task1.2.pth"
+    assert os.readlink(tmp_path / "last.pth") == "task1.3.pth"
+    assert (tmp_path / "task0.1_full.pth").exists()
+
+
 def test_the_sidecar_names_the_split_that_was_selected_on(tmp_path: Path) -> None:
     import json
 

@@ -29,6 +29,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from perdure.checkpoint.core.aliases import without_aliases
 from perdure.errors import UserError
 from perdure.io.files import digest_of, open_plain
 
@@ -59,7 +60,7 @@ class TooLargeError(UserError):
 def load(
     path: Path, limit: int = LIMIT, sha256: str | None = None, *, mapped: bool = False
 ) -> dict[str, Any]:
-    """The dictionary that `torch.save` wrote to `path`, on the host.
+    """The dictionary that `torch.save` wrote to `path`, on the host; of ours, without aliases.
 
     Args:
         path: an ordinary file, or a link to one.
@@ -82,7 +83,7 @@ def load(
         if not isinstance(content, dict):
             found = type(content).__name__
             raise UserError(f"{path}: holds a {found}, not a dictionary of tensors")
-        plain: dict[str, Any] = _Plain(path, limit).dictionary(content)
+        plain: dict[str, Any] = _Plain(path, limit).dictionary(without_aliases(content))
     except UserError:
         raise
     except pickle.UnpicklingError as error:

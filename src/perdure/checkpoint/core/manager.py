@@ -18,6 +18,7 @@ from typing import Any
 
 from perdure.checkpoint.core import format as files
 from perdure.checkpoint.core import ledger, sidecars
+from perdure.checkpoint.core.aliases import backbone_of, with_aliases
 from perdure.checkpoint.core.cadence import Cadence
 from perdure.checkpoint.core.encode import plain
 from perdure.checkpoint.core.sidecars import WEIGHTS_ONLY
@@ -74,7 +75,11 @@ class CheckpointManager:
     each evaluated epoch `<stage>.<epoch>_full.pth` with the weights alone as its sibling
     `<stage>.<epoch>.pth`, of which the top K of the stage and the last stay; `best*.pth` and
     `last*.pth` are links to them. Between, and for runs without `save`,
-    `step-<global step>_full.pth`: the newest two, none after a good end.
+    `step-<global step>_full.pth`: the newest two, none after a good end. Every full file has
+    Catalyst's names for its parts too (`aliases`).
+
+    `best*.pth` is the best epoch of the newest task that has one: an average over two tasks and
+    one over three do not compare, and the best of the first task would be the best of all.
 
     Attributes:
         folder: made when the first file is written.
@@ -224,7 +229,7 @@ class CheckpointManager:
         (first, metadata), *others = plan
         siblings = [[path.name, fields] for path, fields in others]
         self._reconciled = False  # until all that follows is done
-        files.commit(first, content, {**metadata, "siblings": siblings})
+        files.commit(first, with_aliases(content), {**metadata, "siblings": siblings})
         self._add(first, metadata)
         self._reconcile({metadata["stage"]}, content)
 
@@ -265,7 +270,7 @@ class CheckpointManager:
                 continue
             if metadata["kind"] == WEIGHTS_ONLY:
                 content = content or files.read(path)
-                weights = {"model_state_dict": _backbone_of(content["model"])}
+                weights = {"model_state_dict": backbone_of(content["model"])}
                 files.commit(sibling, weights, metadata)
             else:
                 files.link(path, sibling, metadata)
@@ -282,7 +287,7 @@ class CheckpointManager:
         return sorted(epochs, key=lambda e: (-self.policy.rank(e.value), e.order)), epochs[-1]
 
     def _update_links(self, stage: list[ledger.Entry]) -> None:
-        """Let `best` and `last` name the stage's."""
+        """Let `best` and `last` name those of the newest stage, `stage`."""
         ranked, last = self._ranked(stage)
         for name, entry in (("best", ranked[0]), ("last", last)):
             atomic.update_link(self.folder / f"{name}_full.pth", entry.path)
@@ -364,9 +369,3 @@ def _n_bytes(value: Any) -> int:
     if isinstance(value, list | tuple):
         return sum(map(_n_bytes, value))
     return value.numel() * value.element_size() if hasattr(value, "element_size") else 0
-
-
-def _backbone_of(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The network's own weights, without the method around it."""
-    prefix = "backbone."
-    return {k.removeprefix(prefix): v for k, v in model.items() if k.startswith(prefix)}

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from perdure.checkpoint.core import archive, sidecars
 from perdure.checkpoint.core import format as files
+from perdure.checkpoint.core.aliases import is_full
 from perdure.checkpoint.core.archive import LIMIT
 from perdure.checkpoint.core.migrate import migrated
 from perdure.errors import UserError
@@ -46,10 +47,13 @@ class Opened:
         kind: `perdure` (a full checkpoint of ours), `weights-only` (`model_state_dict`, and no
             training loop known to us), `mammoth`, `catalyst` (20.12 to 22.04), `plain` (a network's
             weights).
-        content: all of it, as it stands.
+        content: all of it, as it stands; of ours without Catalyst's names for its parts.
         metadata: of its sidecar, whose SHA-256 it has; empty for a file without one, which was
             checked by the CRC-32 sums within it alone.
-        weights: the network's tensors, without the prefixes of what was wrapped around it.
+        weights: the network's tensors, without the prefixes of what was wrapped around it; of
+            several networks under the network's name.
+        networks: name of each network → its tensors, where a Catalyst file has several
+            (`model_<name>_state_dict`); empty otherwise.
         args: the configuration in it; empty where there is none.
         results: the measurements in it, as they stand.
         buffer: the stored rows in it, {field: tensor of shape [rows, …]}.
@@ -60,6 +64,7 @@ class Opened:
     content: dict[str, Any]
     metadata: dict[str, Any]
     weights: dict[str, Tensor]
+    networks: dict[str, dict[str, Tensor]]
     args: dict[str, Any]
     results: Any
     buffer: dict[str, Tensor]
@@ -93,7 +98,8 @@ def open_file(path: Path, limit: int = LIMIT) -> Opened:
         kind,
         content,
         metadata,
-        {name: state[full] for full, name in shorten(state).items()},
+        _short(state),
+        {name[1:]: _short(part) for name, part in _states(content).items() if name},
         dict(args) if isinstance(args, Mapping) else {},
         content.get("results"),
         _tensors(rows),
@@ -129,9 +135,9 @@ def _bare(name: str) -> str:
 # --- recognizing ------------------------------------------------------------------------------
 
 
-def _recognize(path: Path, content: Mapping[str, Any]) -> tuple[Kind, dict[str, Tensor]]:
+def _recognize(path: Path, content: dict[str, Any]) -> tuple[Kind, dict[str, Tensor]]:
     model = _tensors(content.get("model"))
-    if model and isinstance(content.get("format"), int) and "position" in content:
+    if model and is_full(content):
         if content["format"] > files.FORMAT:
             raise UserError(
                 f"{path}: format {content['format']} is newer than {files.FORMAT}, the newest this "
@@ -140,11 +146,7 @@ def _recognize(path: Path, content: Mapping[str, Any]) -> tuple[Kind, dict[str, 
         return "perdure", model
     if model and {"args", "results"} <= content.keys():
         return "mammoth", model
-    states = {
-        match[1] or "": _tensors(value)
-        for key, value in content.items()
-        if isinstance(key, str) and (match := _MODEL_STATE.fullmatch(key))
-    }
+    states = _states(content)
     if any(states.values()):
         is_catalyst = _CATALYST & content.keys() or "" not in states
         return ("catalyst" if is_catalyst else "weights-only"), _together(states)
@@ -154,6 +156,19 @@ def _recognize(path: Path, content: Mapping[str, Any]) -> tuple[Kind, dict[str, 
         keys = ", ".join(map(str, list(content)[:10])) or "nothing"
         raise UserError(f"{path}: holds {keys}, where no network's weights are recognized")
     return "plain", state
+
+
+def _states(content: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Catalyst's `model_state_dict` under "", a `model_<name>_state_dict` under `_<name>`."""
+    return {
+        match[1] or "": _tensors(value)
+        for key, value in content.items()
+        if isinstance(key, str) and (match := _MODEL_STATE.fullmatch(key))
+    }
+
+
+def _short(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: state[full] for full, name in shorten(state).items()}
 
 
 def _together(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -18,11 +18,13 @@ from torch import nn
 
 from perdure.backbones.base import Backbone
 from perdure.checkpoint.core import sidecars
+from perdure.checkpoint.core.aliases import with_aliases
 from perdure.checkpoint.core.encode import plain
 from perdure.checkpoint.interop.foreign import open_file, shorten
 from perdure.checkpoint.interop.weights import fill
 from perdure.errors import UserError
 from perdure.io import atomic
+from perdure.models.base import Method
 
 
 def pack_checkpoint(
@@ -55,8 +57,9 @@ def unpack_checkpoint(
 ) -> None:
     """Load what both the checkpoint and the call have; the rest stays as it is.
 
-    The checkpoint may be one of `pack_checkpoint`, of Catalyst, of Mammoth, or a run's full one
-    (`model`, `optimizer`, `scheduler`). Prefixes of wrappers do not matter on either side.
+    The checkpoint may be one of `pack_checkpoint`, of Catalyst, of Mammoth, or a run's full one,
+    whose network alone a model gets that is no `Method`. Prefixes of wrappers do not matter on
+    either side.
 
     Raises:
         UserError: they have nothing in common, or a state does not fit its object.
@@ -65,7 +68,7 @@ def unpack_checkpoint(
     pairs = [
         (name, thing, state)
         for part, name, thing in _each(parts)
-        if (state := _state_of(checkpoint, name)) is not None
+        if (state := _state_of(checkpoint, name, thing)) is not None
     ]
     if not pairs:
         requested = ", ".join(name for _, name, _ in _each(parts)) or "nothing"
@@ -115,10 +118,14 @@ def save_checkpoint(
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
     """What `path` holds, on the host: any file that `open_file` accepts.
 
+    A run's full checkpoint has Catalyst's names beside its own, `model_state_dict` for the network
+    in `model` and so on, with the same tensors.
+
     Raises:
         UserError: it is damaged, demands that code is run, or holds no weights.
     """
-    return open_file(Path(path)).content
+    opened = open_file(Path(path))
+    return with_aliases(opened.content) if opened.kind == "perdure" else opened.content
 
 
 def _each(parts: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
@@ -130,9 +137,12 @@ def _each(parts: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
                 yield part, part if key is None else f"{part}_{key}", thing
 
 
-def _state_of(checkpoint: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    """By Catalyst's key or by ours; a file of nothing but tensors is a model."""
-    state = checkpoint.get(f"{name}_state_dict", checkpoint.get(name))
+def _state_of(checkpoint: Mapping[str, Any], name: str, thing: Any) -> Mapping[str, Any] | None:
+    """By Catalyst's key or by ours, a method by ours; a file of nothing but tensors is a model."""
+    keys = [f"{name}_state_dict", name]
+    if isinstance(_unwrapped(thing), Method):
+        keys.reverse()
+    state = next((checkpoint[key] for key in keys if key in checkpoint), None)
     if name == "model" and all(isinstance(v, torch.Tensor) for v in checkpoint.values()):
         state = checkpoint
     return state if isinstance(state, Mapping) and state else None

@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 
 from perdure.backbones.base import Backbone
-from perdure.buffers.base import Buffer
-from perdure.buffers.reservoir import Reservoir
-from perdure.checkpoint.interop.foreign import Opened, shorten
+from perdure.checkpoint.interop.foreign import shorten
 from perdure.errors import UserError
 
 _HEAD = "head."
@@ -28,7 +26,6 @@ _RESNET18 = 8
 """Blocks of a ResNet-18: two in each of torchvision's `layer1` to `layer4`."""
 _COUNTER = ".num_batches_tracked"
 _N_SHOWN = 6
-_PIXEL_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -228,77 +225,3 @@ def _shape(tensor: Tensor) -> str:
 def _few(names: Sequence[str]) -> str:
     more = len(names) - _N_SHOWN
     return ", ".join(names[:_N_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-# --- Mammoth's buffer -------------------------------------------------------------------------
-
-
-def mammoth_buffer(
-    opened: Opened,
-    buffer: Buffer,
-    *,
-    fields: Sequence[str] = (),
-    shape: tuple[int, int, int] | None = None,
-    seen: int | None = None,
-    device: torch.device | str = "cpu",
-) -> list[str]:
-    """Put the rows of a Mammoth checkpoint's buffer into `buffer`, and report what was taken.
-
-    Mammoth stores images as float32 in [0, 1], here they are bytes again. Rows that it never
-    filled (all zeros, at the end) are left out.
-
-    Args:
-        buffer: a `Reservoir` with room for all rows.
-        fields: what to take besides images and labels: `logits`, `task_labels`.
-        shape: (C, H, W) of the benchmark's images, to be sure that they are these.
-        seen: how many examples the rows were drawn from; Mammoth does not save it.
-        device: where the rows go.
-
-    Raises:
-        UserError: there are no such rows, or they do not fit.
-    """
-    where, rows = f"{opened.path}: its buffer", opened.buffer
-    needed = ("examples", "labels", *fields)
-    if opened.kind != "mammoth" or not set(needed) <= rows.keys():
-        held = ", ".join(rows) or "nothing"
-        raise UserError(f"{where} holds {held}; needed are Mammoth's {', '.join(needed)}")
-    images = rows["examples"]
-    if images.ndim != 4 or len({rows[name].shape[:1] for name in needed}) > 1:
-        raise UserError(f"{where} does not hold images with a row of all else for each")
-    filled = images.flatten(1).any(1).nonzero()
-    n = int(filled[-1]) + 1 if len(filled) else 0
-    _check_rows(where, buffer, n, n if seen is None else seen)
-    rows_taken = {
-        "raw": _to_bytes(where, images[:n], shape),
-        "y": rows["labels"][:n].to(torch.int64),
-        **{name: rows[name][:n] for name in fields},
-    }
-    state = {"size": buffer.size, "seen": n if seen is None else seen, "filled": n}
-    buffer.load_state_dict({**state, "fields": rows_taken}, device)
-    report = [f"took {n:,} rows of {opened.path.name}'s buffer"]
-    if seen is None:
-        report.append(
-            "Mammoth does not save how many examples a buffer's rows were drawn from: that counts "
-            f"as {n:,}, and the next task will replace more of them than it should"
-        )
-    return report
-
-
-def _check_rows(where: str, buffer: Buffer, n: int, seen: int) -> None:
-    if not isinstance(buffer, Reservoir):
-        raise UserError(f"{where} can be taken by buffer=reservoir alone")
-    if not 0 < n <= buffer.size:
-        raise UserError(f"{where} holds {n} rows, and buffer.size={buffer.size}")
-    if seen < n or (seen > n and n < buffer.size):
-        raise UserError(f"{where} holds {n} rows of {buffer.size}, which cannot be of {seen} seen")
-
-
-def _to_bytes(where: str, images: Tensor, shape: tuple[int, int, int] | None) -> Tensor:
-    """float [n, C, H, W] in [0, 1] → uint8."""
-    if shape not in (None, tuple(images.shape[1:])):
-        raise UserError(f"{where} holds images of {tuple(images.shape[1:])}, needed are {shape}")
-    scaled = images.to(torch.float32) * 255
-    raw = scaled.round().clamp_(0, 255)
-    if not (scaled - raw).abs().max() <= 255 * _PIXEL_TOLERANCE:  # NaN is refused too
-        raise UserError(f"{where} holds no images of bytes scaled to [0, 1]")
-    return raw.to(torch.uint8)
