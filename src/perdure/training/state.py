@@ -15,7 +15,7 @@ from perdure.models.base import Method
 from perdure.tracking.events import Recorder
 from perdure.training.clock import Clock
 from perdure.training.replay import Replicated
-from perdure.training.results import Results
+from perdure.training.results import PER_CLASS, Results
 
 
 @dataclass
@@ -114,7 +114,8 @@ class TrainState:
             "position": self.position.as_dict(),
             "args": self.config,
             "results": {
-                "summary": self.summary(),
+                # What classes are taken for is in `measured`, in less space.
+                "summary": {k: v for k, v in self.summary().items() if k not in PER_CLASS},
                 "measured": self.results.state_dict(),
                 "loss": {"sum": self.loss.sum, "steps": self.loss.steps},
                 "clock": self.clock.state_dict(),

@@ -316,7 +316,9 @@ class Trainer:
         n = self.benchmark.n_tasks if everything else trained + 1
         seen = range(0) if trained < 0 else self.method.task.seen
         with self.state.clock.phase("evaluation"):
-            counts = self._evaluator.count(range(n), seen)
+            # What classes are taken for is kept of a task's end alone.
+            confused = range(trained + 1 if boundary else 0)
+            counts = self._evaluator.count(range(n), seen, confused)
             accuracy = self.state.results.add(counts, trained, boundary)
         self.recording.emit(
             events.Evaluation(
