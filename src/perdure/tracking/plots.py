@@ -81,8 +81,9 @@ def _colormap() -> Colormap:
     return LinearSegmentedColormap.from_list("accuracy", COLOR_SCALE)
 
 
-def _heat_map(axes: Axes, rows: list[list[float]], n_columns: int, with_text: bool) -> None:
-    grid = [[*row, *[math.nan] * (n_columns - len(row))] for row in rows]
+def _heat_map(axes: Axes, rows: list[list[float | None]], n_columns: int, with_text: bool) -> None:
+    known = [[math.nan if value is None else value for value in row] for row in rows]
+    grid = [[*row, *[math.nan] * (n_columns - len(row))] for row in known]
     axes.pcolormesh(grid, cmap=_colormap(), vmin=0, vmax=1, edgecolors="white", linewidth=1)
     if not with_text:
         return
@@ -90,7 +91,7 @@ def _heat_map(axes: Axes, rows: list[list[float]], n_columns: int, with_text: bo
         for j, accuracy in enumerate(row):
             axes.text(
                 j + 0.5, i + 0.5, percent(accuracy, 1), ha="center", va="center",
-                fontsize=8.5, color=text_color(accuracy_color(accuracy)),
+                fontsize=8.5, color=text_color(accuracy_color(accuracy or 0.0)),
             )  # fmt: skip
 
 

@@ -177,7 +177,8 @@ def _accuracy_charts(results: dict[str, Any]) -> str:
     matrices = results.get("accuracy_matrix") or {}
     shown = {key: rows for key, rows in matrices.items() if len(rows) > 1}
     # Side by side they compare only on one axis.
-    lowest = min((100 * a for rows in shown.values() for row in rows for a in row), default=0.0)
+    known = (a for rows in shown.values() for row in rows for a in row if a is not None)
+    lowest = min((100 * a for a in known), default=0.0)
     axis = nice_axis("accuracy", lowest, 100)
     charts = [
         f"<figure><figcaption>{escape(scenario_name(key))}, percent</figcaption>"
@@ -187,21 +188,31 @@ def _accuracy_charts(results: dict[str, Any]) -> str:
     return f'<div class="side">{"".join(charts)}</div>' if charts else ""
 
 
-def _accuracy_chart(scenario: str, rows: list[list[float]], y: Axis) -> str:
+def _accuracy_chart(scenario: str, rows: list[list[float | None]], y: Axis) -> str:
     n_tasks = len(rows)
     every = 1 + n_tasks // (MOST_NAMES + 1)
     lines = []
     for task in range(n_tasks):
         after, hint = range(task, n_tasks), f"task {task}"
-        ys = [100 * rows[i][task] for i in after]
+        ys = [_percent(rows[i][task]) for i in after]
         color, label = _line_color(task, n_tasks), "" if task % every else hint
         dash = DASHES[task % len(DASHES)]
         lines.append(Line(label, after, ys, color, dots=True, dash=dash, hint=hint))
-    means = [100 * sum(row) / len(row) for row in rows]
+    means = [_mean_percent(row) for row in rows]
     lines.append(Line("mean", range(n_tasks), means, "var(--text)", thick=True))
     x = Axis("after task", 0, n_tasks - 1, range(0, n_tasks, 1 if n_tasks <= 12 else 5))
     title = f"accuracy on each task after each task, {scenario_name(scenario)}"
     return line_chart(title, lines, x, y)
+
+
+def _percent(accuracy: float | None) -> float | None:
+    return None if accuracy is None else 100 * accuracy
+
+
+def _mean_percent(row: list[float | None]) -> float | None:
+    """None for a task whose end was not evaluated."""
+    known = [a for a in row if a is not None]
+    return 100 * sum(known) / len(row) if len(known) == len(row) else None
 
 
 def _line_color(task: int, n_tasks: int) -> str:
