@@ -239,3 +239,28 @@ def four_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "        return Arrays(*parts, whole.classes[:4])\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_a_run_that_was_evaluated_every_second_task(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Files, report, checkpoints, forks know rows of nulls; what is missing can be measured."""
+    words = (*RUN, "dataset.iterations=10", "dataset.stop_after=3")
+    wanted = perdure.train(*words, folder=tmp_path / "whole")
+    run = tmp_path / "run"
+    found = perdure.train(*words, "training.evaluate_every_task=2", folder=run)
+    assert found["accuracy_matrix"]["class_il"][0] == [None]
+    assert (run / "accuracy.csv").read_text().splitlines()[1] == "0,0,,"
+    assert (run / "report.html").is_file()
+    assert not [r for r in caplog.records if r.exc_info], "report and picture are drawn"
+    names = {path.name for path in (run / "checkpoints").iterdir()}
+    assert not any(name.startswith("task0.") for name in names)
+    assert {"task1.1_full.pth", "task2.1_full.pth", "best.pth", "last.pth"} <= names
+    (first,) = (run / "checkpoints").glob("*_0.pt")
+    outcome = measured(tmp_path, first)
+    assert [last_rows(outcome.results)[n] for n in ("class_il", "task_il")] == [
+        wanted["accuracy_matrix"][n][0] for n in ("class_il", "task_il")
+    ]
+    fork = perdure.train(f"checkpoint.load={first}", QUIET, folder=tmp_path / "fork")
+    assert fork["accuracy_matrix"] == found["accuracy_matrix"]
+    assert fork["confusion"] == found["confusion"]

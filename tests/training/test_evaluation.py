@@ -16,6 +16,7 @@ from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental, PermutedPixels, Scenario
 from perdure.datasets.transforms import Scale
 from perdure.models.sgd import FineTuning
+from perdure.tracking import events
 from perdure.tracking.files import to_json
 from perdure.training.evaluation import Evaluator
 
@@ -107,3 +108,49 @@ def test_before_the_first_task_s_end_there_are_none(make_trainer: MakeTrainer) -
     trainer = make_trainer()
     assert trainer.state.summary()["confusion"] is None
     assert trainer.state.summary()["per_class_accuracy"] is None
+
+
+class TestEveryKthTask:
+    """`training.evaluate_every_task=k`."""
+
+    @pytest.fixture
+    def five(self, few: Arrays) -> Scenario:
+        return ClassIncremental(few, 5, seed=3)
+
+    def test_the_kth_ends_and_the_last_are_evaluated(
+        self, make_trainer: MakeTrainer, five: Scenario
+    ) -> None:
+        whole = make_trainer(benchmark=five, iterations=20)
+        wanted = whole.fit()
+        listener = Listener()
+        some = make_trainer(
+            benchmark=five, iterations=20, evaluate_every_task=2, recorders=[listener]
+        )
+        found = some.fit()
+        assert [e.task for e in listener.of(events.Evaluation)] == [1, 3, 4]
+        for name, rows in found["accuracy_matrix"].items():
+            all_rows = wanted["accuracy_matrix"][name]
+            for task, row in enumerate(rows):
+                assert row == (all_rows[task] if task in (1, 3, 4) else [None] * (task + 1))
+        for key in ("average_accuracy", "per_class_accuracy", "confusion"):
+            assert found[key] == wanted[key]
+        for key in ("forgetting", "backward_transfer", "min_accuracy", "worst_case_accuracy"):
+            assert found[key] == {"class_il": None, "task_il": None}
+        ends = [e.results for e in listener.of(events.TaskEnd)]
+        means = [end["average_accuracy"]["class_il"] is not None for end in ends]
+        assert means == [False, True, False, True, True]
+        assert ends[2]["confusion"]["after_task"] == 1
+        for a, b in zip(whole.method.parameters(), some.method.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+    def test_the_last_task_of_those_that_are_trained(
+        self, make_trainer: MakeTrainer, five: Scenario
+    ) -> None:
+        results = make_trainer(benchmark=five, stop_after=2, evaluate_every_task=9).fit()
+        rows = results["accuracy_matrix"]["class_il"]
+        assert rows[0] == [None]
+        assert None not in rows[1]
+
+    def test_joint_training_is_evaluated(self, make_trainer: MakeTrainer) -> None:
+        results = make_trainer(FineTuning, mode="joint", evaluate_every_task=9).fit()
+        assert [len(row) for row in results["accuracy_matrix"]["class_il"]] == [3]

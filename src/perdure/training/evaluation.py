@@ -183,6 +183,11 @@ def _add_pairs(confusion: Tensor, y: Tensor, choice: Tensor) -> None:
     confusion.view(-1).scatter_add_(0, pairs, torch.ones_like(pairs))
 
 
+def is_due(task: int, n_tasks: int, every: int) -> bool:
+    """Whether accuracy is measured at the end of `task`: of each `every`-th one and of the last."""
+    return (task + 1) % every == 0 or task + 1 == n_tasks
+
+
 def measured(accuracy: dict[str, list[float]], trained: int) -> dict[str, float]:
     """The accuracies of one evaluation that `checkpoint.monitor` can name.
 
