@@ -107,10 +107,11 @@ class Measurement:
             replace(self.config, timestamp=timestamp), self.benchmark, self.device
         )
         results = Results(self.benchmark.accuracies, self.benchmark.n_tasks, facts)
-        recorder = LocalFiles(folder)
-        recorder.receive(self._run_start(folder, results, notices))
         with clock.phase("evaluation"):
             accuracy = self._count(results)
+        # Only now, so that a failure leaves nothing behind.
+        recorder = LocalFiles(folder)
+        recorder.receive(self._run_start(folder, results, notices))
         seconds = clock.totals()["seconds"]["evaluation"]
         recorder.receive(self._evaluation(accuracy, seconds))
         if self.request.predictions:
