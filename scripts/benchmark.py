@@ -261,8 +261,8 @@ def _evaluations(
     evaluator = Evaluator(trainer.method, benchmark, transform, trainer.settings.eval_batch_size)
 
     def ours() -> list[int]:
-        ((correct, _),) = evaluator.count([0], benchmark.classes(0)).values()
-        return [int(n) for n in correct.values()]
+        counts = evaluator.count([0], benchmark.classes(0)).on_host()
+        return [int(n) for n in counts.correct.values()]
 
     loops = {"perdure": ours, **{name: loop.evaluate for name, loop in others.items()}}
     turns = [{name: cpu_seconds(work) for name, work in loops.items()} for _ in range(rounds + 1)]

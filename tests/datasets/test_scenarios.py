@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from perdure.datasets import scenarios
 from perdure.datasets.arrays import Arrays, Split
 from perdure.datasets.scenarios import ClassIncremental, PermutedPixels, Rotated, Scenario
 from perdure.errors import UserError
@@ -86,6 +89,50 @@ def test_joint_is_all_tasks_after_another(tiny: Arrays, kind: type[Scenario]) ->
     assert same(scenario.joint(), whole)
     assert len(whole) == len(tiny.train) * (1 if kind is ClassIncremental else 3)
     assert scenario.shape == (1, 28, 28)
+
+
+class Live(TorchDispatchMode):
+    """The most bytes of tensors of some size that are alive at once."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self.least = least
+        self.live: dict[int, int] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.nbytes >= self.least:
+            storage = made.untyped_storage().data_ptr()
+            if storage not in self.live and storage not in {
+                a.untyped_storage().data_ptr() for a in args if isinstance(a, torch.Tensor)
+            }:
+                self.live[storage] = made.nbytes
+                weakref.finalize(made, self.live.pop, storage, None)
+                self.most = max(self.most, sum(self.live.values()))
+        return made
+
+
+@pytest.mark.parametrize("kind", [ClassIncremental, PermutedPixels])
+def test_joint_data_are_held_once(tiny: Arrays, kind: type[Scenario]) -> None:
+    scenario = kind(tiny, 5)
+    with Live(least=10_000) as live:
+        whole = scenario.joint()
+    task = max(scenario.train(task).x.nbytes for task in range(5))
+    # Indices of pixels, int64, are as long as an example.
+    assert whole.x.nbytes < live.most <= whole.x.nbytes + 2.1 * task
+
+
+def test_test_sets_are_kept_up_to_a_bound(tiny: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = tiny.test.x.nbytes
+    monkeypatch.setattr(scenarios, "CACHE_BYTES", 3 * size)
+    scenario, fresh = PermutedPixels(tiny, 8), PermutedPixels(tiny, 8)
+    for _ in range(2):  # in turn, as an evaluation does
+        for task in range(8):
+            assert same(scenario.evaluation(task), fresh._take(fresh._held_out, task))
+    kept = [scenario.evaluation(t).x is scenario.evaluation(t).x for t in range(8)]
+    assert kept == [True] * 3 + [False] * 5
+    assert sum(split.x.nbytes for split in scenario._cache.values()) == 3 * size
 
 
 # --- what a seed decides ----------------------------------------------------------------------

@@ -6,13 +6,15 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import ranks_of
 from kit import assert_same, without_clock
-from process import run_folder, train_in
+from process import environment, run_folder, train_in
 from wandb_runs import (
     LONG,
     MIRRORED,
@@ -181,6 +183,35 @@ def test_a_fork_is_a_run_of_its_own_that_used_the_artifact(
     ]
     require_every_row_once(wandb_server, fork)
     require_every_row_once(wandb_server, folder)
+
+
+def test_an_artifact_is_measured_though_the_folder_stands_further(
+    wandb_server: StandIn, tmp_path: Path
+) -> None:
+    """And the end of a task that was not evaluated is mirrored as such."""
+    env = machine(wandb_server, tmp_path)
+    done = train_in(tmp_path, *MIRRORED, *SAVED, "training.evaluate_every_task=2", env=env)
+    assert done.returncode == 0, done.stderr
+    folder = run_folder(tmp_path)
+    run_id = record_of(folder)["id"]
+    ends = [row["global_step"] for row in rows_of(folder) if row["kind"] == "task"]
+    name = "after_task/class_il/avg_acc"
+    assert wandb_server.values(PROJECT, run_id, "global_step", having=name) == ends[1:]
+    matrix = wandb_server.values(PROJECT, run_id, "accuracy_matrix/class_il")[-1]
+    assert matrix["nrows"] == len(ends) == 2
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    reference = f"wandb://tester/{PROJECT}/ckpt-{run_id}:task-0"
+    measured = subprocess.run(
+        [sys.executable, "-m", "perdure", "evaluate", f"checkpoint={reference}"],
+        cwd=tmp_path, env={**environment(), **env}, capture_output=True, text=True,
+        timeout=200, check=False,
+    )  # fmt: skip
+    assert measured.returncode == 0, measured.stderr
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    (other,) = (path for path in (tmp_path / "outputs").iterdir() if path != folder)
+    results = json.loads((other / "results.json").read_text())
+    assert results["tasks_done"] == 1
+    assert results["evaluation"]["position"]["task"] == 1
 
 
 def test_a_folder_that_stands_further_is_not_set_back(

@@ -21,6 +21,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import perdure
 from perdure.metrics import functional
@@ -298,3 +299,23 @@ def test_two_processes_compute_exactly_what_one_does(tmp_path: Path) -> None:
     alone = feed(ContinualMetrics(3))
     expected = {k: repr(v.tolist()) for k, v in alone.compute().items()}
     assert outputs == [[-1, rows, expected, alone.matrix()] for rows in (7, 6)]
+
+
+class Pads(TorchDispatchMode):
+    """Counts copies of the state with rows to spare."""
+
+    n = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.n += func.overloadpacket.__name__ == "constant_pad_nd"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("n_tasks", [5, 50])
+def test_the_state_is_copied_once_an_evaluation(n_tasks: int) -> None:
+    metrics = ContinualMetrics(n_tasks)
+    with Pads() as pads:
+        for evaluation in range(n_tasks):
+            for task in range(evaluation + 1):
+                metrics.add_counts(1, 2, task=task, evaluation=evaluation, trained=evaluation)
+    assert pads.n == 4 * n_tasks  # correct, total, trained, boundary

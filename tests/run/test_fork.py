@@ -160,7 +160,7 @@ def benchmark(ended: Path, midway: Path, by_steps: Path) -> None:
     assert trainer.state.summary()["other_benchmark"] == [mark]
     for n in (4, 10):
         trainer, _ = forked(ended, f"dataset.n_tasks={n}", other)
-        assert len(trainer.state.results.metrics["class_il"].matrix()) == 2
+        assert len(trainer.state.results.counts.matrix()["class_il"]) == 2
 
 
 def test_the_mark_of_another_benchmark_stays(ended: Path, tmp_path: Path) -> None:

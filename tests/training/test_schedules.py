@@ -259,6 +259,11 @@ class Needy:
     [
         ({"_target_": f"{TORCH}.ReduceLROnPlateau"}, {"evaluate_every": 1}, "scheduler.mode=min"),
         (NODES["plateau"], {}, "give training.evaluate_every=1"),
+        (
+            NODES["plateau"],
+            {"evaluate_every": 1, "evaluate_every_task": 2},
+            "evaluate_every_task=2 with scheduler=plateau",
+        ),
         (NODES["plateau"], {"evaluate_every": 1, "scheduler_per": "step"}, "follows evaluations"),
         ({**NODES["plateau"], "every": 3}, {"evaluate_every": 2}, "every=3: must be a multiple of"),
         (

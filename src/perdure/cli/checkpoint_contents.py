@@ -142,7 +142,7 @@ def _subject(opened: Opened) -> str:
     return ", ".join(facts)
 
 
-def _matrices(opened: Opened) -> dict[str, list[list[float]]]:
+def _matrices(opened: Opened) -> dict[str, list[list[float | None]]]:
     """Scenario → rows of accuracies in [0, 1], row i after training task i."""
     if opened.kind == "perdure":
         return {
@@ -156,10 +156,10 @@ def _matrices(opened: Opened) -> dict[str, list[list[float]]]:
     return {}
 
 
-def _rows(matrix: Any, whole: float = 1) -> list[list[float]]:
+def _rows(matrix: Any, whole: float = 1) -> list[list[float | None]]:
     """`matrix` in fractions of `whole`; empty for text, as Mammoth writes some."""
     try:
-        return [[float(value) / whole for value in row] for row in matrix]
+        return [[None if v is None else float(v) / whole for v in row] for row in matrix]
     except (TypeError, ValueError):
         return []
 

@@ -25,6 +25,7 @@ FREE = (
     "training.log_every",
     "training.collective_timeout",
     "training.evaluate_every",
+    "training.evaluate_every_task",
     "training.eval_batch_size",
     "dataset.stop_after",
     "recipe",

@@ -64,6 +64,7 @@ RULES = {
     "training.clip_norm": _above_zero("must be above 0, or null"),
     "training.collective_timeout": _above_zero("must be above 0 (seconds)"),
     "training.evaluate_every": _COUNT,
+    "training.evaluate_every_task": _COUNT,
     "training.eval_batch_size": _COUNT,
     "training.log_every": _COUNT,
     "training.shards": _COUNT,

@@ -84,6 +84,7 @@ class TrainingConfig:
     precision: Precision = Precision.fp32
     clip_norm: float | None = None
     evaluate_every: int | None = None
+    evaluate_every_task: int = 1
     evaluate_future: bool = False
     eval_batch_size: int = 1000
     log_every: int = 100

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import ClassVar
 
 import numpy as np
@@ -22,6 +23,11 @@ from perdure.config.rules import RULES
 from perdure.datasets.arrays import Arrays, Split
 from perdure.errors import UserError
 from perdure.randomness import Streams
+
+CACHE_BYTES = 256 * 10**6
+"""Bytes of test sets that are kept as tasks show them: all of the usual benchmarks, and 32 tasks of
+permuted MNIST. An evaluation goes through all tasks in turn, so the first ones that fit are kept;
+what is made anew costs a fraction of the forward pass over it."""
 
 
 class Scenario(ABC):
@@ -65,12 +71,16 @@ class Scenario(ABC):
         position[torch.tensor(self.class_order)] = torch.arange(self.n_classes)
         train, held_out = arrays.train, arrays.test
         self.split = "test"
+        self._held_out_ids = torch.arange(len(held_out))
         if validation > 0:
-            train, held_out = self._hold_out(arrays.train, validation)
+            held = self._held_out_rows(arrays.train.y, validation)
+            train, held_out = _rows_of(arrays.train, ~held), _rows_of(arrays.train, held)
             self.split = "validation"
+            self._held_out_ids = held.nonzero().squeeze(1)
         self._train = Split(train.x.to(device), position[train.y].to(device))
         self._held_out = Split(held_out.x.to(device), position[held_out.y].to(device))
         self._cache: dict[int, Split] = {}
+        self._cached_bytes = 0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -89,9 +99,22 @@ class Scenario(ABC):
 
     def evaluation(self, task: int) -> Split:
         """Examples that measure accuracy on `task`: the test set's or the held-out ones."""
-        if task not in self._cache:
-            self._cache[task] = self._take(self._held_out, task)
-        return self._cache[task]
+        if task in self._cache:
+            return self._cache[task]
+        split = self._take(self._held_out, task)
+        if self._cached_bytes + split.x.nbytes <= CACHE_BYTES:
+            self._cache[task] = split
+            self._cached_bytes += split.x.nbytes
+        return split
+
+    def evaluation_ids(self, task: int) -> Tensor | None:
+        """Where the examples of `evaluation(task)` are in the source, int64 [N] on the CPU.
+
+        Indices into its test split, or, with held-out examples, into its training split. None
+        for a subclass that takes others and does not say which.
+        """
+        rows = self._rows(self._held_out.y.cpu(), task)
+        return None if rows is None else self._held_out_ids[rows]
 
     def n_train(self, task: int) -> int:
         """How many training examples `task` has."""
@@ -102,9 +125,14 @@ class Scenario(ABC):
         return self._count(self._held_out, task)
 
     def joint(self) -> Split:
-        """The training examples of all tasks as one."""
-        parts = [self.train(task) for task in range(self.n_tasks)]
-        return Split(torch.cat([p.x for p in parts]), torch.cat([p.y for p in parts]))
+        """The training examples of all tasks as one; beside it there is never more than a task."""
+        ends = list(accumulate(self.n_train(task) for task in range(self.n_tasks)))
+        x = self._train.x.new_empty((ends[-1], *self.shape))
+        y = self._train.y.new_empty(ends[-1])
+        for task, end in enumerate(ends):
+            part = self.train(task)
+            x[end - len(part) : end], y[end - len(part) : end] = part.x, part.y
+        return Split(x, y)
 
     @abstractmethod
     def classes(self, task: int) -> range:
@@ -122,6 +150,10 @@ class Scenario(ABC):
         """How many examples `_take` gives; a subclass may know without copying them."""
         return len(self._take(split, task))
 
+    def _rows(self, y: Tensor, task: int) -> Tensor | None:
+        """Which examples `_take` gives of a split with labels `y`, in their order; int64 [N]."""
+        return None
+
     def _class_order(self, order: Sequence[int] | str | None) -> list[int]:
         if order is None:
             return list(range(self.n_classes))
@@ -135,20 +167,23 @@ class Scenario(ABC):
             )
         return [int(c) for c in order]
 
-    def _hold_out(self, split: Split, fraction: float) -> tuple[Split, Split]:
-        """Training and held-out examples, `fraction` of each class.
+    def _held_out_rows(self, y: Tensor, fraction: float) -> Tensor:
+        """Which examples with labels `y` are held out, bool [N]: `fraction` of each class.
 
         At least one of each is held out, and one is left.
         """
-        labels = split.y.numpy()
+        labels = y.numpy()
         held = np.zeros(len(labels), dtype=bool)
         for c in range(self.n_classes):
             rows = np.flatnonzero(labels == c)
             n = max(0, min(max(1, round(fraction * len(rows))), len(rows) - 1))
             generator = self.streams.numpy("validation", part=c)
             held[generator.choice(rows, n, replace=False)] = True
-        keep, out = torch.from_numpy(~held), torch.from_numpy(held)
-        return Split(split.x[keep], split.y[keep]), Split(split.x[out], split.y[out])
+        return torch.from_numpy(held)
+
+
+def _rows_of(split: Split, rows: Tensor) -> Split:
+    return Split(split.x[rows], split.y[rows])
 
 
 class ClassIncremental(Scenario):
@@ -187,6 +222,11 @@ class ClassIncremental(Scenario):
             return super()._count(split, task)
         return int(self._belongs(split.y, task).sum())
 
+    def _rows(self, y: Tensor, task: int) -> Tensor | None:
+        if type(self)._take is not ClassIncremental._take:
+            return None
+        return self._belongs(y, task).nonzero().squeeze(1)
+
     def _belongs(self, y: Tensor, task: int) -> Tensor:
         classes = self.classes(task)
         return (y >= classes.start) & (y < classes.stop)
@@ -218,6 +258,9 @@ class DomainIncremental(Scenario):
         if type(self)._take is not DomainIncremental._take:  # a subclass that takes others
             return super()._count(split, task)
         return len(split)
+
+    def _rows(self, y: Tensor, task: int) -> Tensor | None:
+        return torch.arange(len(y)) if type(self)._take is DomainIncremental._take else None
 
 
 class PermutedPixels(DomainIncremental):

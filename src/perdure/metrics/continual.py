@@ -56,6 +56,7 @@ class ContinualMetric(Metric):
         if n_tasks < 1:
             raise ValueError(f"n_tasks must be at least 1, got {n_tasks}")
         self.n_tasks = n_tasks
+        self._own: dict[str, Tensor] = {}
         for name in ("correct", "total"):
             empty = torch.zeros(0, n_tasks, dtype=torch.int64)
             self.add_state(name, empty, dist_reduce_fx="sum", persistent=True)
@@ -109,7 +110,7 @@ class ContinualMetric(Metric):
         return [e.accuracy[: e.trained + 1] for e in _task_ends(self.evaluations())]
 
     def share_state_of(self, other: ContinualMetric) -> None:
-        """Take over the counts of `other` without a copy: no update ever writes in place."""
+        """Take over the counts of `other` without a copy; an update of this one makes one."""
         for name, state in other.metric_state.items():
             setattr(self, name, state)
         self._computed = None
@@ -127,14 +128,22 @@ class ContinualMetric(Metric):
         if not (0 <= task < self.n_tasks and -1 <= trained < self.n_tasks and evaluation >= 0):
             place = f"task {task}, trained {trained}, evaluation {evaluation}"
             raise ValueError(f"no place for {place} among {self.n_tasks} tasks")
-        # Never in place: states are shared within a collection, and with a loaded state dict.
-        rows = max(evaluation + 1, len(self.trained))
-        new = {name: _with_rows(getattr(self, name), rows) for name in self.metric_state}
-        new["correct"][evaluation, task].add_(correct)
-        new["total"][evaluation, task].add_(total)
-        new["trained"][evaluation].fill_(trained)
-        new["boundary"][evaluation].fill_(int(boundary))
-        for name, state in new.items():
+        self._own_rows(max(evaluation + 1, len(self.trained)))
+        self.correct[evaluation, task].add_(correct)
+        self.total[evaluation, task].add_(total)
+        self.trained[evaluation].fill_(trained)
+        self.boundary[evaluation].fill_(int(boundary))
+
+    def _own_rows(self, rows: int) -> None:
+        """Have so many rows that this metric may write to, copied once an evaluation.
+
+        What somebody else holds too, as a loaded state dict or another metric, is copied first.
+        """
+        is_own = all(state is self._own.get(name) for name, state in self.metric_state.items())
+        if is_own and rows == len(self.trained):
+            return
+        self._own = {name: _with_rows(getattr(self, name), rows) for name in self.metric_state}
+        for name, state in self._own.items():
             setattr(self, name, state)
 
     def _evaluations(self) -> list[Evaluation]:

@@ -12,9 +12,10 @@ matrix R[i, j]. A joint run over T tasks has one row, with `trained=[T - 1]`. Ta
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
+
+from perdure.metrics.running import Running
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,10 +28,7 @@ def average_accuracy(matrix: Matrix, trained: Sequence[int] | None = None) -> fl
 
     A_k = 1/k Σ_{j≤k} a_{k,j}; `ACC` of Lopez-Paz & Ranzato 2017 (Gradient Episodic Memory).
     """
-    rows, trained = _rows(matrix, trained)
-    if not rows:
-        return None
-    return _mean([_at(rows[-1], j) for j in range(trained[-1] + 1)])
+    return _running(matrix, trained).average_accuracy()
 
 
 def forgetting(matrix: Matrix, trained: Sequence[int] | None = None) -> float | None:
@@ -40,16 +38,7 @@ def forgetting(matrix: Matrix, trained: Sequence[int] | None = None) -> float | 
     for j ≤ l only, so that accuracy on a task not yet learned never counts: Chaudhry et al. 2018
     (Riemannian Walk). None with fewer than two tasks.
     """
-    rows, trained = _rows(matrix, trained)
-    if not rows:
-        return None
-    drops = []
-    for j in range(trained[-1]):
-        earlier = [_at(row, j) for row, t in zip(rows[:-1], trained[:-1], strict=True) if t >= j]
-        if not earlier or any(map(math.isnan, earlier)):
-            return None
-        drops.append(max(earlier) - _at(rows[-1], j))
-    return _mean(drops)
+    return _running(matrix, trained).forgetting()
 
 
 def backward_transfer(matrix: Matrix, trained: Sequence[int] | None = None) -> float | None:
@@ -58,11 +47,7 @@ def backward_transfer(matrix: Matrix, trained: Sequence[int] | None = None) -> f
     BWT = 1/(T-1) Σ_{i<T} (R_{T,i} - R_{i,i}): Lopez-Paz & Ranzato 2017 (Gradient Episodic Memory).
     None with fewer than two tasks.
     """
-    rows, trained = _rows(matrix, trained)
-    if not rows:
-        return None
-    after = dict(zip(trained, rows, strict=True))
-    return _mean([_at(rows[-1], i) - _at(after.get(i, ()), i) for i in range(trained[-1])])
+    return _running(matrix, trained).backward_transfer()
 
 
 def forward_transfer(
@@ -74,13 +59,7 @@ def forward_transfer(
     network on task i: Lopez-Paz & Ranzato 2017 (Gradient Episodic Memory). T counts the tasks
     trained so far. None with fewer than two tasks, or where unseen tasks were not evaluated.
     """
-    rows, trained = _rows(matrix, trained)
-    if not rows:
-        return None
-    after = dict(zip(trained, rows, strict=True))
-    return _mean(
-        [_at(after.get(i - 1, ()), i) - _at(initial, i) for i in range(1, trained[-1] + 1)]
-    )
+    return _running(matrix, trained).forward_transfer(initial)
 
 
 def average_anytime_accuracy(matrix: Matrix, trained: Sequence[int] | None = None) -> float | None:
@@ -91,11 +70,7 @@ def average_anytime_accuracy(matrix: Matrix, trained: Sequence[int] | None = Non
     2023 (A Comprehensive Empirical Evaluation on Online Continual Learning). With evaluations at
     task ends only, of tasks of one size, it is the average incremental accuracy of iCaRL (2017).
     """
-    rows, trained = _rows(matrix, trained)
-    seen = [
-        _mean([_at(row, j) for j in range(t + 1)]) for row, t in zip(rows, trained, strict=True)
-    ]
-    return _mean([math.nan if value is None else value for value in seen])
+    return _running(matrix, trained).average_anytime_accuracy()
 
 
 def min_accuracy(matrix: Matrix, trained: Sequence[int] | None = None) -> float | None:
@@ -106,14 +81,7 @@ def min_accuracy(matrix: Matrix, trained: Sequence[int] | None = None) -> float 
     al. 2023 (Continual evaluation for lifelong learning: identifying the stability gap). None with
     fewer than two tasks, or where they were not learned one after another.
     """
-    rows, trained = _rows(matrix, trained)
-    if not rows or any(i not in trained for i in range(trained[-1])):
-        return None
-    lowest = []
-    for i in range(trained[-1]):
-        later = [_at(row, i) for row, t in zip(rows, trained, strict=True) if t > i]
-        lowest.append(min((a for a in later if not math.isnan(a)), default=math.nan))
-    return _mean(lowest)
+    return _running(matrix, trained).min_accuracy()
 
 
 def worst_case_accuracy(matrix: Matrix, trained: Sequence[int] | None = None) -> float | None:
@@ -122,34 +90,16 @@ def worst_case_accuracy(matrix: Matrix, trained: Sequence[int] | None = None) ->
     WC-ACC_t = 1/k A(E_k, f_t) + (1 - 1/k) min-ACC_{T_k}, t the last evaluation and k its task:
     De Lange et al. 2023 (see `min_accuracy`).
     """
-    rows, trained = _rows(matrix, trained)
-    if not rows:
-        return None
-    current = _at(rows[-1], trained[-1])
-    worst = min_accuracy(rows, trained) if trained[-1] > 0 else 0.0
-    if worst is None or math.isnan(current):
-        return None
-    share = 1 / (trained[-1] + 1)
-    return share * current + (1 - share) * worst
+    return _running(matrix, trained).worst_case_accuracy()
 
 
-def _rows(
-    matrix: Matrix, trained: Sequence[int] | None
-) -> tuple[Sequence[Sequence[float]], Sequence[int]]:
-    """The rows as sequences of floats, each with the task it was made after (never -1)."""
+def _running(matrix: Matrix, trained: Sequence[int] | None) -> Running:
+    """All rows of floats taken in, each with the task it was made after (never -1)."""
     rows = matrix if isinstance(matrix, Sequence) else matrix.tolist()
     trained = range(len(rows)) if trained is None else trained
     if len(trained) != len(rows) or any(t < 0 for t in trained):
         raise ValueError(f"trained must name one task >= 0 for each of {len(rows)} rows: {trained}")
-    return rows, trained
-
-
-def _at(row: Sequence[float], task: int) -> float:
-    return float(row[task]) if task < len(row) else math.nan
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    """Correctly rounded, so that the order of tasks or evaluations cannot change a bit."""
-    if not values or any(map(math.isnan, values)):
-        return None
-    return math.fsum(values) / len(values)
+    running = Running()
+    for row, task in zip(rows, trained, strict=True):
+        running.add(row, task)
+    return running

@@ -42,7 +42,7 @@ class Fork:
         self.config = config
         self.source = source
         self.changes = changes(as_plain(config), source.config.args)
-        self.position = _position_of(source)
+        self.position = position_of(source)
         self._check_benchmark()
         self._check_method()
         self._check_tasks()
@@ -156,7 +156,12 @@ class Fork:
         return f"tasks 0 to {task - ended}" if task else "a part of task 0"
 
 
-def _position_of(source: RestorePoint) -> Position:
+def position_of(source: RestorePoint) -> Position:
+    """Where the checkpoint stands.
+
+    Raises:
+        UserError: it does not say so.
+    """
     found = source.state.get("position")
     names = vars(Position())
     if not isinstance(found, Mapping) or found.keys() != names.keys():

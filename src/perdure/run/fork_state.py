@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch.nn.functional import pad
-
 from perdure.config.trust import lookup
 from perdure.errors import UserError
 from perdure.models.base import Method
@@ -136,19 +133,13 @@ def _load_buffer(trainer: Trainer, fork: Fork) -> list[str]:
 def _load_results(trainer: Trainer, fork: Fork) -> None:
     saved = fork.source.state["results"]
     measured, results = saved["measured"], trainer.state.results
-    if measured["metrics"].keys() != results.metrics.keys():
+    before, now = measured["counts"]["correct"], results.counts.names
+    if before.keys() != set(now):
         raise UserError(
             f"{fork.shown('dataset.scenario')}: the learned tasks were measured as "
-            f"{', '.join(measured['metrics'])}, those of this benchmark are as "
-            f"{', '.join(results.metrics)}; start from the weights alone (best.pth)"
+            f"{', '.join(before)}, those of this benchmark are as "
+            f"{', '.join(now)}; start from the weights alone (best.pth)"
         )
-    if fork.changed("dataset.n_tasks"):
-        n_tasks = trainer.benchmark.n_tasks
-        metrics = {
-            name: {key: _columns(value, n_tasks) for key, value in counts.items()}
-            for name, counts in measured["metrics"].items()
-        }
-        saved = {**saved, "measured": {**measured, "metrics": metrics}}
     trainer.state.load_results(saved)
 
 
@@ -161,8 +152,3 @@ def _missing_fields(method: Method, shape: tuple[int, int, int], saved: Mapping[
     if fields and tuple(fields["raw"].shape[1:]) != tuple(shape):
         return f"its examples are of shape {tuple(fields['raw'].shape[1:])}, not {tuple(shape)}"
     return ""
-
-
-def _columns(counts: torch.Tensor, n_tasks: int) -> torch.Tensor:
-    """Counts [E, T] for another number of tasks; whatever has no tasks as it is."""
-    return pad(counts, (0, n_tasks - counts.shape[1])) if counts.ndim == 2 else counts

@@ -26,6 +26,7 @@ from perdure.tracking.formatting import (
     accuracy_table,
     countdown,
     duration,
+    last_rows,
     run_title,
     summary_table,
     training_rate,
@@ -98,9 +99,11 @@ class Console(Recorder):
         self._display.show_progress(self._progress(event), now)
 
     def on_task_end(self, event: TaskEnd) -> None:
-        """Print the accuracies on all tasks seen."""
+        """Print the accuracies on all tasks seen, where they were measured."""
         self._print(f"after {self._task()}: {self._label}, {duration(event.seconds)}", "bold")
-        self._print_table(accuracy_table(event.results, self._pace.n_tasks, self._display.width))
+        if last_rows(event.results):
+            table = accuracy_table(event.results, self._pace.n_tasks, self._display.width)
+            self._print_table(table)
 
     def on_checkpoint_saved(self, event: CheckpointSaved) -> None:
         """Log it only: rolling checkpoints would flood the terminal."""

@@ -63,9 +63,14 @@ def run_title(results: Mapping[str, Any]) -> str:
 
 
 def last_rows(results: dict[str, Any]) -> dict[str, list[float]]:
-    """Scenario key → accuracy on each task seen so far; scenarios without a row are left out."""
+    """Scenario key → accuracy on each task seen so far.
+
+    Scenarios without a row are left out, and all where the last task's end was not evaluated.
+    """
     matrices = results.get("accuracy_matrix") or {}
-    return {scenario: rows[-1] for scenario, rows in matrices.items() if rows}
+    return {
+        scenario: rows[-1] for scenario, rows in matrices.items() if rows and None not in rows[-1]
+    }
 
 
 def training_rate(results: dict[str, Any]) -> float | None:

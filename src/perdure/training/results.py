@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from torch import Tensor
+from perdure.metrics.confusion import Confusion
+from perdure.metrics.counts import AccuracyCounts
+from perdure.training.evaluation import Counts
 
-from perdure.metrics.continual import ContinualMetrics
-
-_MATRIX = "accuracy_matrix"
+PER_CLASS = ("per_class_accuracy", "confusion")
+"""Entries of results.json that tell classes apart."""
 
 
 class Results:
@@ -19,64 +19,58 @@ class Results:
         accuracies: names of the accuracies measured: class_il, task_il, domain_il.
         n_tasks: tasks of the benchmark.
         facts: known from the start: model, dataset, seed, …
+
+    Attributes:
+        counts: all evaluations.
+        confusion: of the newest evaluation at a task's end.
     """
 
     def __init__(self, accuracies: tuple[str, ...], n_tasks: int, facts: dict[str, Any]) -> None:
-        self.metrics = {
-            name: ContinualMetrics(n_tasks, sync_on_compute=False) for name in accuracies
-        }
+        self.counts = AccuracyCounts(accuracies, n_tasks)
+        self.confusion: Confusion | None = None
         self.facts = dict(facts)
         self.status = "running"
-        self.evaluations = 0
 
-    def add(
-        self, counts: dict[int, tuple[dict[str, Tensor], int]], trained: int, boundary: bool
-    ) -> dict[str, list[float]]:
+    def add(self, counted: Counts, trained: int, boundary: bool) -> dict[str, list[float]]:
         """Add one evaluation; returns the accuracies, by name, in the order of the tasks.
 
-        Here the host waits for the device, once for all tasks: `int(n)` of the first count waits
-        for the whole evaluation, and the others are there by then.
+        Here the host waits for the device, once for all counts.
 
         Args:
-            counts: task → (name → number correct, number of examples).
+            counted: the counts of the tasks from 0 on.
             trained: the task last trained, -1 before any.
             boundary: whether the evaluation was made at that task's end.
         """
-        accuracy: dict[str, list[float]] = {name: [] for name in self.metrics}
-        for task, (correct, total) in sorted(counts.items()):
-            for name, n in correct.items():
-                n_correct = int(n)
-                self.metrics[name].add_counts(
-                    n_correct,
-                    total,
-                    task=task,
-                    evaluation=self.evaluations,
-                    trained=trained,
-                    boundary=boundary,
-                )
-                accuracy[name].append(n_correct / total)
-        self.evaluations += 1
-        return accuracy
+        counted = counted.on_host()
+        if counted.confusion is not None:
+            self.confusion = Confusion(counted.confusion, counted.classes, trained)
+        correct = {name: n.tolist() for name, n in counted.correct.items()}
+        return self.counts.add(correct, counted.total, trained, boundary)
+
+    def skip(self, trained: int) -> None:
+        """Note that `trained` has ended without an evaluation: a row of None in the matrix."""
+        self.counts.add(dict.fromkeys(self.counts.names, ()), (), trained, True)
 
     def summary(self, **now: Any) -> dict[str, Any]:
         """The content of results.json; None for a metric that is not defined (yet)."""
-        values: dict[str, dict[str, float | None]] = {}
-        for name, metrics in self.metrics.items():
-            computed = metrics.compute() if self.evaluations else dict.fromkeys(metrics, math.nan)
-            for key, value in computed.items():
-                if key != _MATRIX:
-                    number = float(value)
-                    values.setdefault(str(key), {})[name] = None if math.isnan(number) else number
-        matrix = {name: metrics.matrix() for name, metrics in self.metrics.items()}
-        return {**self.facts, "status": self.status, _MATRIX: matrix, **values, **now}
+        confusion = self.confusion
+        return {
+            **self.facts,
+            "status": self.status,
+            "accuracy_matrix": self.counts.matrix(),
+            **self.counts.metrics(),
+            "per_class_accuracy": None if confusion is None else confusion.per_class_accuracy(),
+            "confusion": None if confusion is None else confusion.as_json(),
+            **now,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "evaluations": self.evaluations,
-            "metrics": {name: dict(m.state_dict()) for name, m in self.metrics.items()},
+            "counts": self.counts.state_dict(),
+            "confusion": None if self.confusion is None else self.confusion.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.evaluations = state["evaluations"]
-        for name, metrics in self.metrics.items():
-            metrics.load_state_dict(state["metrics"][name])
+        self.counts.load_state_dict(state["counts"])
+        confusion = state["confusion"]
+        self.confusion = None if confusion is None else Confusion.of_state(confusion)

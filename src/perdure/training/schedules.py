@@ -277,6 +277,11 @@ def _check_plateau(
             f"{name} follows what evaluations measure: give training.evaluate_every=1, or the "
             "epochs between them"
         )
+    if settings.evaluate_every_task > 1:
+        raise UserError(
+            f"training.evaluate_every_task={settings.evaluate_every_task} with {name}: it follows "
+            "the evaluation at every task's end too; must be 1"
+        )
     every = plateau_every(scheduler, settings)
     if every < 1 or every % settings.evaluate_every:
         raise UserError(

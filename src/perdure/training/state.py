@@ -16,7 +16,7 @@ from perdure.tracking.events import Recorder
 from perdure.training import draws
 from perdure.training.clock import Clock
 from perdure.training.replay import Replicated
-from perdure.training.results import Results
+from perdure.training.results import PER_CLASS, Results
 
 
 @dataclass
@@ -133,7 +133,8 @@ class TrainState:
             "position": self.position.as_dict(),
             "args": self.config,
             "results": {
-                "summary": self.summary(),
+                # What classes are taken for is in `measured`, in less space.
+                "summary": {k: v for k, v in self.summary().items() if k not in PER_CLASS},
                 "measured": self.results.state_dict(),
                 "loss": self.loss.state_dict(),
                 "clock": self.clock.state_dict(),

@@ -22,7 +22,7 @@ from perdure.randomness import Streams
 from perdure.tracking import events
 from perdure.training.checks import check, check_data, sizes, smallest_batch
 from perdure.training.clock import Clock
-from perdure.training.evaluation import Evaluator, measured
+from perdure.training.evaluation import Evaluator, is_due, measured
 from perdure.training.optim import OptimizerFactory
 from perdure.training.recording import Launch, Recording
 from perdure.training.results import Results
@@ -250,8 +250,12 @@ class Trainer:
         if state.replay is not None and self.method.store_at == "task":
             fields = {"raw": split.x, "y": split.y}
             state.replay.add(fields, {}, split.y.cpu().numpy(), {"task": task})
-        values = self._evaluate(trained=self._last_task(), boundary=True)
-        self._follow(values)
+        values: dict[str, float] = {}
+        if is_due(task, self.n_tasks, self.settings.evaluate_every_task):
+            values = self._evaluate(trained=self._last_task(), boundary=True)
+            self._follow(values)
+        else:
+            state.results.skip(task)
         position.task, position.epoch, position.step = task + 1, 0, 0
         self.recording.emit(events.TaskEnd(task, position.global_step, seconds, state.summary()))
         self.saving.save(task, stream.epochs, ended=task, measured=values)
@@ -316,7 +320,9 @@ class Trainer:
         n = self.benchmark.n_tasks if everything else trained + 1
         seen = range(0) if trained < 0 else self.method.task.seen
         with self.state.clock.phase("evaluation"):
-            counts = self._evaluator.count(range(n), seen)
+            # What classes are taken for is kept of a task's end alone.
+            confused = range(trained + 1 if boundary else 0)
+            counts = self._evaluator.count(range(n), seen, confused)
             accuracy = self.state.results.add(counts, trained, boundary)
         self.recording.emit(
             events.Evaluation(

@@ -4,13 +4,16 @@ Format 1 (0.1): `perdure.optim` is `perdure.training.optim` today, and checkpoin
 had shards lack the keys of `training` that came with them. Its sidecars call the siblings of a file
 `twins`, and a weights-only checkpoint `light`. Until there were tables of published settings,
 `recipe` held the source of the hyperparameters, which are stored as they were; and `model` repeated
-two facts of its class.
+two facts of its class. Early files of format 2 too hold the counts behind the accuracies eight
+times over, once for each metric, in tables [evaluations, tasks].
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+import torch
 
 _CLASSES = {"perdure.optim.": "perdure.training.optim."}
 """How import paths in a stored configuration began → how they begin today."""
@@ -51,9 +54,12 @@ def migrated(state: Mapping[str, Any]) -> dict[str, Any]:
 
     What it holds is foreign data: whatever is not of the expected form stays as it is.
     """
+    state = dict(state)
+    if "results" in state:
+        state["results"] = _with_counts_once(state["results"])
     args = state.get("args")
     if not isinstance(args, Mapping):
-        return dict(state)
+        return state
     if isinstance(args.get("recipe"), Mapping):
         args = {**args, "recipe": "none"}
     model = args.get("model")
@@ -65,6 +71,37 @@ def migrated(state: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(args.get("training"), Mapping):
         args = {**args, "training": {**implied, **args["training"]}}
     return {**state, "args": args}
+
+
+def _with_counts_once(results: Any) -> Any:
+    """The part `results` with its counts as `AccuracyCounts.state_dict` gives them."""
+    try:
+        metrics = results["measured"]["metrics"]
+        tables = {
+            name: {key.rpartition(".")[2]: value for key, value in states.items()}
+            for name, states in metrics.items()
+        }
+        counts = _flat(tables)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError):
+        return results
+    return {**results, "measured": {"counts": counts, "confusion": None}}
+
+
+def _flat(tables: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, Any]:
+    """The counts of each evaluation one after another; what evaluated nothing is left out."""
+    first = next(iter(tables.values()))
+    total = first["total"]
+    made = total.any(1)
+    # Every evaluation was of tasks 0, 1, … up to some task.
+    is_in = (total[made] > 0).flip(1).cummax(1).values.flip(1)
+    columns = (first["trained"][made], first["boundary"][made], is_in.sum(1))
+    return {
+        "evaluations": torch.stack(columns, 1).to(torch.int32),
+        "total": total[made][is_in].to(torch.int32),
+        "correct": {
+            name: table["correct"][made][is_in].to(torch.int32) for name, table in tables.items()
+        },
+    }
 
 
 def _renamed(value: Any) -> Any:
