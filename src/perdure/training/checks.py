@@ -49,6 +49,12 @@ def check(
         )
     if settings.sync_batchnorm:
         shards.check_sync_batchnorm(settings.n_shards, world_size)
+    grows = type(method).grow is not Method.grow
+    if grows and (not settings.exact or settings.parallel is Parallel.fsdp) and world_size > 1:
+        raise UserError(
+            f"{name} grows with the tasks, and training.exact=false and training.parallel=fsdp fix "
+            "the parameters at the start; leave both as they are by default"
+        )
     if settings.parallel is Parallel.fsdp and world_size > 1 and method.needs_full_parameters:
         raise UserError(
             f"training.parallel=fsdp: {name} computes with whole parameters, which no process "
