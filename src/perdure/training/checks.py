@@ -158,3 +158,13 @@ def trains_on_one(network: nn.Module, benchmark: Scenario) -> bool:
         for name, value in network.named_buffers():
             value.copy_(kept[name])
     return True
+
+
+def joined_batches(least: int) -> str | None:
+    """A sentence where the last examples of an epoch join a batch; None where none ever do."""
+    if least < 2:
+        return None
+    return (
+        f"the network's batch norm cannot train on a single example: fewer than {least} that an "
+        "epoch leaves over join its last batch"
+    )

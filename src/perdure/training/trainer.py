@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -19,7 +19,7 @@ from perdure.errors import DivergenceError, PeerLostError, PreemptedError, UserE
 from perdure.models.base import Method
 from perdure.randomness import Streams
 from perdure.tracking import events
-from perdure.training.checks import check, check_data, sizes, smallest_batch
+from perdure.training.checks import check, check_data, joined_batches, sizes, smallest_batch
 from perdure.training.clock import Clock
 from perdure.training.evaluation import Evaluator, is_due, measured
 from perdure.training.hooks import Hooks
@@ -152,7 +152,8 @@ class Trainer:
             DivergenceError: the loss or a weight is no longer finite.
             PreemptedError: `stop` gave a reason; the state is saved.
         """
-        self._emit_start([*notices, *self._notices()])
+        schedule = constant_rate(self.state.scheduler, self.settings, self._schedule_lengths)
+        self._emit_start([*notices, *filter(None, (schedule, joined_batches(self._least)))])
         results = self.state.results
         try:
             if self.settings.evaluate_future and self.position.global_step == 0:
@@ -389,17 +390,6 @@ class Trainer:
                 tuple(notices),
             )
         )
-
-    def _notices(self) -> Iterator[str]:
-        """What of the checks before training the user should know."""
-        sentence = constant_rate(self.state.scheduler, self.settings, self._schedule_lengths)
-        if sentence is not None:
-            yield sentence
-        if self._least > 1:
-            yield (
-                "the network's batch norm cannot train on a single example: fewer than "
-                f"{self._least} that an epoch leaves over join its last batch"
-            )
 
     def _last_task(self) -> int:
         return self.benchmark.n_tasks - 1 if self.settings.joint else self.position.task
