@@ -33,6 +33,11 @@ class Position:
         """Whether nothing of the task has been trained yet."""
         return self.epoch == 0 and self.step == 0
 
+    @property
+    def last_begun(self) -> int:
+        """The last task of which something has been trained; -1 before any."""
+        return self.task - 1 if self.task_begins else self.task
+
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
 

@@ -138,8 +138,7 @@ class Trainer:
         """
         if not self._hooks.grows:
             return
-        last = position.task - 1 if position.task_begins else position.task
-        for task in self._hooks.grow_to(min(last, self.n_tasks - 1)):
+        for task in self._hooks.grow_to(min(position.last_begun, self.n_tasks - 1)):
             self._renew_optimizer(task)
 
     def fit(self, notices: Sequence[str] = ()) -> dict[str, Any]:
