@@ -51,7 +51,8 @@ class SmallConv(Backbone):
         )
         for layer in (self.conv1, self.conv2, self.conv3, self.conv4, self.dense, self.head):
             nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
     def stages(self, x: Tensor) -> Iterator[Tensor]:
         x = self.conv2(torch.relu_(self.conv1(x)))
@@ -62,5 +63,5 @@ class SmallConv(Backbone):
     def pool(self, last: Tensor) -> Tensor:
         """ReLU and max-pooling, then the dense layer."""
         x = self.drop2(F.max_pool2d(torch.relu(last), 2))
-        x = self.drop3(torch.relu_(self.dense(x.flatten(1))))
-        return x
+        features: Tensor = self.drop3(torch.relu_(self.dense(x.flatten(1))))
+        return features
