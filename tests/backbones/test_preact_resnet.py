@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+from others import OtherResNet
 from plain_layers import normed, shuffled
 from torch import Tensor
 from torch.nn import functional as F
 
 from perdure.backbones.preact_resnet import PreActResNet18
+from perdure.checkpoint.interop.weights import fill
 
 
 def plain(x: Tensor, state: dict[str, Tensor]) -> list[Tensor]:
@@ -39,3 +41,9 @@ def test_preact_resnet18_is_the_published_one() -> None:
     torch.testing.assert_close(network.feature_maps(x), tuple(maps))
     features = normed(maps[-1], state, "bn").relu().mean((2, 3))
     torch.testing.assert_close(network.features(x), features)
+
+
+def test_the_blocks_of_another_resnet18_do_not_pass_for_its_units() -> None:
+    network = PreActResNet18((3, 8, 8), 10, width=4)
+    report = fill(network, OtherResNet().state_dict(), allow_missing=True)
+    assert set(report.filled) == {"conv1.weight", "head.weight", "head.bias"}
