@@ -18,6 +18,7 @@ from perdure.config.compose import compose
 from perdure.config.folder import CONF
 from perdure.config.typed import typed
 from perdure.errors import UserError
+from perdure.models.per_example import squared_gradients
 
 GRAY, COLOR = (1, 28, 28), (3, 32, 32)
 SHAPES = pytest.mark.parametrize("shape", [GRAY, COLOR], ids=["gray", "color"])
@@ -131,6 +132,25 @@ def test_the_seed_determines_every_bit(option: str, settings: dict[str, Any]) ->
     one, again, other = trained(3), trained(3), trained(4)
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert not torch.equal(one["head.weight"], other["head.weight"])
+
+
+@EACH
+def test_the_fisher_information_of_single_examples_is_autograd_s(
+    option: str, settings: dict[str, Any]
+) -> None:
+    network = narrow(option, settings, GRAY).double().eval()
+    x, y = torch.rand(3, *GRAY, dtype=torch.float64), torch.arange(3)
+    parameters = dict(network.named_parameters())
+    expected = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    for row, label in zip(x.split(1), y.split(1), strict=True):
+        loss = F.cross_entropy(network(row), label)
+        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        for total, gradient in zip(expected.values(), gradients, strict=True):
+            total += gradient.square()
+    found = squared_gradients(network, x, y)
+    assert found.keys() == expected.keys()
+    for name, total in expected.items():
+        torch.testing.assert_close(found[name], total, msg=lambda text, name=name: f"{name} {text}")
 
 
 def weight(name: str) -> list[str]:

@@ -63,5 +63,6 @@ class SmallConv(Backbone):
     def pool(self, last: Tensor) -> Tensor:
         """ReLU and max-pooling, then the dense layer."""
         x = self.drop2(F.max_pool2d(torch.relu(last), 2))
-        features: Tensor = self.drop3(torch.relu_(self.dense(x.flatten(1))))
+        # Not in place: the Fisher information reads the dense layer's output by a hook.
+        features: Tensor = self.drop3(torch.relu(self.dense(x.flatten(1))))
         return features
