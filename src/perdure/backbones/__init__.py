@@ -1,1 +1,1 @@
-"""Backbones (MLP, ResNet-18): images to features, and through one linear head to logits."""
+"""Backbones (MLP, ResNet, convolutional net): images to features, and by one head to logits."""

@@ -1,8 +1,8 @@
-"""The base of backbones: a feature extractor and one linear head (classifier)."""
+"""The base of backbones: a feature extractor in stages (feature maps), and one linear head."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -19,10 +19,11 @@ _DEPENDENT = (
 
 
 class Backbone(nn.Module):
-    """A subclass defines `features`; `n_features`, `n_classes` and `head` are here.
+    """A subclass defines `stages` and `pool`, or `features` alone if it has no feature maps.
 
-    Its constructor takes `input_shape` (C, H, W) and `n_classes` first, which the dataset knows,
-    and then hyperparameters of its own, which the config knows.
+    `n_features`, `n_classes` and `head` are here. A constructor takes `input_shape` (C, H, W) and
+    `n_classes` first, which the dataset knows, and then hyperparameters of its own, which the
+    config knows.
     """
 
     n_features: int
@@ -35,9 +36,42 @@ class Backbone(nn.Module):
         self.n_classes = positive("n_classes", n_classes)
         self.head = nn.Linear(n_features, n_classes)
 
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
+        """The feature maps one after another, each computed when it is asked for.
+
+        A map must not be changed in place by what follows it.
+        """
+        raise UserError(
+            f"backbone._target_={type(self).__module__}.{type(self).__qualname__}: has no feature "
+            "maps; define `stages` and `pool`, or choose a backbone of Perdure."
+        )
+
+    def pool(self, last: Tensor) -> Tensor:
+        """What the network does between the last feature map and the head, its activation first.
+
+        last: float, as the last of `feature_maps` -> [B, n_features].
+        """
+        raise NotImplementedError
+
+    def feature_maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The outputs of the stages, first to last, each before the activation that follows it.
+
+        PODNet (Douillard et al. 2020) distills them so; other methods apply `torch.relu`. For maps
+        and logits of one forward pass: `head(pool(feature_maps(x)[-1]))` equals `forward(x)`.
+
+        x: float [B, C, H, W] -> floats [B, C_i, H_i, W_i]; of an MLP [B, n_i].
+
+        Raises:
+            UserError: a subclass that defines `features` alone.
+        """
+        return tuple(self.stages(x))
+
     def features(self, x: Tensor) -> Tensor:
         """The input of the head. x: float [B, C, H, W] -> [B, n_features]."""
-        raise NotImplementedError
+        last = x
+        for stage in self.stages(x):  # one at a time: evaluation frees the earlier ones
+            last = stage
+        return self.pool(last)
 
     @property
     def rows_are_independent(self) -> bool:
@@ -61,9 +95,17 @@ def positive(key: str, value: int) -> int:
     return value
 
 
-def image_shape(value: Sequence[int]) -> tuple[int, int, int]:
-    """`input_shape` as (C, H, W); UserError unless it is three positive integers."""
+def image_shape(value: Sequence[int], smallest: int = 1) -> tuple[int, int, int]:
+    """`input_shape` as (C, H, W).
+
+    Raises:
+        UserError: it is not three positive integers, or a side has less than `smallest` pixels.
+    """
     if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 3:
         raise UserError(f"input_shape must be (channels, height, width), not {value!r}.")
     channels, height, width = (positive(f"input_shape[{i}]", n) for i, n in enumerate(value))
+    if min(height, width) < smallest:
+        raise UserError(
+            f"input_shape must be at least {smallest}x{smallest} for this backbone, not {value!r}."
+        )
     return channels, height, width

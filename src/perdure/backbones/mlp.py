@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +36,14 @@ class MLP(Backbone):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def features(self, x: Tensor) -> Tensor:
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
+        """What each hidden layer gives, [B, n]; without any, the flattened input alone."""
         x = x.flatten(1)
-        for layer in self.layers:
-            x = torch.relu(layer(x))
-        return x
+        if not self.layers:
+            yield x
+        for i, layer in enumerate(self.layers):
+            x = layer(torch.relu(x) if i else x)
+            yield x
+
+    def pool(self, last: Tensor) -> Tensor:
+        return torch.relu(last) if self.layers else last
