@@ -7,7 +7,7 @@ while they start, train, write a checkpoint, and between the results that say "f
 of the work (figures, report, rows at W&B, retention, status). Each is started anew with
 `checkpoint.resume=auto` and ends in the end. Exit status 1, and a line for each difference, if any
 file of the folder but for clocks and paths is not that of the undisturbed run, or a row at W&B (a
-stand-in server) is missing or there twice.
+stand-in server) is missing or there twice. The code is compared as well: leave the checkout alone.
 """
 
 from __future__ import annotations
