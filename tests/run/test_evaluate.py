@@ -20,6 +20,7 @@ from perdure.datasets.arrays import Arrays
 from perdure.errors import UserError
 from perdure.run.evaluate import Outcome, evaluate
 from perdure.run.measurement import Request
+from perdure.run.predictions import Predictions
 
 FOREIGN = Path(__file__).parents[1] / "fixtures" / "foreign"
 QUIET = "tracking.console=off"
@@ -215,6 +216,19 @@ def test_what_cannot_be_measured_is_refused_and_leaves_nothing(ended: Path, tmp_
     refused(tmp_path, "for 10 classes, this run has 4", file, "model=sgd", *four)
     pattern = "dataset=seq-mnist: its 4 classes .* do not fit the network"
     refused(tmp_path, pattern, ended, *four, "dataset.class_order=null")
+
+
+def test_one_that_is_interrupted_leaves_nothing(
+    ended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: Any) -> None:
+        assert list((tmp_path / "found").iterdir()), "the folder is reserved by then"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictions, "__call__", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        measured(tmp_path, ended)
+    assert not list((tmp_path / "found").iterdir())
 
 
 def test_a_class_that_a_stored_configuration_names_is_not_imported(

@@ -16,7 +16,9 @@ from torch import Tensor
 from perdure.datasets.arrays import Split
 from perdure.randomness import Streams
 
-_BLOCK_BYTES = 64 * 2**20
+_BLOCK_BYTES = 8 * 2**20
+"""Of examples gathered at once: larger blocks are fresh memory each time, and page faults cost more
+than the copies."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class TaskStream:
         """The batches of `epoch` from step `start` on: uint8 [B, C, H, W], int64 [B], and the
         labels once more on the host, for the buffer's decisions.
 
-        The examples are gathered in blocks of up to 64 MB, so that a step is only a slice, and no
+        The examples are gathered in blocks of up to 8 MB, so that a step is only a slice, and no
         step copies from the host.
         """
         order = self.streams.numpy("order", task=self.task, epoch=epoch).permutation(self.n)

@@ -11,9 +11,10 @@ times over, once for each metric, in tables [evaluations, tasks].
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _CLASSES = {"perdure.optim.": "perdure.training.optim."}
 """How import paths in a stored configuration began → how they begin today."""
@@ -89,6 +90,8 @@ def _with_counts_once(results: Any) -> Any:
 
 def _flat(tables: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, Any]:
     """The counts of each evaluation one after another; what evaluated nothing is left out."""
+    import torch  # here, since sidecars of earlier formats are read without it
+
     first = next(iter(tables.values()))
     total = first["total"]
     made = total.any(1)
