@@ -5,7 +5,7 @@ python scripts/crash_test.py [--kills 200] [--methods er derpp …] [--seed 0] [
 For each method an undisturbed run is made, and others that are killed (SIGKILL) again and again:
 while they start, train, write a checkpoint, and between the results that say "finished" and the end
 of the work (figures, report, rows at W&B, retention, status). Each is started anew with
-`checkpoint.resume=auto` and ends in the end. Exit status 1, and a line for each difference, if any
+`checkpoint.resume=auto`, at last to its end. Exit status 1, and a line for each difference, if any
 file of the folder but for clocks and paths is not that of the undisturbed run, or a row at W&B (a
 stand-in server) is missing or there twice. The code is compared as well: leave the checkout alone.
 """
