@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from perdure.metrics.counts import AccuracyCounts
 
 from perdure.backbones.mlp import MLP
 from perdure.buffers.class_balanced import ClassBalancedReservoir
@@ -30,6 +29,7 @@ from perdure.cli.processes import table
 from perdure.datasets.arrays import Split
 from perdure.datasets.streams import TaskStream
 from perdure.datasets.transforms import Scale
+from perdure.metrics.counts import AccuracyCounts
 from perdure.models.base import Task
 from perdure.models.er import ER
 from perdure.randomness import Streams

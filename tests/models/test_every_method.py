@@ -187,5 +187,10 @@ def test_trains_jointly_where_that_makes_sense(name: str, tiny: Arrays, config_o
 
 def test_every_method_has_its_option_and_every_option_its_method() -> None:
     folder = ROOT / "src" / "perdure" / "models"
-    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "base", "per_example"}
+    files = {path.stem for path in folder.glob("*.py")} - {
+        "__init__",
+        "base",
+        "memory",
+        "per_example",
+    }
     assert files == {name.replace("-", "_") for name in NAMES}

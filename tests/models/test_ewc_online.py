@@ -18,8 +18,11 @@ from perdure.datasets.transforms import Scale
 from perdure.errors import UserError
 from perdure.models.base import Task
 from perdure.models.ewc_online import EWCOnline
+from perdure.models.memory import Memory
 
 Digits = Callable[..., Batch]
+
+NO_MEMORY = Memory(None, Scale())
 
 
 def data_of(batch: Batch) -> Callable[[int], Iterator[Batch]]:
@@ -50,7 +53,7 @@ def test_fisher_is_the_mean_of_the_examples_squared_gradients(
     monkeypatch.setattr("perdure.models.ewc_online._EXAMPLES", n)
     method, batch = make(EWCOnline, strength=1.0, decay=1.0), digits(0, 23)
     expected = fisher_by_loop(method.backbone, batch)
-    method.after_task(data_of(batch))
+    method.after_task(data_of(batch), NO_MEMORY)
     assert expected.max() > 0
     torch.testing.assert_close(method.fisher, expected, rtol=1e-4, atol=1e-9)
 
@@ -64,7 +67,7 @@ def test_fisher_of_a_network_with_batch_norm(digits: Digits) -> None:
     statistics = {name: value.clone() for name, value in network.named_buffers()}
     method, batch = EWCOnline(network, 1.0, 1.0), digits(50, 56)
     method.train()
-    method.after_task(data_of(batch))
+    method.after_task(data_of(batch), NO_MEMORY)
     torch.testing.assert_close(method.fisher, fisher_by_loop(network, batch), rtol=1e-3, atol=1e-7)
     assert all(torch.equal(statistics[name], value) for name, value in network.named_buffers())
 
@@ -73,12 +76,12 @@ def test_fisher_decays_and_the_anchor_moves(make: Callable[..., Any], digits: Di
     """Eq. 9: F ← γ F + F_task, θ* ← θ."""
     method, first, second = make(EWCOnline, strength=1.0, decay=0.3), digits(0, 9), digits(9, 20)
     first_fisher = fisher_by_loop(method.backbone, first)
-    method.after_task(data_of(first))
+    method.after_task(data_of(first), NO_MEMORY)
     with torch.no_grad():
         for p in method.trainable():
             p.mul_(1.1)
     two = fisher_by_loop(method.backbone, second)
-    method.after_task(data_of(second))
+    method.after_task(data_of(second), NO_MEMORY)
     torch.testing.assert_close(method.fisher, 0.3 * first_fisher + two, rtol=1e-4, atol=1e-9)
     assert torch.equal(method.anchor, parameters_to_vector(method.trainable()))
 
@@ -102,7 +105,7 @@ def test_there_is_no_penalty_in_the_first_task(make: Callable[..., Any], digits:
     method, batch = make(EWCOnline, task=0, strength=7.0, decay=1.0), digits(0, 10)
     assert method.penalty() is None
     assert torch.equal(method.loss(batch), F.cross_entropy(method(batch.x), batch.y))
-    method.after_task(data_of(batch))
+    method.after_task(data_of(batch), NO_MEMORY)
     method.task = Task(1, range(2, 4), range(4))
     assert method.penalty() == 0, "at the anchor itself"
 
@@ -122,5 +125,5 @@ def test_examples_pass_the_transform(make: Callable[..., Any], digits: Digits) -
     method, raw = make(EWCOnline, strength=1.0, decay=1.0), digits(0, 5)
     normalized = Batch(raw.raw, raw.y, Scale([0.1], [0.3]))
     expected = fisher_by_loop(method.backbone, normalized)
-    method.after_task(data_of(normalized))
+    method.after_task(data_of(normalized), NO_MEMORY)
     torch.testing.assert_close(method.fisher, expected, rtol=1e-4, atol=1e-9)

@@ -18,6 +18,7 @@ from perdure.datasets.scenarios import ClassIncremental
 from perdure.errors import UserError
 from perdure.models.base import Task
 from perdure.models.lwf import LwF
+from perdure.models.memory import Memory
 from perdure.training.settings import Settings
 from perdure.training.trainer import Trainer
 
@@ -106,8 +107,8 @@ def test_the_teacher_is_the_network_at_the_end_of_the_task_before(tiny: Arrays) 
             loss: Tensor = super().loss(batch, *replay)  # type: ignore[assignment]
             return loss
 
-        def after_task(self, data: Any) -> None:
-            super().after_task(data)
+        def after_task(self, data: Any, memory: Memory) -> None:
+            super().after_task(data, memory)
             ends.append({k: v.clone() for k, v in self.backbone.state_dict().items()})
 
     torch.manual_seed(0)

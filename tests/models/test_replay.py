@@ -14,7 +14,7 @@ from perdure.backbones.mlp import MLP
 from perdure.buffers.reservoir import Reservoir
 from perdure.datasets.batch import Batch
 from perdure.datasets.transforms import Scale
-from perdure.models.base import Task
+from perdure.models.base import Loss, StepOutput, Task
 from perdure.models.der import DER
 from perdure.models.derpp import DERpp
 from perdure.models.er import ER
@@ -34,8 +34,10 @@ def stored_logits(n: int) -> Tensor:
     return torch.randn(n, 10, generator=torch.Generator().manual_seed(n))
 
 
-def value(outcome: Tensor | tuple[Tensor, dict[str, Tensor]]) -> Tensor:
-    return outcome[0] if isinstance(outcome, tuple) else outcome
+def value(outcome: Loss) -> Tensor:
+    loss = outcome.loss if isinstance(outcome, StepOutput) else outcome
+    assert loss is not None
+    return loss
 
 
 def assert_same_with_gradient(method: Any, ours: Tensor, reference: Tensor) -> None:
@@ -68,7 +70,7 @@ def test_der_is_equation_5(make: Make, digits: Digits) -> None:
     method, batch, z = make(DER, alpha=0.7), digits(0, 10), stored_logits(8)
     past = digits(60, 68, logits=z)
     expected = F.cross_entropy(method(batch.x), batch.y) + 0.7 * F.mse_loss(method(past.x), z)
-    assert_same_with_gradient(method, method.loss(batch, past)[0], expected)
+    assert_same_with_gradient(method, method.loss(batch, past).loss, expected)
 
 
 def test_derpp_is_equation_6_with_two_draws(make: Make, digits: Digits) -> None:
@@ -82,7 +84,7 @@ def test_derpp_is_equation_6_with_two_draws(make: Make, digits: Digits) -> None:
         + 0.7 * F.mse_loss(method(first.x), z)
         + 0.3 * F.cross_entropy(method(second.x), second.y)
     )
-    assert_same_with_gradient(method, method.loss(batch, first, second)[0], expected)
+    assert_same_with_gradient(method, method.loss(batch, first, second).loss, expected)
 
 
 @pytest.mark.parametrize(("kind", "options"), REPLAY_METHODS[1:], ids=ids[1:])
@@ -91,7 +93,7 @@ def test_the_logits_kept_are_those_of_the_current_batch(
 ) -> None:
     method, batch = make(kind, **options), digits(0, 10)
     past = [digits(60, 68, logits=stored_logits(8))] * method.replays
-    _, stored = method.loss(batch, *past)
+    stored = method.loss(batch, *past).remember
     assert stored.keys() == {"logits"}
     torch.testing.assert_close(stored["logits"], method(batch.x))
 
@@ -153,12 +155,12 @@ def test_batches_are_joined_where_that_changes_nothing(
     z = stored_logits(8)
     batch, past = digits(0, 10), [digits(60, 68, logits=z), digits(80, 88, logits=z)]
     torch.manual_seed(1)
-    loss, _ = method.loss(batch, *past)
+    loss = method.loss(batch, *past).loss
     assert network.passes == passes
     torch.manual_seed(1)
     apart = DERpp(network, 0.7, 0.3)
     apart.one_forward = False
-    assert_same_with_gradient(method, loss, apart.loss(batch, *past)[0])
+    assert_same_with_gradient(method, loss, apart.loss(batch, *past).loss)
     network.passes.clear()
     logits = method.logits(batch, digits(0, 0), digits(3, 5))
     assert [tuple(each.shape) for each in logits] == [(10, 10), (0, 10), (2, 10)]

@@ -16,6 +16,7 @@ from perdure.datasets.batch import Batch
 from perdure.datasets.transforms import Scale
 from perdure.errors import UserError
 from perdure.models.base import Task
+from perdure.models.memory import Memory
 from perdure.models.si import SI
 from perdure.randomness import Streams
 from perdure.training.optim import SGD
@@ -24,6 +25,8 @@ from perdure.training.state import Position
 from perdure.training.step import Step
 
 Digits = Callable[..., Batch]
+
+NO_MEMORY = Memory(None, Scale())
 
 
 def weights_of(method: SI) -> Tensor:
@@ -62,7 +65,7 @@ def test_importance_grows_when_a_task_ends(make: Callable[..., Any]) -> None:
     method.omega.copy_(omega)
     method.importance.copy_(before)
     method.anchor.copy_(start)
-    method.after_task(lambda n: [])
+    method.after_task(lambda n: [], NO_MEMORY)
     weights = weights_of(method)
     torch.testing.assert_close(method.importance, before + omega / ((weights - start) ** 2 + 0.1))
     assert torch.equal(method.anchor, weights)

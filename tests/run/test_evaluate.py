@@ -278,3 +278,43 @@ def test_a_run_that_was_evaluated_every_second_task(
     fork = perdure.train(f"checkpoint.load={first}", QUIET, folder=tmp_path / "fork")
     assert fork["accuracy_matrix"] == found["accuracy_matrix"]
     assert fork["confusion"] == found["confusion"]
+
+
+GROWING = """
+import torch
+from torch import nn
+from perdure.models.er import ER
+
+class Blocks(ER):
+    def __init__(self, backbone):
+        super().__init__(backbone)
+        self.heads = nn.ModuleList()
+
+    def grow(self, task):
+        self.heads.append(nn.Linear(self.backbone.n_features, len(task.classes)))
+
+    def forward(self, x):
+        features = self.backbone.features(x)
+        seen = torch.cat([head(features) for head in self.heads], 1)
+        return nn.functional.pad(seen, (0, self.backbone.n_classes - seen.shape[1]), value=-30.0)
+"""
+
+
+def test_a_method_that_grows_is_measured_with_the_structure_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "growing.py").write_text(GROWING)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = "model._target_=growing.Blocks"
+    perdure.train(
+        *RUN, own, "dataset.iterations=20", "dataset.stop_after=3", folder=tmp_path / "run"
+    )
+    rows = results_of(tmp_path / "run")["accuracy_matrix"]["class_il"]
+    for task in (1, 2):
+        (path,) = (tmp_path / "run" / "checkpoints").glob(f"er_*_{task}.pt")
+        found = measured(tmp_path, path, own).results
+        assert found["accuracy_matrix"]["class_il"][-1] == rows[task]
+    # The same file forks, though its network is larger than a new one.
+    longer = (own, "dataset.stop_after=4", "checkpoint.fork=true")
+    forked = perdure.train(f"checkpoint.load={path}", *longer, folder=tmp_path / "fork")
+    assert forked["tasks_done"] == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -89,6 +90,20 @@ class Buffer(ABC):
     def select(self, slots: Tensor) -> dict[str, Tensor]:
         """The examples in these slots, int64 [n] on the buffer's device; copies."""
         return {key: stored.index_select(0, slots) for key, stored in self._fields.items()}
+
+    def rewrite(self, slots: Tensor, fields: Mapping[str, Tensor]) -> None:
+        """Replace fields of the examples in `slots`, int64 [n], by `fields`, [n, …] each.
+
+        Raises:
+            ValueError: there is no such slot or field.
+        """
+        unknown = sorted(fields.keys() - self._fields.keys())
+        if unknown:
+            raise ValueError(f"the buffer holds no {', '.join(unknown)} of its examples")
+        if len(slots) and not 0 <= int(slots.min()) <= int(slots.max()) < len(self):
+            raise ValueError(f"the buffer holds {len(self)} examples: no such slot")
+        for key, value in fields.items():
+            self._fields[key].index_copy_(0, slots.to(self.device), value.detach())
 
     def contents(self) -> dict[str, Tensor]:
         """All stored examples, in the order of their slots."""

@@ -29,12 +29,12 @@ class PassResult:
     """What the forward and backward pass over a batch, or a shard of it, return.
 
     Attributes:
-        loss: [], detached.
+        loss: [], detached; None where the method takes no step.
         stored: the method's `stored_fields` of each example, {name: [B, …]}.
         reference: the gradient of the method's reference loss, one tensor a parameter.
     """
 
-    loss: Tensor
+    loss: Tensor | None
     stored: dict[str, Tensor] = field(default_factory=dict)
     reference: list[Tensor] | None = None
 
@@ -88,6 +88,11 @@ class ShardedStep:
                 value.copy_(start)
             self.reduction.begin(shard == self.own[-1])
             results.append(run(self._part(batches, shard), shard))
+            if (results[-1].loss is None) != (results[0].loss is None):
+                raise ValueError(
+                    f"{type(self.method).__name__} gives a loss for some parts of a batch and none "
+                    "for others"
+                )
             row = self._row(results[-1], bounds(len(batches[0]), self.shards)[0][1])
             row |= {f"state {i}": value for i, value in enumerate(state)}
             rows.append(_pack({**row, "flags": flags}))
@@ -96,7 +101,8 @@ class ShardedStep:
         # One all-gather of bytes carries everything: on small networks the latency of a collective
         # call, not its size, is what a step on several ranks costs.
         gathered = _unpack(self.ranks.gather(torch.stack(rows)), layout)
-        self.reduction.finish(gathered.get("gradient"))
+        if "loss" in gathered:
+            self.reduction.finish(gathered.get("gradient"))
         for i, value in enumerate(state):
             value.copy_(gathered[f"state {i}"][0])
         return self._combine(results, gathered, len(batches[0])), gathered["flags"].amax(0)
@@ -112,10 +118,12 @@ class ShardedStep:
 
     def _row(self, result: PassResult, room: int) -> dict[str, Tensor]:
         """All that the other ranks need of a shard; stored fields have `room` for the largest."""
-        row = {"loss": result.loss}
-        gradient = self.reduction.take()
-        if gradient is not None:
-            row["gradient"] = gradient
+        row = {}
+        if result.loss is not None:
+            row["loss"] = result.loss
+            gradient = self.reduction.take()
+            if gradient is not None:
+                row["gradient"] = gradient
         if result.reference is not None:
             row["reference"] = torch.cat([part.flatten() for part in result.reference])
         if not self.local_replay:
@@ -142,7 +150,8 @@ class ShardedStep:
             else:
                 padded = gathered[f"stored {name}"]
                 stored[name] = torch.cat([p[:k] for p, k in zip(padded, sizes, strict=True)])
-        return PassResult(in_order(gathered["loss"]), stored, reference)
+        loss = in_order(gathered["loss"]) if "loss" in gathered else None
+        return PassResult(loss, stored, reference)
 
 
 Layout = dict[str, tuple[torch.Size, torch.dtype]]

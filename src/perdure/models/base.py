@@ -8,16 +8,32 @@ a checkpoint holds it with no further code.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from perdure.backbones.base import Backbone
 from perdure.datasets.batch import Batch, join
+from perdure.models.memory import Memory
 
-Loss = Tensor | tuple[Tensor, dict[str, Tensor]]
-"""A scalar, alone or with the `stored_fields` of each example, {name: [B, …]}."""
+
+@dataclass(slots=True)
+class StepOutput:
+    """What `loss` returns where a scalar is not enough.
+
+    Attributes:
+        loss: [], or None to take no optimizer step on this batch; all parts of a batch must agree.
+        remember: the `stored_fields` of each example, {name: [B, …]}.
+    """
+
+    loss: Tensor | None
+    remember: dict[str, Tensor] = field(default_factory=dict)
+
+
+Loss = Tensor | StepOutput
+Data = Callable[[int], Iterable[Batch]]
+"""`data(n)` yields the training examples of a task, n at a time, without augmentation."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +123,30 @@ class Method(nn.Module):
         """Class scores [B, classes] at evaluation."""
         return self.forward(x)
 
-    def before_task(self) -> None:
-        """Called once when `self.task` starts."""
+    def grow(self, task: Task) -> None:
+        """Append the structure that `task` needs: modules, parameters, buffers, a teacher.
+
+        A function of the configuration and `task` alone, since a resumed run calls it again before
+        the state is loaded; parameters are appended (a block a task), never resized. Called first
+        of all, before there is an optimizer for the task; new parameters join a kept one.
+        """
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's parameter groups, as torch takes them: `params`, and options of its own.
+
+        Options that a group lacks are those of the configuration.
+        """
+        return [{"params": self.trainable()}]
+
+    def before_task(self, data: Data) -> None:
+        """Called once when `self.task` starts; `data` are its training examples."""
+
+    def annotate(self, batch: Batch) -> dict[str, Tensor]:
+        """The `stored_fields` of examples that are offered at a task's end, {name: [B, …]}.
+
+        In evaluation mode and without gradients; of `store_at = "task"` alone.
+        """
+        raise NotImplementedError(f"{type(self).__name__} stores fields, and defines no annotate")
 
     def after_backward(self, reference: list[Tensor] | None) -> None:
         """Called when the parameters' `.grad` hold the loss's gradient; may change them."""
@@ -116,8 +154,13 @@ class Method(nn.Module):
     def after_step(self) -> None:
         """Called when the optimizer has moved the parameters."""
 
-    def after_task(self, data: Callable[[int], Iterable[Batch]]) -> None:
-        """Called once when `self.task` is trained; `data(n)` yields its examples, n at a time."""
+    def after_task(self, data: Data, memory: Memory) -> None:
+        """Called once when `self.task` is trained, before its examples are offered to the buffer.
+
+        Args:
+            data: the task's training examples.
+            memory: what the buffer holds; `memory.rewrite` changes stored fields.
+        """
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that the optimizer moves."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from perdure.backbones.base import Backbone
 from perdure.datasets.batch import Batch
-from perdure.models.base import Loss, Method
+from perdure.models.base import Loss, Method, StepOutput
 
 
 class DER(Method):
@@ -31,4 +33,7 @@ class DER(Method):
         loss = batch.cross_entropy(z)
         if past:
             loss = loss + self.alpha * past.mse(z_past, past["logits"])
-        return loss, {"logits": z}
+        return StepOutput(loss, {"logits": z})
+
+    def annotate(self, batch: Batch) -> dict[str, Tensor]:
+        return {"logits": self(batch.x)}

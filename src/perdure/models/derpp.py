@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from perdure.backbones.base import Backbone
 from perdure.datasets.batch import Batch
-from perdure.models.base import Loss, Method
+from perdure.models.base import Loss, Method, StepOutput
 
 
 class DERpp(Method):
@@ -34,4 +36,7 @@ class DERpp(Method):
         if first:
             loss = loss + self.alpha * first.mse(z_first, first["logits"])
             loss = loss + self.beta * second.cross_entropy(z_second)
-        return loss, {"logits": z}
+        return StepOutput(loss, {"logits": z})
+
+    def annotate(self, batch: Batch) -> dict[str, Tensor]:
+        return {"logits": self(batch.x)}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
@@ -11,7 +9,8 @@ from torch.nn.utils import parameters_to_vector
 from perdure.backbones.base import Backbone
 from perdure.datasets.batch import Batch
 from perdure.errors import UserError
-from perdure.models.base import Loss, Method
+from perdure.models.base import Data, Loss, Method
+from perdure.models.memory import Memory
 from perdure.models.per_example import squared_gradients
 
 _EXAMPLES = 256
@@ -56,11 +55,11 @@ class EWCOnline(Method):
         weights = parameters_to_vector(self.trainable())
         return self.strength / 2 * (self.fisher * (weights - self.anchor).square()).sum()
 
-    def after_task(self, data: Callable[[int], Iterable[Batch]]) -> None:
+    def after_task(self, data: Data, memory: Memory) -> None:
         self.fisher.mul_(self.decay).add_(self._fisher_of(data))
         self.anchor.copy_(parameters_to_vector(self.trainable()).detach())
 
-    def _fisher_of(self, data: Callable[[int], Iterable[Batch]]) -> Tensor:
+    def _fisher_of(self, data: Data) -> Tensor:
         names = [name for name, p in self.backbone.named_parameters() if p.requires_grad]
         total, n = torch.zeros_like(self.fisher), 0
         self.eval()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from copy import deepcopy
 
 import torch
@@ -11,7 +10,8 @@ from torch import Tensor, nn
 from perdure.backbones.base import Backbone
 from perdure.datasets.batch import Batch
 from perdure.errors import UserError
-from perdure.models.base import Loss, Method
+from perdure.models.base import Data, Loss, Method
+from perdure.models.memory import Memory
 
 
 class LwF(Method):
@@ -62,5 +62,5 @@ class LwF(Method):
     def _soft(self, logits: Tensor) -> Tensor:
         return nn.functional.log_softmax(logits / self.temperature, 1)
 
-    def after_task(self, data: Callable[[int], Iterable[Batch]]) -> None:
+    def after_task(self, data: Data, memory: Memory) -> None:
         self.old.load_state_dict(self.backbone.state_dict())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
@@ -11,7 +9,8 @@ from torch.nn.utils import parameters_to_vector
 from perdure.backbones.base import Backbone
 from perdure.datasets.batch import Batch
 from perdure.errors import UserError
-from perdure.models.base import Loss, Method
+from perdure.models.base import Data, Loss, Method
+from perdure.models.memory import Memory
 
 
 class SI(Method):
@@ -62,7 +61,7 @@ class SI(Method):
         moved = parameters_to_vector(self.trainable()).detach() - self._before
         self.omega.addcmul_(self._gradient, moved, value=-1)
 
-    def after_task(self, data: Callable[[int], Iterable[Batch]]) -> None:
+    def after_task(self, data: Data, memory: Memory) -> None:
         weights = parameters_to_vector(self.trainable()).detach()
         self.importance += self.omega / ((weights - self.anchor).square() + self.xi)
         self.anchor.copy_(weights)

@@ -25,6 +25,7 @@ def load_fork(trainer: Trainer, fork: Fork) -> list[str]:
     state, saved = trainer.state, fork.source.state
     if not fork.is_new_method:
         try:
+            trainer.grow_to(fork.position)
             state.load_method(saved["model"])
         except (RuntimeError, KeyError) as error:
             raise fork.misfit(error, "backbone", "model", "dataset") from error

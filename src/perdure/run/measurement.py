@@ -26,6 +26,7 @@ from perdure.tracking.files import LocalFiles
 from perdure.training.checks import check_data
 from perdure.training.clock import Clock
 from perdure.training.evaluation import Evaluator
+from perdure.training.hooks import Hooks
 from perdure.training.recording import Launch
 from perdure.training.results import Results
 from perdure.training.state import Position
@@ -193,6 +194,10 @@ class Measurement:
     # --- the checkpoint -----------------------------------------------------------------------
 
     def _load_full(self, point: RestorePoint) -> None:
+        settings = assemble.settings(self.config)
+        hooks = Hooks(self.method, self.benchmark, settings, self.transform)
+        last = 0 if self.position is None else self.position.last_begun
+        list(hooks.grow_to(min(max(last, 0), self.benchmark.n_tasks - 1)))
         try:
             self.method.load_state_dict(point.state["model"])
         except (RuntimeError, KeyError, TypeError, AttributeError) as error:

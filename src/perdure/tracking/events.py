@@ -83,7 +83,8 @@ class StepLog(Event):
     step: int
     """Steps done in this epoch."""
     global_step: int
-    loss: float
+    loss: float | None
+    """None where no step since the last such event had a loss."""
     lr: float
     steps_per_second: float
 

@@ -49,6 +49,12 @@ def check(
         )
     if settings.sync_batchnorm:
         shards.check_sync_batchnorm(settings.n_shards, world_size)
+    grows = type(method).grow is not Method.grow
+    if grows and (not settings.exact or settings.parallel is Parallel.fsdp) and world_size > 1:
+        raise UserError(
+            f"{name} grows with the tasks, and training.exact=false and training.parallel=fsdp fix "
+            "the parameters at the start; leave both as they are by default"
+        )
     if settings.parallel is Parallel.fsdp and world_size > 1 and method.needs_full_parameters:
         raise UserError(
             f"training.parallel=fsdp: {name} computes with whole parameters, which no process "
@@ -152,3 +158,13 @@ def trains_on_one(network: nn.Module, benchmark: Scenario) -> bool:
         for name, value in network.named_buffers():
             value.copy_(kept[name])
     return True
+
+
+def joined_batches(least: int) -> str | None:
+    """A sentence where the last examples of an epoch join a batch; None where none ever do."""
+    if least < 2:
+        return None
+    return (
+        f"the network's batch norm cannot train on a single example: fewer than {least} that an "
+        "epoch leaves over join its last batch"
+    )

@@ -25,7 +25,7 @@ class SGD(torch.optim.Optimizer):
     """SGD with momentum, Nesterov momentum and L2 weight decay, as torch defines them.
 
     Args:
-        params: the parameters to update.
+        params: the parameters to update, or groups of them as torch takes them.
         lr: learning rate.
         momentum: factor of the velocity; 0 keeps no velocity.
         weight_decay: factor of the parameter added to its gradient.
@@ -34,7 +34,7 @@ class SGD(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Parameter],
+        params: Iterable[Parameter] | Iterable[dict[str, Any]],
         lr: float,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
@@ -53,9 +53,19 @@ class SGD(torch.optim.Optimizer):
             "dampening": 0.0,  # not offered here, but torch's SGD does not load a state without it
         }
         self.state = defaultdict(dict)
-        self.param_groups = [{"params": list(params), **self.defaults}]
+        self.param_groups = []
+        given = list(params)
+        in_groups = bool(given) and isinstance(given[0], dict)
+        for group in given if in_groups else [{"params": given}]:
+            self.add_param_group(group)  # type: ignore[arg-type]
         self._optimizer_step_pre_hooks = OrderedDict()
         self._optimizer_step_post_hooks = OrderedDict()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Update these parameters too, with options of their own."""
+        self.param_groups.append(
+            {**self.defaults, **param_group, "params": list(param_group["params"])}
+        )
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Update every parameter that has a gradient; returns the value of `closure`, run first."""
@@ -141,8 +151,21 @@ class SGD(torch.optim.Optimizer):
         return [p for group in self.param_groups for p in group["params"]]
 
 
-def _default_sgd(parameters: Iterable[Parameter]) -> SGD:
+Groups = list[dict[str, Any]]
+"""Parameter groups as torch's optimizers take them: `params`, and options of each group's own."""
+
+
+def _default_sgd(parameters: Groups) -> SGD:
     return SGD(parameters, lr=0.1)
+
+
+def add_new_parameters(optimizer: torch.optim.Optimizer, groups: Groups) -> None:
+    """Let a kept optimizer update the parameters of `groups` that it does not know yet, too."""
+    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for group in groups:
+        new = [p for p in group["params"] if id(p) not in known]
+        if new:
+            optimizer.add_param_group({**group, "params": new})
 
 
 @dataclass(frozen=True)
@@ -155,14 +178,14 @@ class OptimizerFactory:
             None for a constant learning rate.
     """
 
-    optimizer: Callable[[Iterable[Parameter]], torch.optim.Optimizer] = _default_sgd
+    optimizer: Callable[[Groups], torch.optim.Optimizer] = _default_sgd
     scheduler: Schedule | Callable[[torch.optim.Optimizer], Any] | None = None
 
-    def __call__(
-        self, parameters: Iterable[Parameter], length: int = 1
-    ) -> tuple[torch.optim.Optimizer, Any | None]:
-        """A new optimizer of `parameters`, and its scheduler over `length` epochs or steps."""
-        optimizer = self.optimizer(parameters)
+    def __call__(self, groups: Groups, length: int = 1) -> tuple[torch.optim.Optimizer, Any | None]:
+        """A new optimizer of `groups`, and its scheduler over `length` epochs or steps."""
+        if not any(group["params"] for group in groups):  # which torch's optimizers refuse
+            return SGD([], lr=0.0), None
+        optimizer = self.optimizer(groups)
         if isinstance(self.scheduler, Schedule):
             return optimizer, self.scheduler(optimizer, length)
         return optimizer, self.scheduler(optimizer) if self.scheduler else None
@@ -182,5 +205,5 @@ class OptimizerFactory:
             return
         for length in dict.fromkeys(lengths):
             # Of no run: one that is stepped here, to see whether it can be.
-            scheduler = self([Parameter(torch.zeros(1))], length)[1]
+            scheduler = self([{"params": [Parameter(torch.zeros(1))]}], length)[1]
             check_schedule(scheduler, settings, accuracies, length)

@@ -33,6 +33,11 @@ class Position:
         """Whether nothing of the task has been trained yet."""
         return self.epoch == 0 and self.step == 0
 
+    @property
+    def last_begun(self) -> int:
+        """The last task of which something has been trained; -1 before any."""
+        return self.task - 1 if self.task_begins else self.task
+
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
 
@@ -48,9 +53,10 @@ class LossMeter:
         self._sum = 0.0
         self._steps = 0
 
-    def add(self, loss: Tensor) -> None:
-        """Take in one step's loss, [] and detached; nothing waits."""
-        self._losses.append(loss)
+    def add(self, loss: Tensor | None) -> None:
+        """Take in one step's loss, [] and detached, if it had one; nothing waits."""
+        if loss is not None:
+            self._losses.append(loss)
 
     def total(self) -> float:
         """The sum since the last `read`; waits for the device."""
@@ -62,9 +68,10 @@ class LossMeter:
             self._losses = []
         return self._sum
 
-    def read(self) -> float:
-        """The mean, and reset; waits for the device."""
-        mean = self.total() / self._steps
+    def read(self) -> float | None:
+        """The mean, and reset; None where no step had a loss. Waits for the device."""
+        total = self.total()
+        mean = total / self._steps if self._steps else None
         self._sum, self._steps = 0.0, 0
         return mean
 
@@ -105,7 +112,7 @@ class TrainState:
     def is_finite(self) -> bool:
         """Whether no weight is NaN or infinite; waits for the device."""
         weights = self.method.trainable()
-        if self.split:
+        if self.split or not weights:
             return all(bool(p.isfinite().all()) for p in weights)
         return bool(torch.stack([p.isfinite().all() for p in weights]).all())
 

@@ -22,7 +22,7 @@ from perdure.distributed.process_group import Ranks
 from perdure.distributed.reduction import OrderedReduction, OverlappedReduction, Reduction
 from perdure.distributed.sharded_step import PassResult, ShardedStep
 from perdure.errors import UserError
-from perdure.models.base import Method
+from perdure.models.base import Method, StepOutput
 from perdure.randomness import Streams, seed_generators
 from perdure.training.draws import BLOCK, At, BlockStream
 from perdure.training.replay import Local, Replicated
@@ -77,6 +77,7 @@ class Step:
         reduction = prepare_network(method, ranks, settings)
         method.one_forward = settings.one_forward and method.backbone.rows_are_independent
         self._parameters = method.trainable()
+        self._after_gradient = BlockStream(streams, "after_backward", 1)
         self._sharded: ShardedStep | None = None
         if settings.n_shards > 1:
             self._sharded = ShardedStep(method, ranks, settings.n_shards, reduction, local)
@@ -88,7 +89,7 @@ class Step:
         labels: np.ndarray,
         optimizer: torch.optim.Optimizer,
         position: Position,
-    ) -> Tensor:
+    ) -> Tensor | None:
         """Train on one batch.
 
         Args:
@@ -99,18 +100,23 @@ class Step:
             position: the training position, which keys every random draw.
 
         Returns:
-            The loss, [] and detached, on the device: the caller decides when to wait for it.
+            The loss, [] and detached, on the device: the caller decides when to wait for it. None
+            where the method took no step.
         """
         at = {"task": position.task, "epoch": position.epoch, "step": position.step}
         batches = self._batches(raw, y, at)
         optimizer.zero_grad()
         result = self._compute_gradient(batches, at)
-        objective = self._finish_gradient(result, optimizer)
-        if self.scaler is None:
-            optimizer.step()
-        else:
-            self.scaler.step(optimizer)
-            self.scaler.update()
+        if self._calls.any:
+            self._seed(self._after_gradient, at)
+        objective = None
+        if result.loss is not None:
+            objective = self._finish_gradient(result.loss, result.reference, optimizer)
+            if self.scaler is None:
+                optimizer.step()
+            else:
+                self.scaler.step(optimizer)
+                self.scaler.update()
         if self._calls.after_step:
             self.method.after_step()
         # Last, so that a batch is never replayed in its own step. The buffer chooses slots by the
@@ -158,7 +164,7 @@ class Step:
     def _forward_backward(self, parts: list[Batch], shard: int, at: At) -> PassResult:
         """Forward and backward pass over one shard."""
         # Whatever draws from torch's generators, as dropout does, follows from the position.
-        seed_generators(int(self._seeds[shard].block(at)[at["step"] % BLOCK, 0] * 2**53))
+        self._seed(self._seeds[shard], at)
         method, reference = self.method, None
         try:
             with self._autocast:
@@ -167,7 +173,16 @@ class Step:
                     reference = method.reference(*parts[1:])
         except ValueError as error:
             raise _batch_norm_error(error, self.settings.n_shards) from error
-        loss, stored = output if isinstance(output, tuple) else (output, {})
+        if not isinstance(output, StepOutput):
+            output = StepOutput(output)
+        loss, stored = output.loss, output.remember
+        if loss is None:
+            return PassResult(None, stored)
+        if not loss.requires_grad:
+            raise UserError(
+                f"model: the loss of {type(method).__name__} depends on no parameter that is "
+                "trained; where there is nothing to optimize, return StepOutput(None)"
+            )
         gradient = None
         if reference is not None:  # not by `backward`, which would add it to the loss's gradient
             gradient = list(
@@ -178,7 +193,18 @@ class Step:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
         return PassResult(loss.detach(), stored, gradient)
 
-    def _finish_gradient(self, result: PassResult, optimizer: torch.optim.Optimizer) -> Tensor:
+    def _seed(self, stream: BlockStream, at: At) -> None:
+        seed_generators(int(stream.block(at)[at["step"] % BLOCK, 0] * 2**53))
+
+    def renew_parameters(self) -> None:
+        """The method has grown: its new parameters take part from now on."""
+        self._parameters = self.method.trainable()
+        if self._sharded is not None:
+            self._sharded.reduction = reduction_of(self.method, self.control.ranks, self.settings)
+
+    def _finish_gradient(
+        self, loss: Tensor, reference: list[Tensor] | None, optimizer: torch.optim.Optimizer
+    ) -> Tensor:
         """Unscale, project, add the penalty and clip; returns the whole objective's value.
 
         All of this follows from the loss's gradient and the parameters alone, so every rank
@@ -188,9 +214,9 @@ class Step:
         """
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)
-        calls, objective = self._calls, result.loss
+        calls, objective = self._calls, loss
         if calls.after_backward:
-            self.method.after_backward(result.reference)
+            self.method.after_backward(reference)
         penalty = self.method.penalty() if calls.penalty else None
         if penalty is not None:
             penalty.backward()
@@ -208,6 +234,11 @@ class _Calls:
     after_backward: bool
     penalty: bool
     after_step: bool
+
+    @property
+    def any(self) -> bool:
+        """Whether something of the method runs after the gradient is there."""
+        return self.after_backward or self.penalty or self.after_step
 
     @classmethod
     def of(cls, method: Method) -> _Calls:
@@ -259,7 +290,12 @@ def prepare_network(method: Method, ranks: Ranks, settings: Settings) -> Reducti
 
         split(method.backbone, ranks)
         return FSDPReduction(method.backbone)
+    return reduction_of(method, ranks, settings)
+
+
+def reduction_of(method: Method, ranks: Ranks, settings: Settings) -> Reduction:
+    """What sums the shards' gradients of the parameters that the method has now."""
     parameters = method.trainable()
-    return (
-        OrderedReduction(parameters) if settings.exact else OverlappedReduction(parameters, ranks)
-    )
+    if settings.exact:
+        return OrderedReduction(parameters)
+    return OverlappedReduction(parameters, ranks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -11,19 +11,19 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from perdure.buffers.base import Buffer
 from perdure.config.schema import Parallel, Per
 from perdure.datasets.arrays import Split
-from perdure.datasets.batch import Batch
 from perdure.datasets.scenarios import Scenario
 from perdure.datasets.streams import TaskStream, length
 from perdure.datasets.transforms import Scale
 from perdure.distributed.control_flags import ControlFlags
 from perdure.errors import DivergenceError, PeerLostError, PreemptedError, UserError
-from perdure.models.base import Method, Task
+from perdure.models.base import Method
 from perdure.randomness import Streams
 from perdure.tracking import events
-from perdure.training.checks import check, check_data, sizes, smallest_batch
+from perdure.training.checks import check, check_data, joined_batches, sizes, smallest_batch
 from perdure.training.clock import Clock
 from perdure.training.evaluation import Evaluator, is_due, measured
-from perdure.training.optim import OptimizerFactory
+from perdure.training.hooks import Hooks
+from perdure.training.optim import OptimizerFactory, add_new_parameters
 from perdure.training.recording import Launch, Recording
 from perdure.training.results import Results
 from perdure.training.saving import CheckpointHook
@@ -79,10 +79,13 @@ class Trainer:
         self._optimizers.check(settings, benchmark.accuracies, self._schedule_lengths)
         time_due = recording.checkpoints.time_due if recording.checkpoints else lambda: False
         self._control = ControlFlags(ranks, device, launch.stop, time_due)
+        buffer = buffer if method.replays else None
+        self._hooks = Hooks(method, benchmark, settings, transform, buffer)
+        list(self._hooks.grow_to(0))
         self._step = Step(
             method,
             self._transform,
-            buffer if method.replays else None,
+            buffer,
             self._streams,
             settings,
             device,
@@ -93,7 +96,7 @@ class Trainer:
         )
         self.state = TrainState(
             method,
-            *self._optimizers(method.trainable(), self._schedule_lengths[0]),
+            *self._optimizers(method.parameter_groups(), self._schedule_lengths[0]),
             self._step.scaler,
             self._step.replay,
             Results(benchmark.accuracies, benchmark.n_tasks, recording.facts),
@@ -125,7 +128,18 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore exactly the point where `state_dict()` was taken."""
+        self.grow_to(Position(**state["position"]))
         self.state.load_state_dict(state)
+
+    def grow_to(self, position: Position) -> None:
+        """Give the method, and its optimizer, the structure that they have at `position`.
+
+        A task that begins there has not been grown into yet.
+        """
+        if not self._hooks.grows:
+            return
+        for task in self._hooks.grow_to(min(position.last_begun, self.n_tasks - 1)):
+            self._renew_optimizer(task)
 
     def fit(self, notices: Sequence[str] = ()) -> dict[str, Any]:
         """Train all tasks from the current position on; returns what results.json holds.
@@ -137,7 +151,8 @@ class Trainer:
             DivergenceError: the loss or a weight is no longer finite.
             PreemptedError: `stop` gave a reason; the state is saved.
         """
-        self._emit_start([*notices, *self._notices()])
+        schedule = constant_rate(self.state.scheduler, self.settings, self._schedule_lengths)
+        self._emit_start([*notices, *filter(None, (schedule, joined_batches(self._least)))])
         results = self.state.results
         try:
             if self.settings.evaluate_future and self.position.global_step == 0:
@@ -176,32 +191,37 @@ class Trainer:
             self.settings.iterations,
             self._least,
         )
-        self._begin_task(stream)
+        self._begin_task(split, stream)
         for epoch in range(position.epoch, stream.epochs):
             self._train_epoch(stream, epoch)
         self._end_task(split, stream, time.perf_counter() - started)
 
-    def _begin_task(self, stream: TaskStream) -> None:
-        task, joint = self.position.task, self.settings.joint
-        last = self.benchmark.n_tasks - 1 if joint else task
-        self.method.task = Task(
-            task,
-            range(self.benchmark.n_classes) if joint else self.benchmark.classes(task),
-            range(max(self.benchmark.classes(t).stop for t in range(last + 1))),
-        )
+    def _begin_task(self, split: Split, stream: TaskStream) -> None:
+        """The order of a task's beginning: `grow`, the optimizer, `before_task`."""
+        task = self.position.task
+        list(self._hooks.grow_to(task))
+        self.method.task = self._hooks.task(task)
         self.method.train()
         if self.position.task_begins:
-            if task > 0 and self.settings.reset_optimizer:
-                state = self.state
-                state.optimizer, state.scheduler = self._optimizers(
-                    self.method.trainable(), self._schedule_lengths[task]
-                )
-            self.method.before_task()
-        label = "all tasks" if joint else self.benchmark.label(task)
+            if task > 0:
+                self._renew_optimizer(task)
+            self._hooks.before_task(split)
+        label = "all tasks" if self.settings.joint else self.benchmark.label(task)
         self.recording.emit(
             events.TaskStart(task, label, stream.n, stream.steps, stream.steps_per_epoch)
         )
         self._rate = (time.monotonic(), self.position.global_step)
+
+    def _renew_optimizer(self, task: int) -> None:
+        """A fresh optimizer for `task`, or the kept one with the parameters that are new."""
+        state, groups = self.state, self.method.parameter_groups()
+        if self._hooks.grows:
+            self._step.renew_parameters()
+        if self.settings.reset_optimizer:
+            length = self._schedule_lengths[task]
+            state.optimizer, state.scheduler = self._optimizers(groups, length)
+        else:
+            add_new_parameters(state.optimizer, groups)
 
     def _train_epoch(self, stream: TaskStream, epoch: int) -> None:
         """The steps of an epoch from the current position on.
@@ -213,12 +233,14 @@ class Trainer:
         state, position = self.state, self.position
         last = stream.steps_of(epoch)
         for raw, y, labels in stream.batches(epoch, position.step):
-            state.loss.add(self._step(raw, y, labels, state.optimizer, position))
+            loss = self._step(raw, y, labels, state.optimizer, position)
+            state.loss.add(loss)
             position.step += 1
             position.global_step += 1
             if position.global_step % self.settings.log_every == 0:
                 self._log()
-            self._step_scheduler(Per.step)
+            if loss is not None:
+                self._step_scheduler(Per.step)
             if time.monotonic() >= self._next_tick:
                 self._tick(stream)
             if position.step == last:
@@ -245,11 +267,10 @@ class Trainer:
         """
         position, task, state = self.position, self.position.task, self.state
         self.saving.require_finite_state()
-        self.method.after_task(self._all_of(split))
-        self.method.train()
+        stored = self._hooks.after_task(split)
         if state.replay is not None and self.method.store_at == "task":
             fields = {"raw": split.x, "y": split.y}
-            state.replay.add(fields, {}, split.y.cpu().numpy(), {"task": task})
+            state.replay.add(fields, stored, split.y.cpu().numpy(), {"task": task})
         values: dict[str, float] = {}
         if is_due(task, self.n_tasks, self.settings.evaluate_every_task):
             values = self._evaluate(trained=self._last_task(), boundary=True)
@@ -286,15 +307,6 @@ class Trainer:
             for n in n_examples
         ]
         return [count(lengths, task, given) for task in range(self.n_tasks)]
-
-    def _all_of(self, split: Split) -> Callable[[int], Iterable[Batch]]:
-        """The task's examples without augmentation, in a fixed order, for `after_task`."""
-
-        def data(n: int) -> Iterator[Batch]:
-            for raw, y in zip(split.x.split(n), split.y.split(n), strict=True):
-                yield Batch(raw, y, self._transform)
-
-        return data
 
     # --- between steps ------------------------------------------------------------------------
 
@@ -340,7 +352,8 @@ class Trainer:
     def _log(self) -> None:
         """Read the mean loss since the last time: the one place where the host waits for a step."""
         position, loss = self.position, self.state.loss.read()
-        self.saving.require_finite(loss)
+        if loss is not None:
+            self.saving.require_finite(loss)
         (before, step), now = self._rate, time.monotonic()
         self._rate = (now, position.global_step)
         self.recording.emit(
@@ -376,17 +389,6 @@ class Trainer:
                 tuple(notices),
             )
         )
-
-    def _notices(self) -> Iterator[str]:
-        """What of the checks before training the user should know."""
-        sentence = constant_rate(self.state.scheduler, self.settings, self._schedule_lengths)
-        if sentence is not None:
-            yield sentence
-        if self._least > 1:
-            yield (
-                "the network's batch norm cannot train on a single example: fewer than "
-                f"{self._least} that an epoch leaves over join its last batch"
-            )
 
     def _last_task(self) -> int:
         return self.benchmark.n_tasks - 1 if self.settings.joint else self.position.task
