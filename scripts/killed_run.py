@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,8 @@ class Run:
         """SIGKILL to the process; of several to all, as a machine dies, or to one."""
         ranks = children(process.pid) if self.case.ranks > 1 else []
         if ranks and self.chance.random() < 0.5:
-            os.kill(self.chance.choice(ranks), signal.SIGKILL)  # torchrun ends the others
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(self.chance.choice(ranks), signal.SIGKILL)  # torchrun ends the others
         elif ranks:
             os.killpg(process.pid, signal.SIGKILL)
         else:
@@ -115,12 +117,12 @@ class Run:
             place: a key of PLACES.
             window: seconds that the work after "finished" takes.
         """
-        before, ended, torn_before = self.committed(), self.ended, set(self.torn())
+        before = Seen(self)
         reached, longest = {
             "start-up": (lambda: True, 3.0),
-            "training": (lambda: self.committed() != before, 0.7),
-            "a write": (lambda: self.committed() != before and bool(self.torn()), 0.0),
-            "the end": (lambda: self.ended not in (None, ended), window),
+            "training": (before.has_commit, 0.7),
+            "a write": (lambda: before.has_commit() and bool(self.torn()), 0.0),
+            "the end": (before.has_end, window),
         }[place]
         process = self.start()
         delay, deadline = self.chance.uniform(0, longest), float("inf")
@@ -129,18 +131,9 @@ class Run:
                 deadline = time.monotonic() + delay
             time.sleep(0.003)
         killed = process.poll() is None
-        self.kill(process) if killed else None
-        torn = bool(set(self.torn()) - torn_before)
-        newest = [e for e in entries(self.folder / "checkpoints") if e.full][-1:]
-        was = "the end" if self.ended not in (None, ended) else "training"
-        was = "a write" if torn and was == "training" else was
-        return {
-            "killed": killed,
-            "place": was if self.committed() != before or was == "the end" else "start-up",
-            "in_a_write": torn,
-            "mid_epoch": bool(newest) and newest[0].order[3] > 0,
-            "global_step": newest[0].order[0] if newest else 0,
-        }
+        if killed:
+            self.kill(process)
+        return {"killed": killed, **before.what_came()}
 
     def committed(self) -> set[str]:
         """The names of the sidecars: they change with each commit."""
@@ -159,6 +152,39 @@ class Run:
         checkpoints = self.folder / "checkpoints"
         files = list(checkpoints.iterdir()) if checkpoints.is_dir() else []
         return [path for path in files if is_temporary(path)] + uncommitted(checkpoints)
+
+
+class Seen:
+    """What was in the folder of `run` before a process of it started."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.committed, self.ended, self.torn = run.committed(), run.ended, set(run.torn())
+
+    def has_commit(self) -> bool:
+        """Whether a checkpoint has come or gone since."""
+        return self.run.committed() != self.committed
+
+    def has_end(self) -> bool:
+        """Whether results.json says "finished" since."""
+        return self.run.ended not in (None, self.ended)
+
+    def what_came(self) -> dict[str, Any]:
+        """Where the process was when it was killed."""
+        torn = bool(set(self.run.torn()) - self.torn)
+        newest = [e for e in entries(self.run.folder / "checkpoints") if e.full][-1:]
+        if self.has_end():
+            place = "the end"
+        elif not self.has_commit():
+            place = "start-up"
+        else:
+            place = "a write" if torn else "training"
+        return {
+            "place": place,
+            "in_a_write": torn,
+            "mid_epoch": bool(newest) and newest[0].order[3] > 0,
+            "global_step": newest[0].order[0] if newest else 0,
+        }
 
 
 def children(process: int) -> list[int]:
