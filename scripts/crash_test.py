@@ -1,193 +1,174 @@
 """Crash test: kill runs at random instants, resume them, and compare the ends bit by bit.
 
-python scripts/crash_test.py [--kills 50] [--methods er derpp …] [--seed 0] [--jobs 2]
+python scripts/crash_test.py [--kills 200] [--methods er derpp …] [--seed 0] [--jobs 2]
 
-For each method an undisturbed run is made, and one that is killed (SIGKILL) again and again, partly
-while it starts, partly while it trains and writes, and each time started anew with
-`checkpoint.resume=auto`. Exit status 1 if any weight, buffer row, result or metric differs.
+For each method an undisturbed run is made, and others that are killed (SIGKILL) again and again:
+while they start, train, write a checkpoint, and between the results that say "finished" and the end
+of the work (figures, report, rows at W&B, retention, status). Each is started anew with
+`checkpoint.resume=auto`, at last to its end. Exit status 1, and a line for each difference, if any
+file of the folder but for clocks and paths is not that of the undisturbed run, or a row at W&B (a
+stand-in server) is missing or there twice. The code is compared as well: leave the checkout alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
-import time
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
+from crash_checks import compare_folders, compare_rows
+from killed_run import CASES, PLACES, PROJECT, ROOT, Case, Run
 
-from perdure.checkpoint.core import sidecars
-from perdure.checkpoint.core.format import read
-from perdure.checkpoint.core.ledger import entries
-from perdure.io.atomic import is_temporary
-
-TRAIN = Path(__file__).parents[1] / "train.py"
-METHODS = ("er", "derpp", "ewc-online", "si", "agem", "lwf")
-SETTING = (
-    "dataset.iterations=60",
-    "dataset.batch_size=10",
-    "buffer.size=100",
-    "training.log_every=7",
-    "checkpoint.save=true",
-    "checkpoint.every=3 steps",
-    "checkpoint.resume=auto",
-    "tracking.console=plain",
-)
-WITHOUT = {
-    "clock", "seconds", "cpu_seconds", "resumes", "timestamp", "at", "processes",
-    "metrics_sha256",  # of lines that hold clocks
-}  # fmt: skip
+from perdure.run.folder import RunFolder
 
 
-def command(method: str, folder: Path) -> list[str]:
-    return [sys.executable, str(TRAIN), f"model={method}", f"hydra.run.dir={folder}", *SETTING]
+@dataclass
+class Outcome:
+    """What one case came to."""
+
+    method: str
+    kills: list[dict[str, Any]] = field(default_factory=list)
+    n_runs: int = 0
+    differences: list[str] = field(default_factory=list)
 
 
-def start(method: str, folder: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    log = folder.with_suffix(".log").open("ab")
-    with log:
-        return subprocess.Popen(
-            command(method, folder), env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
+@contextmanager
+def wandb_server(root: Path) -> Iterator[Any]:
+    """The stand-in server of the tests."""
+    sys.path.append(str(ROOT / "tests"))
+    with importlib.import_module("wandb_server.server").StandIn(root / "server") as server:
+        yield server
 
 
-def finish(method: str, folder: Path) -> None:
-    """Run to the end; an error is shown."""
-    if start(method, folder).wait() != 0:
-        raise SystemExit(folder.with_suffix(".log").read_text())
+def crash_test(name: str, n_kills: int, seed: int, root: Path, server: Any) -> Outcome:
+    """An undisturbed run of the case `name`, and runs with `n_kills` kills in all, compared."""
+    case, chance, outcome = CASES[name], random.Random(f"{seed}/{name}"), Outcome(name)
+    environment = server.env(root / f"{name}-client") if case.is_mirrored else {}
+
+    def new(label: str, case: Case) -> Run:
+        return Run(case, root / f"{name}-{label}", environment, chance)
+
+    # One process gives what any number of them must.
+    calm = new("undisturbed", Case(case.overrides, 1, case.is_mirrored))
+    if failed := calm.finish():
+        outcome.differences = [f"undisturbed: {line}" for line in failed]
+        return outcome
+    plan = aims(n_kills, chance)
+    window = seconds_after_results(calm.folder)
+    while plan and outcome.n_runs <= n_kills:
+        run = new(f"{outcome.n_runs}", case)
+        outcome.n_runs += 1
+        while plan:
+            kill = run.kill_at(plan[0], window)
+            if not kill["killed"]:
+                break  # it had ended before; what is left of the plan is for another run
+            outcome.kills.append(kill)
+            plan.pop(0)
+        outcome.differences += [f"{run.folder.name}: {line}" for line in judge(run, calm, server)]
+    return outcome
 
 
-def committed(folder: Path) -> int:
-    return max((e.order[0] for e in entries(folder / "checkpoints")), default=0)
+def aims(n_kills: int, chance: random.Random) -> list[str]:
+    """Where to kill; at the end last, so that most of them are one run's."""
+    places = [place for place, share in PLACES.items() for _ in range(share)]
+    drawn = [places[3 * i % 10] for i in range(n_kills)]
+    chance.shuffle(drawn)
+    return sorted(drawn, key=lambda place: place == "the end")
 
 
-def kill_once(method: str, folder: Path, chance: random.Random) -> dict[str, Any]:
-    """Start the run, kill it at a random instant, and return where that was."""
-    before = committed(folder)
-    process = start(method, folder)
-    began = time.monotonic()
-    at_start = chance.random() < 0.25
-    deadline = began + chance.uniform(0, 3) if at_start else float("inf")
-    delay = chance.uniform(0, 0.7)
-    while process.poll() is None and time.monotonic() < deadline:
-        if deadline == float("inf") and committed(folder) > before:
-            deadline = time.monotonic() + delay
-        time.sleep(0.005)
-    killed = process.poll() is None
-    process.kill()
-    process.wait()
-    checkpoints = folder / "checkpoints"
-    files = list(checkpoints.iterdir()) if checkpoints.is_dir() else []
-    torn = [p for p in files if is_temporary(p)] + [
-        p for p in files if p.suffix in (".pt", ".pth") and not p.is_symlink()
-        and not sidecars.path_of(p).is_file()
-    ]  # fmt: skip
-    newest = [e for e in entries(checkpoints) if e.full][-1:]
-    return {
-        "killed": killed,
-        "at_start": at_start,
-        "in_a_write": bool(torn),
-        "mid_epoch": bool(newest) and newest[0].order[3] > 0,
-        "global_step": newest[0].order[0] if newest else 0,
+def seconds_after_results(folder: Path) -> float:
+    """How long the work took that follows the results that say "finished"."""
+    files = RunFolder(folder)
+    return max(0.05, files.status.stat().st_mtime - files.results.stat().st_mtime)
+
+
+def judge(run: Run, calm: Run, server: Any) -> list[str]:
+    """Let the run end, and compare it with the undisturbed one."""
+    if failed := run.finish():
+        return failed
+    found = compare_folders(calm.folder, run.folder)
+    if run.case.is_mirrored:
+        run_id = json.loads(RunFolder(run.folder).wandb.read_text())["id"]
+        found += compare_rows(run.folder, server.history(PROJECT, run_id))
+        if (state := server.run(PROJECT, run_id).state) != "finished":
+            found.append(f"W&B: the run is {state}")
+        found += [f"W&B: {problem}" for problem in server.problems]
+    return found
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """A line a case: kills by place, and differences."""
+    heads = ["case", "runs", "kills", *PLACES, "differences"]
+    rows = {
+        o.method: [o.n_runs, len(o.kills), *_by_place(o.kills), len(o.differences)]
+        for o in outcomes
     }
+    rows["in all"] = [sum(column) for column in zip(*rows.values(), strict=True)]
+    lines = [heads, *([name, *map(str, numbers)] for name, numbers in rows.items())]
+    return "\n".join(f"{line[0]:14}" + "".join(f"{x:>13}" for x in line[1:]) for line in lines)
 
 
-def crash_test(method: str, kills: int, seed: int, root: Path) -> dict[str, Any]:
-    """One undisturbed and one disturbed run of `method`, compared."""
-    chance = random.Random(f"{seed}/{method}")
-    undisturbed, killed_run = root / f"{method}-undisturbed", root / f"{method}-killed"
-    finish(method, undisturbed)
-    happened: list[dict[str, Any]] = []
-    for _ in range(kills):
-        happened.append(kill_once(method, killed_run, chance))
-        if not happened[-1]["killed"]:
-            break
-    finish(method, killed_run)
-    return {"method": method, "kills": happened, "differences": compare(undisturbed, killed_run)}
+def _by_place(kills: list[dict[str, Any]]) -> list[int]:
+    counts = Counter(kill["place"] for kill in kills)
+    return [counts[place] for place in PLACES]
 
 
-def compare(run: Path, other: Path) -> list[str]:
-    """Every difference between the ends of two runs but for clock fields."""
-    found: list[str] = []
-    of_tasks = [
-        {path.stem.rpartition("_")[2]: path for path in (folder / "checkpoints").glob("*_*.pt")}
-        for folder in (run, other)
-    ]
-    for task in sorted(of_tasks[0].keys() | of_tasks[1].keys()):
-        if any(task not in paths for paths in of_tasks):
-            found.append(f"task {task}: the checkpoint is in one only")
-        else:
-            a, b = (read(paths[task]) for paths in of_tasks)
-            found += differences(a, b, f"task {task}")
-    rows = [
-        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        for folder in (run, other)
-    ]
-    found += differences(rows[0], rows[1], "metrics.jsonl")
-    results = [json.loads((folder / "results.json").read_text()) for folder in (run, other)]
-    return found + differences(results[0], results[1], "results.json")
-
-
-def differences(a: Any, b: Any, where: str) -> list[str]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        keys = [k for k in {**a, **b} if k not in WITHOUT | {"args", "overrides", "metrics_bytes"}]
-        missing = [f"{where}: {k} is in one only" for k in keys if (k in a) != (k in b)]
-        both = [k for k in keys if k in a and k in b]
-        return missing + [d for k in both for d in differences(a[k], b[k], f"{where}.{k}")]
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
-        return [
-            d
-            for i, (x, y) in enumerate(zip(a, b, strict=True))
-            for d in differences(x, y, f"{where}[{i}]")
-        ]
-    same = (
-        torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
-    )
-    return [] if same else [where]
-
-
-def main() -> int:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=54, help="in all, spread over the methods")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--kills", type=int, default=54, help="in all, spread over the cases")
+    parser.add_argument(
+        "--methods", nargs="+", default=list(CASES), choices=CASES, metavar="CASE",
+        help=f"of {', '.join(CASES)}",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", action="store_true", help="print the record of every kill")
-    options = parser.parse_args()
+    parser.add_argument("--dir", type=Path, help="a new folder for the runs, which is kept")
+    return parser.parse_args()
+
+
+def run_all(options: argparse.Namespace, root: Path) -> list[Outcome]:
     each = -(-options.kills // len(options.methods))
-    with tempfile.TemporaryDirectory() as root, ThreadPoolExecutor(options.jobs) as pool:
-        done = list(
-            pool.map(lambda m: crash_test(m, each, options.seed, Path(root)), options.methods)
-        )
+
+    def one(name: str) -> Outcome:
+        outcome = crash_test(name, each, options.seed, root, server)
+        print(
+            f"{name}: {len(outcome.kills)} kills, {len(outcome.differences)} differences",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        return outcome
+
+    with wandb_server(root) as server, ThreadPoolExecutor(options.jobs) as pool:
+        return list(pool.map(one, options.methods))
+
+
+def main() -> int:
+    options = parse()
+    with tempfile.TemporaryDirectory() as temporary:
+        root = (options.dir or Path(temporary)).resolve()
+        root.mkdir(parents=True, exist_ok=options.dir is None)
+        outcomes = run_all(options, root)
     if options.json:
-        print(json.dumps(done))
-    for outcome in done:
-        kills = [k for k in outcome["kills"] if k["killed"]]
-        counts = ", ".join(
-            f"{sum(k[key] for k in kills)} {label}"
-            for key, label in (
-                ("at_start", "at start-up"),
-                ("mid_epoch", "resumed mid-epoch"),
-                ("in_a_write", "in a write"),
-            )
-        )
-        ends = (
-            "bit-identical"
-            if not outcome["differences"]
-            else f"DIFFERS: {outcome['differences'][:5]}"
-        )
-        print(f"{outcome['method']:12} {len(kills)} kills ({counts}): {ends}", file=sys.stderr)
-    return int(any(outcome["differences"] for outcome in done))
+        print(json.dumps([vars(outcome) for outcome in outcomes]))
+    out = sys.stderr if options.json else sys.stdout
+    print(table(outcomes), file=out)
+    for outcome in outcomes:
+        for line in outcome.differences:
+            print(f"{outcome.method}: {line}", file=out)
+    return int(any(outcome.differences for outcome in outcomes))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kit import assert_same
 
 from perdure.buffers.class_balanced import ClassBalancedReservoir
 
@@ -245,10 +246,7 @@ def test_a_loaded_buffer_makes_the_same_decisions(
         assert held[0].keys() == held[1].keys()
         assert all(torch.equal(held[0][key], held[1][key]) for key in held[0])
         offered += len(labels)
-    straight_state, resumed_state = straight.state_dict(), current.state_dict()
-    assert all(
-        straight_state[key] == resumed_state[key] for key in ("slots", "seen_of", "full", "seen")
-    )
+    assert_same(straight.state_dict(), current.state_dict())
 
 
 @pytest.mark.parametrize("fresh_class", [3, 12], ids=["known-range", "beyond"])

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kit import assert_same
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -109,9 +110,8 @@ def test_a_loaded_buffer_continues_as_if_nothing_had_happened(
     offer(resumed, make_fields, seed, batches, skip=cut)
     assert (len(resumed), resumed.seen) == (len(straight), straight.seen)
     draws = [b.draw(5, np.random.default_rng(seed)) for b in (straight, resumed)]
-    for first, other in (draws, (straight.contents(), resumed.contents())):
-        assert first.keys() == other.keys()
-        assert all(torch.equal(first[key], other[key]) for key in first)
+    assert_same(*draws)
+    assert_same(straight.state_dict(), resumed.state_dict())
 
 
 @every_buffer

@@ -146,7 +146,8 @@ class ClassBalancedReservoir(Buffer):
     def state_dict(self) -> dict[str, Any]:
         policy = {
             "slots": {c: list(slots) for c, slots in self._slots.items()},
-            "order": [c for alike in self._of_length.values() for c in alike],
+            # By length: the dictionary's own order tells of lengths that are gone.
+            "order": [c for _, alike in sorted(self._of_length.items()) for c in alike],
             "seen_of": dict(self._seen_of),
             "full": sorted(self._full),
         }

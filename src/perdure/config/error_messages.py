@@ -15,6 +15,8 @@ from perdure.errors import UserError
 
 _NO_KEY = re.compile(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in")
 _FULL_KEY = re.compile(r"full_key: (\S+)")
+_SEVERAL = re.compile(r"Ambiguous value for argument '(.+)'")
+_NO_NULL = re.compile(r"field '\S+' is not Optional")
 _WRAPPED = re.compile(r"UserError raised while resolving interpolation: (.+)")
 
 
@@ -98,6 +100,10 @@ def _value(error: BaseException, chain: list[BaseException]) -> str:
     ] or [error]
     line, full = _first_line(omegaconf_errors[0]), _FULL_KEY.search("\n".join(map(str, chain)))
     key = getattr(omegaconf_errors[0], "full_key", None) or (full[1] if full else None)
+    if several := _SEVERAL.match(line):
+        return f"{several[1]}: holds several values; give one, a list as [a,b], or sweep with -m"
+    if key and _NO_NULL.match(line):
+        return f"{key}=null: must have a value"
     return f"{key}: {line}" if key and key not in line else line
 
 
