@@ -26,7 +26,6 @@ TINY = ("dataset.iterations=5", "buffer.size=20", "tracking.console=plain")
 LAB = """\
 from perdure.models.er import ER
 
-RARE = pytest.mark.exhaustive
 class NCM(ER):
     def __init__(self, backbone, note: str = "") -> None:
         super().__init__(backbone)
