@@ -52,6 +52,7 @@ def test_a_mistake_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [])  # which `main` sets: it is restored
     with pytest.raises(SystemExit) as end:
         main(["evaluate", *words])
     assert end.value.code == 2
