@@ -131,6 +131,21 @@ class Dropping(Watched):
         self.drop = nn.Dropout(0.5)
 
 
+def test_a_network_of_the_method_s_own_can_mix_examples_too() -> None:
+    method = DERpp(MLP((1, 28, 28), 10, (12,)), 0.7, 0.3)
+    assert method.rows_are_independent
+    method.projection = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8))
+    assert method.backbone.rows_are_independent
+    assert not method.rows_are_independent
+    step = Step(
+        method, Scale(), Reservoir(5, 8), Streams(0), Settings(batch_size=10), torch.device("cpu")
+    )
+    assert not method.one_forward
+    del method.projection
+    step.renew_parameters()
+    assert method.one_forward
+
+
 @pytest.mark.parametrize(
     ("kind", "wanted", "passes"),
     [

@@ -18,6 +18,11 @@ _DEPENDENT = (
 """Modules with batch statistics or with random numbers (the last two have dropout inside)."""
 
 
+def treats_rows_alike(network: nn.Module) -> bool:
+    """Whether no module in `network` mixes the examples of a batch or draws random numbers."""
+    return not any(isinstance(module, _DEPENDENT) for module in network.modules())
+
+
 class Backbone(nn.Module):
     """A subclass defines `stages` and `pool`, or `features` alone if it has no feature maps.
 
@@ -80,7 +85,7 @@ class Backbone(nn.Module):
         Batch norm and dropout are found among the modules; a subclass that mixes examples or draws
         random numbers in other ways overrides this.
         """
-        return not any(isinstance(module, _DEPENDENT) for module in self.modules())
+        return treats_rows_alike(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits. x: float [B, C, H, W] -> [B, n_classes]."""

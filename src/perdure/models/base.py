@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from perdure.backbones.base import Backbone
+from perdure.backbones.base import Backbone, treats_rows_alike
 from perdure.datasets.batch import Batch, join
 from perdure.models.memory import Memory
 
@@ -92,11 +92,20 @@ class Method(nn.Module):
         logits: Tensor = self.backbone(x)
         return logits
 
+    @property
+    def rows_are_independent(self) -> bool:
+        """Whether the backbone, and each network of the method's own, treats every example alike.
+
+        Then an example's logits do not depend on what it is joined with.
+        """
+        own = (part for part in self.children() if part is not self.backbone)
+        return self.backbone.rows_are_independent and all(map(treats_rows_alike, own))
+
     def logits(self, *batches: Batch) -> tuple[Tensor, ...]:
         """Logits of several batches, [B, classes] each; of an empty one, [0, classes].
 
         They come from one forward pass, which costs much less than one each, where the network
-        treats every example alike whatever it is joined with (`Backbone.rows_are_independent`) and
+        treats every example alike whatever it is joined with (`rows_are_independent`) and
         `training.one_forward` allows it: then they are those of separate passes up to rounding.
         """
         found = [batch for batch in batches if batch]
@@ -161,6 +170,11 @@ class Method(nn.Module):
             data: the task's training examples.
             memory: what the buffer holds; `memory.rewrite` changes stored fields.
         """
+
+    @classmethod
+    def defines(cls, hook: str) -> bool:
+        """Whether this method has a `hook` of its own, not the one here that does nothing."""
+        return getattr(cls, hook) is not getattr(Method, hook)
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that the optimizer moves."""

@@ -75,12 +75,12 @@ class Step:
         self._seeds = [BlockStream(streams, "step", 1, part) for part in range(settings.n_shards)]
         # Before any optimizer knows the parameters: FSDP replaces them.
         reduction = prepare_network(method, ranks, settings)
-        method.one_forward = settings.one_forward and method.backbone.rows_are_independent
-        self._parameters = method.trainable()
+        self._parameters: list[torch.nn.Parameter] = []
         self._after_gradient = BlockStream(streams, "after_backward", 1)
         self._sharded: ShardedStep | None = None
         if settings.n_shards > 1:
             self._sharded = ShardedStep(method, ranks, settings.n_shards, reduction, local)
+        self._use_structure()
 
     def __call__(
         self,
@@ -198,9 +198,14 @@ class Step:
 
     def renew_parameters(self) -> None:
         """The method has grown: its new parameters take part from now on."""
-        self._parameters = self.method.trainable()
+        self._use_structure()
         if self._sharded is not None:
             self._sharded.reduction = reduction_of(self.method, self.control.ranks, self.settings)
+
+    def _use_structure(self) -> None:
+        """What follows from the modules that the method has now."""
+        self._parameters = self.method.trainable()
+        self.method.one_forward = self.settings.one_forward and self.method.rows_are_independent
 
     def _finish_gradient(
         self, loss: Tensor, reference: list[Tensor] | None, optimizer: torch.optim.Optimizer
@@ -242,12 +247,7 @@ class _Calls:
 
     @classmethod
     def of(cls, method: Method) -> _Calls:
-        return cls(
-            **{
-                field.name: getattr(type(method), field.name) is not getattr(Method, field.name)
-                for field in fields(cls)
-            }
-        )
+        return cls(**{field.name: method.defines(field.name) for field in fields(cls)})
 
 
 def _autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
