@@ -120,13 +120,21 @@ def test_what_grows_is_trained_and_resumed(make: MakeTrainer, reset: bool, shard
     heads = {name: value for name, value in whole["model"].items() if name.startswith("heads")}
     assert len(heads) == 6
     fresh = trainer()
-    list(fresh._hooks.grow_to(2))
+    fresh._hooks.grow_to(2)
     for name, value in fresh.method.state_dict().items():
         if name in heads:
             assert not torch.equal(value, heads[name]), f"{name} was not trained"
     groups = whole["optimizer"]["param_groups"]
     assert len(groups) == (1 if reset else 3)
     assert whole["matrix"]["class_il"][2][2] > 0.5, "the last task's block was not learned"
+
+
+def test_reductions_that_fix_the_parameters_are_refused_where_they_grow(
+    make: MakeTrainer,
+) -> None:
+    with pytest.raises(UserError, match=r"Blocks grows with the tasks, and training\.exact=false"):
+        make(Blocks, shards=2, exact=False)
+    assert make(Blocks, shards=1, exact=False).fit()["status"] == "finished"
 
 
 class Groups(FineTuning):
@@ -237,6 +245,15 @@ def test_a_loss_that_reaches_no_parameter_is_one_sentence(make: MakeTrainer) -> 
         make(Detached).fit()
 
 
+def require_logits_of_the_network(trainer: Trainer) -> None:
+    """The buffer holds what the trained network says of its examples."""
+    assert trainer.state.buffer is not None
+    held = trainer.state.buffer.contents()
+    trainer.method.eval()
+    expected = trainer.method(held["raw"].float() / 255)
+    torch.testing.assert_close(held["logits"], expected.detach())
+
+
 class Late(DERpp):
     """DER++ that stores at the end of each task."""
 
@@ -249,11 +266,7 @@ class Late(DERpp):
 def test_stored_fields_of_a_task_s_end_are_those_of_the_trained_network(make: MakeTrainer) -> None:
     trainer = make(Late, stop_after=1)
     trainer.fit()
-    assert trainer.state.buffer is not None
-    held = trainer.state.buffer.contents()
-    trainer.method.eval()
-    expected = trainer.method(held["raw"].float() / 255)
-    torch.testing.assert_close(held["logits"], expected.detach())
+    require_logits_of_the_network(trainer)
     require_exact_resume(lambda **changes: make(Late, **changes))
 
 
@@ -277,11 +290,7 @@ class Rewriting(DERpp):
 def test_the_memory_is_read_and_rewritten_between_tasks(make: MakeTrainer) -> None:
     trainer = make(Rewriting)
     trainer.fit()
-    assert trainer.state.buffer is not None
-    held = trainer.state.buffer.contents()
-    trainer.method.eval()
-    expected = trainer.method(held["raw"].float() / 255)
-    torch.testing.assert_close(held["logits"], expected.detach())
+    require_logits_of_the_network(trainer)
     require_exact_resume(lambda **changes: make(Rewriting, **changes))
 
 

@@ -49,13 +49,13 @@ def check(
         )
     if settings.sync_batchnorm:
         shards.check_sync_batchnorm(settings.n_shards, world_size)
-    grows = type(method).grow is not Method.grow
-    if grows and (not settings.exact or settings.parallel is Parallel.fsdp) and world_size > 1:
+    split = settings.parallel is Parallel.fsdp and world_size > 1
+    if method.defines("grow") and (split or (settings.n_shards > 1 and not settings.exact)):
         raise UserError(
             f"{name} grows with the tasks, and training.exact=false and training.parallel=fsdp fix "
             "the parameters at the start; leave both as they are by default"
         )
-    if settings.parallel is Parallel.fsdp and world_size > 1 and method.needs_full_parameters:
+    if split and method.needs_full_parameters:
         raise UserError(
             f"training.parallel=fsdp: {name} computes with whole parameters, which no process "
             "holds then; use training.parallel=replicate"
