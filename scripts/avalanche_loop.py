@@ -12,7 +12,8 @@ from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 from avalanche.training.supervised import Naive
-from reference_loop import GrayImages, mlp
+from plain_loop import mlp
+from reference_loop import GrayImages
 from torch import Tensor
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from plain_loop import mlp
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 try:
@@ -88,17 +89,6 @@ class ReservoirBuffer:
         rows = torch.from_numpy(np.random.choice(stored, min(n, stored), replace=False))
         drawn = {key: value[rows] for key, value in self.fields.items() if key != "x"}
         return {"x": torch.stack([augment(x) for x in self.fields["x"][rows]]), **drawn}
-
-
-def mlp() -> nn.Sequential:
-    """The network of the MNIST benchmarks, 784-100-100-10."""
-    hidden = [nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU()]
-    net = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(100, 10))
-    for layer in net:
-        if isinstance(layer, nn.Linear):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-    return net
 
 
 class ReferenceLoop:

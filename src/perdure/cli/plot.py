@@ -17,8 +17,9 @@ from pathlib import Path
 
 from perdure.errors import UserError, printable
 from perdure.io.atomic import write_atomically
-from perdure.io.files import read_json, require_own, writing
-from perdure.io.run_files import RESULTS_LIMIT, RunFiles
+from perdure.io.files import require_own, writing
+from perdure.io.run_files import RunFiles
+from perdure.run.folder import RunFolder
 from perdure.tracking.drawing import Drawing, to_svg
 from perdure.tracking.figures import FIGURES, RunData, drawn
 
@@ -90,16 +91,11 @@ def plot(
 
 
 def _data(run: Path) -> RunData:
-    files = RunFiles(run)
-    if not files.results.is_file():
-        raise UserError(f"{run}: no folder of a run (it has no {files.results.name})")
-    try:
-        results = read_json(files.results, RESULTS_LIMIT)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{files.results}: damaged ({printable(str(error))})") from None
-    if not isinstance(results, dict):
-        raise UserError(f"{files.results}: damaged (no JSON object)")
-    return RunData(results, files.metrics)
+    folder = RunFolder(run)
+    results = folder.read_results()
+    if results is None:
+        raise UserError(f"{run}: no folder of a run (it has no {folder.results.name})")
+    return RunData(results, folder.metrics)
 
 
 def _drawn(name: str, data: RunData) -> tuple[Drawing | None, str]:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from perdure.checkpoint.core.ledger import newest, uncommitted
 from perdure.checkpoint.core.lock import RunLock
-from perdure.errors import UserError
+from perdure.errors import UserError, printable
 from perdure.io.atomic import remove_temporaries, write_json
 from perdure.io.files import digest, matches, read_json
 from perdure.io.run_files import METRICS, RESULTS, RESULTS_LIMIT, RunFiles
@@ -38,7 +38,7 @@ class RunFolder(RunFiles):
         try:
             found = read_json(self.results, RESULTS_LIMIT)
         except (OSError, ValueError) as error:
-            raise UserError(f"{self.results}: damaged ({error})") from None
+            raise UserError(f"{self.results}: damaged ({printable(str(error))})") from None
         if not isinstance(found, dict):
             raise UserError(f"{self.results}: damaged (no JSON object)")
         return found

@@ -197,7 +197,7 @@ class Measurement:
         settings = assemble.settings(self.config)
         hooks = Hooks(self.method, self.benchmark, settings, self.transform)
         last = 0 if self.position is None else self.position.last_begun
-        list(hooks.grow_to(min(max(last, 0), self.benchmark.n_tasks - 1)))
+        hooks.grow_to(min(max(last, 0), self.benchmark.n_tasks - 1))
         try:
             self.method.load_state_dict(point.state["model"])
         except (RuntimeError, KeyError, TypeError, AttributeError) as error:

@@ -49,7 +49,7 @@ class Hooks:
         self.benchmark = benchmark
         self.settings = settings
         self.memory = Memory(buffer, transform)
-        self.grows = type(method).grow is not Method.grow
+        self.grows = method.defines("grow")
         self.grown = -1
         self._transform = transform
         self._streams = Streams(settings.seed)
@@ -65,10 +65,14 @@ class Hooks:
             range(max(self.benchmark.classes(t).stop for t in range(last + 1))),
         )
 
-    def grow_to(self, index: int) -> Iterator[int]:
-        """Give the method the structure of the tasks up to `index`; yields each one that is new.
+    def grow_to(self, index: int, grown: Callable[[int], None] = lambda task: None) -> None:
+        """Give the method the structure of the tasks up to `index`, one after another.
 
         A resumed run goes through it before the state is loaded.
+
+        Args:
+            index: of the last of these tasks.
+            grown: called with each task that was new to the method.
         """
         for task in range(self.grown + 1, index + 1):
             self.method.task = self.task(task)
@@ -76,7 +80,7 @@ class Hooks:
             self.method.grow(self.method.task)
             self.method.to(self._device)
             self.grown = task
-            yield task
+            grown(task)
 
     def before_task(self, split: Split) -> None:
         """The task starts; its training examples are in `split`."""

@@ -81,7 +81,7 @@ class Trainer:
         self._control = ControlFlags(ranks, device, launch.stop, time_due)
         buffer = buffer if method.replays else None
         self._hooks = Hooks(method, benchmark, settings, transform, buffer)
-        list(self._hooks.grow_to(0))
+        self._hooks.grow_to(0)
         self._step = Step(
             method,
             self._transform,
@@ -136,10 +136,9 @@ class Trainer:
 
         A task that begins there has not been grown into yet.
         """
-        if not self._hooks.grows:
-            return
-        for task in self._hooks.grow_to(min(position.last_begun, self.n_tasks - 1)):
-            self._renew_optimizer(task)
+        if self._hooks.grows:
+            last = min(position.last_begun, self.n_tasks - 1)
+            self._hooks.grow_to(last, self._renew_optimizer)
 
     def fit(self, notices: Sequence[str] = ()) -> dict[str, Any]:
         """Train all tasks from the current position on; returns what results.json holds.
@@ -199,7 +198,7 @@ class Trainer:
     def _begin_task(self, split: Split, stream: TaskStream) -> None:
         """The order of a task's beginning: `grow`, the optimizer, `before_task`."""
         task = self.position.task
-        list(self._hooks.grow_to(task))
+        self._hooks.grow_to(task)
         self.method.task = self._hooks.task(task)
         self.method.train()
         if self.position.task_begins:
