@@ -74,7 +74,7 @@ def check_optimizer(method: Method, optimizer: torch.optim.Optimizer) -> None:
         return
     name, options = type(method).__name__, optimizer.defaults
     given = [key for key in ("momentum", "weight_decay") if options.get(key)]
-    if given or not type(optimizer).__name__ == "SGD":
+    if given or type(optimizer).__name__ != "SGD":
         shown = f"optimizer.{given[0]}={options[given[0]]}" if given else "optimizer"
         raise UserError(
             f"{shown}: {name} moves the weights between the optimizer's steps, which only plain "
