@@ -100,7 +100,7 @@ def make_trainer(config: Config, benchmark: Scenario, **more: Any) -> Trainer:
         benchmark,
         settings(config),
         OptimizerFactory(lambda parameters: SGD(parameters, lr=0.01, momentum=0.5)),
-        make_buffer(config),
+        make_buffer(config, benchmark),
         recording=Recording(**more),
     )
 

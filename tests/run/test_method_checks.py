@@ -34,11 +34,11 @@ def test_only_a_method_with_replay_uses_and_needs_a_buffer(model: str) -> None:
     config = config_of(f"model={model}", "buffer.size=77")
     without = config_of(f"model={model}", "buffer=none")
     if method_class(config).replays:
-        assert replay_size(config) == 77
+        assert replay_size(config, 10) == 77
         with pytest.raises(UserError, match=f"^model={model} with buffer=none: {model} replays"):
             check_method(without)
     else:
-        assert replay_size(config) == replay_size(without) == 0
+        assert replay_size(config, 10) == replay_size(without, 10) == 0
         check_method(without)
     check_method(config)
 

@@ -14,6 +14,7 @@ from perdure.datasets.batch import Transform
 from perdure.datasets.scenarios import Scenario
 from perdure.errors import UserError
 from perdure.models.base import Method
+from perdure.models.replay import uses_buffer
 from perdure.ranks import shards
 from perdure.training.settings import Settings
 
@@ -31,7 +32,7 @@ def check(
         UserError: names the combination.
     """
     name = type(method).__name__
-    if method.replays and buffer is None:
+    if uses_buffer(method) and buffer is None:
         raise UserError(f"{name} replays from a buffer: give it one")
     if benchmark.kind not in method.scenarios:
         raise UserError(

@@ -17,6 +17,7 @@ from perdure.datasets.transforms import Scale
 from perdure.distributed.control_flags import ControlFlags
 from perdure.errors import DivergenceError, PeerLostError, PreemptedError, UserError
 from perdure.models.base import Method
+from perdure.models.replay import uses_buffer
 from perdure.randomness import Streams
 from perdure.tracking import events
 from perdure.training.checks import check, check_data, joined_batches, sizes, smallest_batch
@@ -79,7 +80,7 @@ class Trainer:
         self._optimizers.check(settings, benchmark.accuracies, self._schedule_lengths)
         time_due = recording.checkpoints.time_due if recording.checkpoints else lambda: False
         self._control = ControlFlags(ranks, device, launch.stop, time_due)
-        buffer = buffer if method.replays else None
+        buffer = buffer if uses_buffer(method) else None
         self._hooks = Hooks(method, benchmark, settings, transform, buffer)
         self._hooks.grow_to(0)
         self._step = Step(
