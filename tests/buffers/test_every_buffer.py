@@ -123,7 +123,7 @@ def test_a_loaded_buffer_continues_as_if_nothing_had_happened(
 
 @every_buffer
 def test_an_empty_batch_changes_nothing(make_fields: MakeFields, options: dict[str, Any]) -> None:
-    buffer, nothing = make(options, 5), np.zeros(0, dtype=np.int64)
+    buffer, nothing = make(options, TASKS), np.zeros(0, dtype=np.int64)
     info = {"features": torch.zeros(0, 3)}
     buffer.add(make_fields(nothing, nothing), nothing, np.random.default_rng(0), info=info)
     assert (len(buffer), buffer.seen) == (0, 0)

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from perdure.buffers.exemplars import Exemplars
 from perdure.buffers.policy import Offer
 from perdure.buffers.sampling import Uniforms
+
+_SMALL = 1e-12
 
 
 class Herding(Exemplars):
@@ -31,32 +31,32 @@ class Herding(Exemplars):
     ) -> list[np.ndarray]:
         if "features" not in offer.info:  # taken over from another buffer: the order that they have
             return [rows[:n] for rows, n in wanted]
-        features = torch.as_tensor(offer.info["features"]).detach().cpu()
-        return [rows[herd(features[torch.from_numpy(rows)], n)] for rows, n in wanted]
+        features = torch.as_tensor(offer.info["features"]).detach().cpu().double().numpy()
+        return [rows[herd(features[rows], n)] for rows, n in wanted]
 
 
-def herd(features: Tensor, m: int) -> np.ndarray:
+def herd(features: np.ndarray, m: int) -> np.ndarray:
     """The greedy choice of exemplars of one class: Algorithm 4 on L2-normalized features.
 
-    p_k = argmin_x ‖μ − (φ(x) + Σ_{j<k} φ(p_j)) / k‖ without repetition; of equals the first. The
-    average is not normalized again, as in the authors' code. Computed in float64 on the host, so
-    that the choice is the same on every kind of device.
+    p_k = argmin_x ‖μ − (φ(x) + Σ_{j<k} φ(p_j)) / k‖² without repetition; the average is not
+    normalized again, as in the authors' code. Of those that are equal up to 10⁻¹² the first is
+    chosen, and all is computed in float64 on the host, so that the choice is the same everywhere.
 
     Args:
-        features: float [n, d] on the host.
+        features: float64 [n, d].
         m: how many to choose.
 
     Returns:
         int64 [min(m, n)], rows in the order of choice.
     """
-    phi = F.normalize(features.double(), dim=1)
-    mean, total = phi.mean(0), torch.zeros(phi.shape[1], dtype=torch.float64)
-    taken = torch.zeros(len(phi), dtype=torch.bool)
+    phi = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), _SMALL)
+    mean, total = phi.mean(0), np.zeros(phi.shape[1])
+    taken = np.zeros(len(phi), dtype=bool)
     chosen = np.empty(min(m, len(phi)), dtype=np.int64)
     for k in range(len(chosen)):
-        distance = (mean - (phi + total) / (k + 1)).square().sum(1)
-        best = int(distance.masked_fill_(taken, torch.inf).argmin())
-        chosen[k] = best
-        taken[best] = True
+        distance = np.square(mean - (phi + total) / (k + 1)).sum(1)
+        distance[taken] = np.inf
+        best = int(np.argmax(distance <= distance.min() + _SMALL))
+        chosen[k], taken[best] = best, True
         total += phi[best]
     return chosen
