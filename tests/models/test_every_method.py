@@ -192,5 +192,6 @@ def test_every_method_has_its_option_and_every_option_its_method() -> None:
         "base",
         "memory",
         "per_example",
+        "replay",
     }
     assert files == {name.replace("-", "_") for name in NAMES}

@@ -57,9 +57,11 @@ def test_a_quota_of_each_class_gives_the_capacity() -> None:
     assert (replay_size(without, 10), replay_label(without)) == (0, "0")
     by_size = config_of("model=er", "buffer=random", "buffer.size=70")
     assert (replay_size(by_size, 10), replay_label(by_size)) == (70, "70")
-    message = r"^buffer\.per_class=20 with buffer\.size=500: the capacity is one or the other; "
+    both = ["buffer.size=500", "buffer.per_class=20"]
+    message = r"^buffer\.size=500 with buffer\.per_class=20: the capacity is one or the other; "
     with pytest.raises(UserError, match=message):
-        check_method(config, ["buffer.size=500", "buffer.per_class=20"])
+        check_method(config, both)
+    check_method(config, both, taken={"buffer.size"})
 
 
 @pytest.mark.parametrize("model", MODELS)

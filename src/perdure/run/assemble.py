@@ -87,7 +87,7 @@ def run(
     validate(composed)
     composed, left_out = drop_unaccepted_options(composed, overrides)
     config = typed(composed)
-    check_method(config, overrides)
+    check_method(config, overrides, getattr(start, "taken", ()))
     ranks = join(config.training.collective_timeout)
     source = ranks.broadcast(start if isinstance(start, RestorePoint) else None)
     config, fork = _settled(config, source, ranks)

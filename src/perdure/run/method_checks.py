@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from perdure.buffers.quotas import capacity
 from perdure.config.build import locate
@@ -12,8 +12,6 @@ from perdure.config.schema import Config, Mode
 from perdure.errors import UserError
 from perdure.models.base import Method
 from perdure.models.replay import uses_buffer
-
-PER_CLASS = "buffer.per_class"
 
 
 def method_class(config: Config) -> type[Method]:
@@ -31,12 +29,15 @@ def method_class(config: Config) -> type[Method]:
     return found
 
 
-def check_method(config: Config, overrides: Sequence[str] = ()) -> None:
+def check_method(
+    config: Config, overrides: Sequence[str] = (), taken: Collection[str] = ()
+) -> None:
     """Refuse a buffer or a mode with which the method cannot be trained.
 
     Args:
         config: the configuration.
-        overrides: what the user typed, which gives the buffer one size at most.
+        overrides: the command line, which gives the buffer one size at most.
+        taken: keys of it that a checkpoint sets, not the user.
 
     Raises:
         UserError: names the combination, and what to choose instead.
@@ -47,11 +48,12 @@ def check_method(config: Config, overrides: Sequence[str] = ()) -> None:
             f"model={name} with buffer=none: {name} replays from a buffer; choose buffer=reservoir "
             "or buffer=class-balanced"
         )
-    typed = Arguments(tuple(overrides))
-    if config.buffer.get("per_class") and typed.sets("buffer.size") and typed.sets(PER_CLASS):
+    size, per_class = config.buffer["size"], config.buffer.get("per_class")
+    sets_size = Arguments(tuple(overrides)).sets("buffer.size") and "buffer.size" not in taken
+    if per_class is not None and sets_size:
         raise UserError(
-            f"{PER_CLASS}={config.buffer['per_class']} with buffer.size={config.buffer['size']}: "
-            "the capacity is one or the other; leave one out"
+            f"buffer.size={size} with buffer.per_class={per_class}: the capacity is one or the "
+            "other; leave buffer.size out, or add buffer.per_class=null"
         )
     if config.training.mode is Mode.joint and not method.joint:
         raise UserError(
