@@ -17,6 +17,7 @@ from perdure.backbones.base import Backbone, treats_rows_alike
 from perdure.datasets.batch import Batch, join
 from perdure.models.memory import Memory
 from perdure.models.phase import MAIN, Phase
+from perdure.models.replay import Replay
 
 
 @dataclass(slots=True)
@@ -79,7 +80,9 @@ class Method(nn.Module):
     """A way to train `backbone` on one task after another.
 
     Class attributes declare what the trainer must provide:
-        replays: independent draws from the buffer that `loss` takes; 0 needs no buffer.
+        replays: draws from the buffer that `loss` takes: how many independent ones of
+            `buffer.batch_size`, or a tuple of `Replay`; 0 draws nothing.
+        keeps_exemplars: whether it has a buffer though it draws nothing from it at a step.
         stored_fields: what `loss` returns to be stored with each example, besides bytes and label.
         store_at: when examples are offered to the buffer: each "step", or at the end of a "task".
         joint: whether training on all tasks at once makes sense.
@@ -96,14 +99,14 @@ class Method(nn.Module):
         plain_sgd: whether it moves the weights itself, which momentum and weight decay disturb.
     """
 
-    replays: ClassVar[int] = 0
+    replays: ClassVar[int | tuple[Replay, ...]] = 0
+    keeps_exemplars: ClassVar[bool] = False
     stored_fields: ClassVar[tuple[str, ...]] = ()
     store_at: ClassVar[Literal["step", "task"]] = "step"
     joint: ClassVar[bool] = True
     scenarios: ClassVar[tuple[str, ...]] = ("class-incremental", "domain-incremental")
     additive: ClassVar[bool] = True
     needs_full_parameters: ClassVar[bool] = False
-    keeps_exemplars: ClassVar[bool] = False
     views: ClassVar[int] = 1
     needs_task_id: ClassVar[bool] = False
     needs_boundaries: ClassVar[bool] = False
