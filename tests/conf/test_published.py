@@ -16,7 +16,7 @@ from perdure.config.folder import CONF
 from perdure.config.tables import Setting, read
 
 FILES = sorted((CONF / "published").glob("*.yaml"))
-GROUPS = {"source", "scenario", "transform", "backbone", "optimizer", "scheduler", "buffer"}
+GROUPS = {"source", "scenario", "transform", "backbone", "head", "optimizer", "scheduler", "buffer"}
 """Groups that a protocol may choose from."""
 KEYED = {"dataset", "training", *GROUPS}
 """First parts of the keys that it may give."""
@@ -101,7 +101,7 @@ def test_a_protocol_is_made_of_groups_and_their_keys(path: Path) -> None:
     for setting in settings(path):
         for key in (*setting.protocol, *setting.benchmark.unknown):
             group, dot, _ = key.partition(".")
-            assert group in KEYED if dot else group in {*GROUPS, "head"}, (setting.name, key)
+            assert group in KEYED if dot else group in GROUPS, (setting.name, key)
         both = set(setting.benchmark.protocol) & set(setting.benchmark.unknown)
         assert both == set(), setting.name
 

@@ -63,6 +63,8 @@ class Method(nn.Module):
         additive: whether the loss is a mean over examples, so that a batch can be split.
         needs_full_parameters: whether it computes with the parameters or their gradients
             themselves, which then cannot be sharded over processes (`training.parallel=fsdp`).
+        loss_scope: over which classes cross-entropy is taken where `training.loss_scope` is null:
+            "full", all of the benchmark; "seen", those so far; "current", the task's own.
     """
 
     replays: ClassVar[int] = 0
@@ -72,6 +74,7 @@ class Method(nn.Module):
     scenarios: ClassVar[tuple[str, ...]] = ("class-incremental", "domain-incremental")
     additive: ClassVar[bool] = True
     needs_full_parameters: ClassVar[bool] = False
+    loss_scope: ClassVar[Literal["full", "seen", "current"]] = "full"
 
     task: Task
     """The current task; the trainer sets it."""

@@ -1,0 +1,56 @@
+"""The network of a run from its configuration: the backbone, and the head that the config chooses.
+
+The head `linear` that does not grow is the backbone's own, whatever its constructor made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from perdure.backbones.base import Backbone
+from perdure.backbones.heads import Head, Linear
+from perdure.config.build import build, locate
+from perdure.config.schema import Config, Mode
+from perdure.datasets.scenarios import Scenario
+
+_BLOCKS = "head.blocks."
+
+
+def make_network(
+    config: Config, benchmark: Scenario, weights: Mapping[str, Any] | None = None
+) -> Backbone:
+    """The backbone with its head, on the CPU: fresh, or with `weights`.
+
+    Args:
+        config: the groups `backbone` and `head`.
+        benchmark: gives the shape of the examples and the number of classes.
+        weights: a state of the same network, grown for some of the tasks, if it grows.
+
+    Raises:
+        UserError: a class does not take its options.
+        RuntimeError: the weights do not fit.
+    """
+    backbone: Backbone = build(
+        config.backbone, "backbone", input_shape=benchmark.shape, n_classes=benchmark.n_classes
+    )
+    node = config.head
+    if locate(node["_target_"], "head") is not Linear or node.get("growing"):
+        sizes = {"n_features": backbone.n_features, "n_classes": benchmark.n_classes}
+        backbone.head = build(node, "head", **sizes)
+    if weights is not None:
+        tasks = map(benchmark.classes, range(benchmark.n_tasks))
+        joint = config.training.mode is Mode.joint
+        _grow_as(backbone.head, weights, [range(benchmark.n_classes)] if joint else tasks)
+        backbone.load_state_dict(weights)
+    return backbone
+
+
+def _grow_as(head: nn.Module, weights: Mapping[str, Any], tasks: Iterable[range]) -> None:
+    """Give a growing head the classes of tasks until it has as many blocks as `weights`."""
+    n_blocks = len({name.split(".")[2] for name in weights if name.startswith(_BLOCKS)})
+    for classes in tasks:
+        if isinstance(head, Head) and len(head.blocks) < n_blocks:
+            head.grow(classes)
