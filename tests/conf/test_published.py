@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from perdure.config.build import locate
 from perdure.config.folder import CONF
 from perdure.config.tables import Setting, read
 
@@ -130,6 +131,16 @@ def test_what_can_be_applied_has_a_whole_protocol(path: Path) -> None:
         assert {"dataset.epochs", "dataset.iterations"} & set(protocol), setting.name
         assert "optimizer.lr" in setting.values, setting.name
         assert "buffer" in protocol or row.buffer is None, setting.name
+
+
+@by_file
+def test_a_method_s_own_loss_scope_is_the_one_that_applies_by_itself(path: Path) -> None:
+    """`training.loss_scope=null` counts as full where a table gives nothing else."""
+    for setting in runnable(path):
+        if setting.protocol.get("training.loss_scope", "full") == "full":
+            content = (CONF / "model" / f"{setting.row.method}.yaml").read_text()
+            method = locate(yaml.safe_load(content)["_target_"], "model")
+            assert getattr(method, "loss_scope") == "full", setting.name  # noqa: B009
 
 
 @by_file

@@ -5,10 +5,8 @@ The head `linear` that does not grow is the backbone's own, whatever its constru
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-from torch import nn
 
 from perdure.backbones.base import Backbone
 from perdure.backbones.heads import Head, Linear
@@ -41,16 +39,21 @@ def make_network(
         sizes = {"n_features": backbone.n_features, "n_classes": benchmark.n_classes}
         backbone.head = build(node, "head", **sizes)
     if weights is not None:
-        tasks = map(benchmark.classes, range(benchmark.n_tasks))
-        joint = config.training.mode is Mode.joint
-        _grow_as(backbone.head, weights, [range(benchmark.n_classes)] if joint else tasks)
+        grow_as(backbone, weights, config, benchmark)
         backbone.load_state_dict(weights)
     return backbone
 
 
-def _grow_as(head: nn.Module, weights: Mapping[str, Any], tasks: Iterable[range]) -> None:
-    """Give a growing head the classes of tasks until it has as many blocks as `weights`."""
+def grow_as(
+    backbone: Backbone, weights: Mapping[str, Any], config: Config, benchmark: Scenario
+) -> None:
+    """Give a growing head the classes of as many tasks as `weights` has blocks of."""
+    head, n_tasks = backbone.head, benchmark.n_tasks
+    if not (isinstance(head, Head) and head.grows):
+        return
     n_blocks = len({name.split(".")[2] for name in weights if name.startswith(_BLOCKS)})
+    joint = config.training.mode is Mode.joint
+    tasks = [range(benchmark.n_classes)] if joint else map(benchmark.classes, range(n_tasks))
     for classes in tasks:
-        if isinstance(head, Head) and len(head.blocks) < n_blocks:
+        if len(head.blocks) < n_blocks:
             head.grow(classes)
