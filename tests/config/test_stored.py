@@ -356,6 +356,8 @@ def test_a_class_that_nobody_here_named_is_refused(part: str, shape: str) -> Non
         ("dataset.source", "perdure.datasets.fetch.fetch"),
         ("dataset.source", "perdure.datasets.sources.mnist.Path"),
         ("backbone", "torch.nn.Linear"),
+        ("head", "torch.nn.Linear"),
+        ("head", "perdure.backbones.mlp.MLP"),
         ("backbone", "torch.hub.load"),
         ("optimizer", "torch.optim.functools.partial"),
         ("optimizer", "torch.load"),
@@ -372,6 +374,7 @@ def test_a_name_that_only_looks_like_ours_is_refused(part: str, target: Any) -> 
     [
         ("model", "perdure.models.sgd.FineTuning"),
         ("backbone", "perdure.backbones.resnet.ReducedResNet18"),
+        ("head", "perdure.backbones.heads.Proxy"),
         ("optimizer", "torch.optim.RMSprop"),
         ("optimizer", "torch.optim.rmsprop.RMSprop"),
         ("scheduler", "torch.optim.lr_scheduler.StepLR"),

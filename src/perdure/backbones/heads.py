@@ -108,7 +108,7 @@ class Linear(Head):
 
     def known(self, features: Tensor) -> Tensor:
         weight, bias = self._joined("weight", self.n_features), self._joined("bias")
-        return F.linear(features, weight.to(features), bias.to(features))
+        return F.linear(features, weight.to(features.dtype), bias.to(features.dtype))
 
 
 class Directions(nn.Module):
@@ -181,13 +181,13 @@ class _Scaled(Head):
 
 
 class Cosine(_Scaled):
-    """eta * <w_c / |w_c|, f / |f|>, without bias: LUCIR, Hou et al. 2019, eq. 4 (learned eta)."""
+    """eta * <w_c / |w_c|, f / |f|> with a learned eta, without bias: LUCIR, Hou et al. 2019."""
 
     def __init__(self, n_features: int, n_classes: int, growing: bool = False) -> None:
         super().__init__((n_features,), n_classes, growing)
 
     def similarities(self, features: Tensor) -> Tensor:
-        return F.linear(F.normalize(features, dim=1), self._unit_weights().to(features))
+        return F.linear(F.normalize(features, dim=1), self._unit_weights().to(features.dtype))
 
 
 class Proxy(_Scaled):
@@ -208,7 +208,7 @@ class Proxy(_Scaled):
         super().__init__((proxies, n_features), n_classes, growing)
 
     def similarities(self, features: Tensor) -> Tensor:
-        weight = self._unit_weights().to(features)
+        weight = self._unit_weights().to(features.dtype)
         each = F.linear(F.normalize(features, dim=1), weight.flatten(0, 1))
         each = each.view(len(features), *weight.shape[:2])
         return (each.softmax(2) * each).sum(2)
@@ -249,7 +249,7 @@ class NCM(nn.Module):
     @torch.no_grad()
     def update(self, features: Tensor, y: Tensor) -> None:
         """Add examples to the means. features: float [B, n_features]; y: int64 [B]."""
-        self.sums.index_add_(0, y, features.to(self.sums))
+        self.sums.index_add_(0, y, features.to(self.sums.dtype))
         self.counts.index_add_(0, y, torch.ones_like(y))
 
     @torch.no_grad()
@@ -265,7 +265,7 @@ class NCM(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores; `UNSEEN` of a class without examples. [B, n_features] -> [B, n_classes]."""
-        means = self.means.to(features)
+        means = self.means.to(features.dtype)
         if self.metric == "cosine":
             scores = F.linear(F.normalize(features, dim=1), F.normalize(means, dim=1))
         else:

@@ -136,14 +136,16 @@ class Batch:
         Raises:
             ValueError: the batch was joined from batches of different scopes.
         """
-        return columns(logits, self._one_scope())
+        return columns(logits, self.scope)
 
     @property
     def y_in_scope(self) -> Tensor:
         """The labels as columns of `in_scope`, int64 [B]; raises as it does."""
-        return positions(self.y, self._one_scope())
+        return positions(self.y, self.scope)
 
-    def _one_scope(self) -> Scope:
+    @property
+    def scope(self) -> Scope:
+        """The classes in scope, None for all; raises as `in_scope` does."""
         if len(self.scopes) > 1:
             raise ValueError("a batch joined from batches of different loss scopes has no scope")
         return self.scopes[0][1]
