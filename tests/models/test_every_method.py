@@ -191,6 +191,8 @@ def test_every_method_has_its_option_and_every_option_its_method() -> None:
         "__init__",
         "base",
         "memory",
+        "gradients",
         "per_example",
+        "phase",
     }
     assert files == {name.replace("-", "_") for name in NAMES}

@@ -69,8 +69,8 @@ class Pulled(FineTuning):
     def penalty(self) -> Tensor | None:
         return sum((p.square().sum() for p in self.trainable()), torch.zeros(()))
 
-    def after_backward(self, reference: list[Tensor] | None) -> None:
-        assert reference is None
+    def after_backward(self, references: Tensor | None) -> None:
+        assert references is None
         self.seen = torch.cat([p.grad.flatten() for p in self.trainable() if p.grad is not None])
 
 

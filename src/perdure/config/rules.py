@@ -68,6 +68,7 @@ RULES = {
     "training.eval_batch_size": _COUNT,
     "training.log_every": _COUNT,
     "training.shards": _COUNT,
+    "training.updates": _COUNT,
 }
 """By the key of the configuration."""
 

@@ -99,6 +99,7 @@ class TrainingConfig:
     reset_optimizer: bool = True
     one_forward: bool = True
     loss_scope: LossScope | None = None
+    updates: int = 1
     scheduler_per: Per = Per.epoch
     shards: int | None = None
     exact: bool = True

@@ -25,6 +25,22 @@ class Memory:
     def __len__(self) -> int:
         return 0 if self._buffer is None else len(self._buffer)
 
+    @property
+    def capacity(self) -> int:
+        """How many examples it can hold; 0 for a method without a buffer."""
+        return 0 if self._buffer is None else self._buffer.size
+
+    def split(self) -> tuple[Tensor, Tensor]:
+        """All that it holds, in the order of the slots: uint8 [N, C, H, W] and int64 [N].
+
+        Raises:
+            ValueError: it is empty.
+        """
+        if self._buffer is None or not len(self._buffer):
+            raise ValueError("the memory is empty")
+        contents = self._buffer.contents()
+        return contents["raw"], contents["y"]
+
     def batches(self, n: int) -> Iterator[Batch]:
         """The stored examples in the order of their slots, `n` at a time, without augmentation."""
         if self._buffer is None or not len(self._buffer):

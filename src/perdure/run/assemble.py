@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import perdure
 from perdure.buffers.base import Buffer
 from perdure.checkpoint.core.cadence import Cadence
 from perdure.checkpoint.core.manager import CheckpointManager, Policy, stem
-from perdure.config.build import build, check, locate
+from perdure.config.build import build
 from perdure.config.compare import require_same
 from perdure.config.folder import CHECKOUT
 from perdure.config.schema import Config, Direction, Mode, validate
@@ -45,7 +45,7 @@ from perdure.tracking.provenance import read_code
 from perdure.tracking.used_modules import used_modules
 from perdure.training.checks import sizes
 from perdure.training.clock import Moment
-from perdure.training.optim import OptimizerFactory
+from perdure.training.optim import OptimizerFactory, optimizer_of
 from perdure.training.recording import Launch, Recording
 from perdure.training.schedules import Schedule, full_name
 from perdure.training.settings import Settings
@@ -198,7 +198,7 @@ def make_trainer(
         method,
         benchmark,
         settings(config),
-        OptimizerFactory(_optimizer(config.optimizer), _scheduler(config.scheduler)),
+        OptimizerFactory(optimizer_of(config.optimizer), _scheduler(config.scheduler)),
         make_buffer(config),
         build(config.dataset.transform, "dataset.transform"),
         recording,
@@ -319,21 +319,6 @@ def n_epochs(config: Config, benchmark: Scenario) -> int:
         return dataset.epochs
     n = sizes(benchmark, settings(config))[0]
     return length(max(1, n), dataset.batch_size, iterations=dataset.iterations).epochs
-
-
-def _optimizer(node: dict[str, Any]) -> Callable[[Any], torch.optim.Optimizer]:
-    """A call with the parameters to the class that `node` names, with the rest of `node`."""
-    options = {key: value for key, value in node.items() if key != "_target_"}
-    target = locate(node["_target_"], "optimizer")
-    check(target, options, "optimizer")
-
-    def make(parameters: Any) -> Any:
-        try:
-            return target(parameters, **options)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"optimizer: {error}") from error
-
-    return make
 
 
 def _scheduler(node: dict[str, Any] | None) -> Schedule | None:

@@ -10,7 +10,7 @@ from torch import nn
 from perdure.backbones.heads import NCM, Identity
 from perdure.buffers.base import Buffer
 from perdure.config.rules import check_stop_after
-from perdure.config.schema import LossScope, Parallel
+from perdure.config.schema import LossScope, Parallel, ReplaySync
 from perdure.datasets.batch import Transform
 from perdure.datasets.scenarios import Scenario
 from perdure.errors import UserError
@@ -32,8 +32,9 @@ def check(
         UserError: names the combination.
     """
     name = type(method).__name__
-    if method.replays and buffer is None:
-        raise UserError(f"{name} replays from a buffer: give it one")
+    if (method.replays or method.keeps_exemplars) and buffer is None:
+        verb = "replays from" if method.replays else "keeps exemplars in"
+        raise UserError(f"{name} {verb} a buffer: give it one")
     if benchmark.kind not in method.scenarios:
         raise UserError(
             f"{name} is defined for {' and '.join(method.scenarios)} benchmarks, not for a "
@@ -51,6 +52,7 @@ def check(
     if settings.sync_batchnorm:
         shards.check_sync_batchnorm(settings.n_shards, world_size)
     _check_head(method, settings)
+    _check_steps(method, settings)
     split = settings.parallel is Parallel.fsdp and world_size > 1
     if (method.defines("grow") or method.backbone.grows) and (
         split or (settings.n_shards > 1 and not settings.exact)
@@ -74,8 +76,8 @@ def _check_head(method: Method, settings: Settings) -> None:
             f"head=none: {name} takes its scores from the backbone's head; head=none is for a "
             "method that defines `forward` or `predict`"
         )
-    updates = map(method.defines, ("before_task", "after_step", "after_task"))
-    if isinstance(head, NCM) and not any(updates):
+    hooks = ("before_task", "before_phase", "after_step", "after_batch", "after_task")
+    if isinstance(head, NCM) and not any(map(method.defines, hooks)):
         raise UserError(
             f"head=ncm: {name} does not update class means, and nothing else does; choose another "
             "head"
@@ -105,6 +107,49 @@ def _check_growing(method: Method, settings: Settings) -> None:
             f"head.growing=true: {name} has tensors of its own ({', '.join(sorted(own))}) that are "
             "made for a network of a fixed size, and no `grow` that changes them; use "
             "head.growing=false"
+        )
+
+
+def check_optimizer(method: Method, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimizer that the method's own moves of the weights do not go with.
+
+    Raises:
+        UserError: names it.
+    """
+    if not method.plain_sgd:
+        return
+    name, options = type(method).__name__, optimizer.defaults
+    given = [key for key in ("momentum", "weight_decay") if options.get(key)]
+    if given or type(optimizer).__name__ != "SGD":
+        shown = f"optimizer.{given[0]}={options[given[0]]}" if given else "optimizer"
+        raise UserError(
+            f"{shown}: {name} moves the weights between the optimizer's steps, which only plain "
+            "SGD goes with; give optimizer=sgd with momentum and weight_decay of 0"
+        )
+
+
+def _check_steps(method: Method, settings: Settings) -> None:
+    """Refuse what the method's own steps do not go with."""
+    name = type(method).__name__
+    if settings.updates > 1 and method.defines("updates"):
+        raise UserError(
+            f"training.updates={settings.updates}: {name} says itself how many optimizer steps it "
+            "takes on a batch; must be 1"
+        )
+    if settings.replay_sync is ReplaySync.local and method.keeps_exemplars:
+        raise UserError(
+            f"training.replay_sync=local: {name} trains on the whole memory, of which each process "
+            "has a part then; use training.replay_sync=replicated"
+        )
+    if settings.evaluate_future and method.evaluable == "task end":
+        raise UserError(
+            f"training.evaluate_future=true: {name} can be measured at the end of a task that it "
+            "was trained on alone; must be false"
+        )
+    if method.evaluable == "task end" and settings.evaluate_every is not None:
+        raise UserError(
+            f"training.evaluate_every={settings.evaluate_every}: {name} can be measured at a "
+            "task's end alone; must be null"
         )
 
 

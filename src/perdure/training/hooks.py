@@ -1,4 +1,4 @@
-"""A method's hooks around a task (grow, before_task, after_task, annotate), in their order.
+"""A method's hooks around a task (grow, before_task, before_phase, after_task, annotate).
 
 Before each hook torch's generators are seeded from its place, so that what it draws is the same
 after a resume, on any number of processes, and whatever was drawn before.
@@ -18,6 +18,7 @@ from perdure.datasets.scenarios import Scenario
 from perdure.datasets.transforms import Scale
 from perdure.models.base import Method, Task
 from perdure.models.memory import Memory
+from perdure.models.phase import Phase
 from perdure.randomness import Streams
 from perdure.training.settings import Settings
 
@@ -88,6 +89,23 @@ class Hooks:
         self.method.before_task(self._all_of(split))
         self.method.train()
 
+    def before_phase(self, phase: Phase, number: int, split: Split) -> None:
+        """The `number`-th phase of the task starts, on the examples of `split`."""
+        self._seed("before_phase", part=number)
+        self.method.before_phase(phase, self._all_of(split), self.memory)
+        self.method.train()
+
+    @torch.no_grad()
+    def before_evaluation(self, split: Split) -> None:
+        """The method is about to be measured; `split` has the current task's examples."""
+        if not self.method.defines("before_evaluation"):
+            return
+        training = self.method.training
+        self.method.eval()
+        self._seed("before_evaluation")
+        self.method.before_evaluation(self.memory, self._all_of(split))
+        self.method.train(training)
+
     def after_task(self, split: Split) -> dict[str, Tensor]:
         """The task is trained. Returns the stored fields of its examples, to be offered now.
 
@@ -111,8 +129,8 @@ class Hooks:
         ]
         return {name: torch.cat([each[name] for each in found]) for name in found[0]}
 
-    def _seed(self, hook: str) -> None:
-        self._streams.seed_torch(hook, task=self.method.task.index)
+    def _seed(self, hook: str, part: int = 0) -> None:
+        self._streams.seed_torch(hook, task=self.method.task.index, part=part)
 
     def _all_of(self, split: Split) -> Callable[[int], Iterable[Batch]]:
         """The task's examples without augmentation, in a fixed order."""

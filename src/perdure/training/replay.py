@@ -66,8 +66,12 @@ class Replicated:
         """The step's independent draws; empty ones like `raw` and `y` while the buffer is empty."""
         n = min(self.buffer.batch_size, len(self.buffer))
         if not n:
-            return [ReplayDraw({"raw": raw[:0], "y": y[:0]}, 0) for _ in range(self.method.replays)]
+            return self.nothing(raw, y)
         return [ReplayDraw(fields, n) for fields in self._select(n, at)]
+
+    def nothing(self, raw: Tensor, y: Tensor) -> list[ReplayDraw]:
+        """Empty draws like `raw` and `y`."""
+        return [ReplayDraw({"raw": raw[:0], "y": y[:0]}, 0) for _ in range(self.method.replays)]
 
     def _select(self, n: int, at: At) -> list[dict[str, Tensor]]:
         """The fields of each draw of `n` examples, gathered together."""
@@ -106,6 +110,10 @@ class Replicated:
             at: the position, which keys the random decisions.
         """
         self.buffer.add({**fields, **stored}, labels, self._offers.at(at))
+
+    def rewrite(self, slots: Tensor, fields: dict[str, Tensor]) -> None:
+        """Replace stored fields of drawn examples; `slots`, int64 [n], are those of the draw."""
+        self.buffer.rewrite(slots, fields)
 
     def state_dict(self) -> dict[str, Any]:
         return self.buffer.state_dict()
