@@ -20,6 +20,7 @@ from torch import Tensor
 from perdure.backbones.base import Backbone
 from perdure.backbones.mlp import MLP
 from perdure.buffers.base import Buffer
+from perdure.buffers.policy import StepPolicy, TaskPolicy
 from perdure.buffers.reservoir import Reservoir
 from perdure.config.schema import Mode
 from perdure.datasets.arrays import Arrays, Split
@@ -40,7 +41,7 @@ def check_method(
     method: Callable[..., Method],
     options: Mapping[str, Any] | None = None,
     *,
-    buffer: Callable[[], Buffer] = lambda: Reservoir(40, 10),
+    buffer: Callable[[], StepPolicy | TaskPolicy] = lambda: Reservoir(40, 10),
     backbone: Callable[[Scenario], Backbone] = lambda b: MLP(b.shape, b.n_classes, (16,)),
     benchmark: Scenario | None = None,
     optimizer: Callable[[Groups], torch.optim.Optimizer] = lambda groups: SGD(groups, lr=0.05),
@@ -57,7 +58,7 @@ def check_method(
     Args:
         method: the class; called with a backbone and `options`.
         options: its hyperparameters.
-        buffer: makes the replay buffer, where the method keeps one.
+        buffer: makes the policy of the replay buffer, where the method keeps one.
         backbone: makes the network for the benchmark.
         benchmark: three tasks of ten digits by default, some 20 images of each digit.
         optimizer: makes the optimizer of the parameter groups.
@@ -104,7 +105,7 @@ class _Trial:
     """Makes trainers that differ in nothing but what is asked for."""
 
     method: Callable[[Backbone], Method]
-    buffer: Callable[[], Buffer]
+    buffer: Callable[[], StepPolicy | TaskPolicy]
     backbone: Callable[[Scenario], Backbone]
     benchmark: Scenario
     optimizer: Callable[[Groups], torch.optim.Optimizer]
@@ -118,7 +119,7 @@ class _Trial:
             self.benchmark,
             settings,
             OptimizerFactory(self.optimizer),
-            self.buffer(),
+            Buffer(self.buffer()),
             recording=Recording(checkpoints=checkpoints),
         )
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from perdure.backbones.mlp import MLP
+from perdure.buffers.base import Buffer
 from perdure.buffers.reservoir import Reservoir
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.batch import Batch
@@ -99,7 +100,7 @@ def test_a_step_moves_along_the_projected_gradient(
         network.backbone.head.bias.data[[2, 3]] += 8
     batch = digits(0, 10, 2, 3)
     memory_y = 5 - batch.y if conflict else batch.y
-    buffer, streams = Reservoir(10, 10), Streams(0)
+    buffer, streams = Buffer(Reservoir(10, 10)), Streams(0)
     labels = memory_y.numpy()
     buffer.add({"raw": batch.raw, "y": memory_y}, labels, streams.numpy("remember"))
     step = Step(method, Scale(), buffer, streams, Settings(batch_size=10), torch.device("cpu"))
@@ -132,7 +133,7 @@ def test_the_memory_holds_earlier_tasks_only(tiny: Arrays) -> None:
             return loss
 
     torch.manual_seed(0)
-    buffer = Reservoir(40, 10)
+    buffer = Buffer(Reservoir(40, 10))
     method = Watched(MLP((1, 28, 28), 10, (12,)))
     settings = Settings(batch_size=60)
     Trainer(method, benchmark, settings, buffer=buffer).fit()

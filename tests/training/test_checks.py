@@ -14,6 +14,7 @@ from perdure.backbones.base import Backbone
 from perdure.backbones.heads import NCM, Cosine, Identity
 from perdure.backbones.mlp import MLP
 from perdure.backbones.resnet import ResNet18
+from perdure.buffers.base import Buffer
 from perdure.buffers.reservoir import Reservoir
 from perdure.datasets.arrays import Arrays, Split
 from perdure.datasets.scenarios import ClassIncremental, PermutedPixels, Scenario
@@ -219,7 +220,7 @@ def test_a_replay_draw_of_one_ends_in_a_sentence() -> None:
     benchmark, settings = ClassIncremental(arrays([6] * 4), 2), Settings(batch_size=4)
     for method in (ER, lambda network: DERpp(network, 0.5, 0.5)):
         run = Trainer(
-            method(Normed(benchmark.shape, 4)), benchmark, settings, buffer=Reservoir(9, 1)
+            method(Normed(benchmark.shape, 4)), benchmark, settings, buffer=Buffer(Reservoir(9, 1))
         )
         if method is ER:
             assert run.fit()["status"] == "finished"
@@ -275,7 +276,7 @@ def with_head(method: Any, head: Any, **options: Any) -> Trainer:
 
     benchmark = ClassIncremental(arrays([9, 9, 9, 9]), 2)
     made = method(network(benchmark.shape, 4))
-    buffer = Reservoir(9, 5) if made.replays else None
+    buffer = Buffer(Reservoir(9, 5)) if made.replays else None
     return Trainer(made, benchmark, Settings(batch_size=3, **options), buffer=buffer)
 
 

@@ -60,6 +60,7 @@ RULES = {
     "dataset.seed": _SEED,
     "dataset.validation": Rule(lambda value: 0 <= value < 1, "must be a fraction in [0, 1)"),
     "buffer.batch_size": _COUNT,
+    "buffer.per_class": _COUNT,
     "tracking.wandb.finish_seconds": _above_zero("must be above 0 (seconds)"),
     "training.clip_norm": _above_zero("must be above 0, or null"),
     "training.collective_timeout": _above_zero("must be above 0 (seconds)"),

@@ -17,6 +17,7 @@ from perdure.backbones.base import Backbone, treats_rows_alike
 from perdure.datasets.batch import Batch, join
 from perdure.models.memory import Memory
 from perdure.models.phase import MAIN, Phase
+from perdure.models.replay import Replay
 
 
 @dataclass(slots=True)
@@ -79,7 +80,9 @@ class Method(nn.Module):
     """A way to train `backbone` on one task after another.
 
     Class attributes declare what the trainer must provide:
-        replays: independent draws from the buffer that `loss` takes; 0 needs no buffer.
+        replays: draws from the buffer that `loss` takes: how many independent ones of
+            `buffer.batch_size`, or a tuple of `Replay`; 0 draws nothing.
+        keeps_exemplars: whether it has a buffer though it draws nothing from it at a step.
         stored_fields: what `loss` returns to be stored with each example, besides bytes and label.
         store_at: when examples are offered to the buffer: each "step", or at the end of a "task".
         joint: whether training on all tasks at once makes sense.
@@ -89,7 +92,6 @@ class Method(nn.Module):
             themselves, which then cannot be sharded over processes (`training.parallel=fsdp`).
         loss_scope: over which classes cross-entropy is taken where `training.loss_scope` is null:
             "full", all of the benchmark; "seen", those so far; "current", the task's own.
-        keeps_exemplars: whether it has a buffer without drawing replays of it at each step.
         views: augmented views of each example that `batch.view(k)` gives.
         needs_task_id: whether `predict` must know the task of the examples; class-IL accuracy is
             then undefined.
@@ -98,7 +100,8 @@ class Method(nn.Module):
         plain_sgd: whether it moves the weights itself, which momentum and weight decay disturb.
     """
 
-    replays: ClassVar[int] = 0
+    replays: ClassVar[int | tuple[Replay, ...]] = 0
+    keeps_exemplars: ClassVar[bool] = False
     stored_fields: ClassVar[tuple[str, ...]] = ()
     store_at: ClassVar[Literal["step", "task"]] = "step"
     joint: ClassVar[bool] = True
@@ -106,7 +109,6 @@ class Method(nn.Module):
     additive: ClassVar[bool] = True
     needs_full_parameters: ClassVar[bool] = False
     loss_scope: ClassVar[Literal["full", "seen", "current"]] = "full"
-    keeps_exemplars: ClassVar[bool] = False
     views: ClassVar[int] = 1
     needs_task_id: ClassVar[bool] = False
     needs_boundaries: ClassVar[bool] = False

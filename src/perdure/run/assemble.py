@@ -29,6 +29,7 @@ from perdure.distributed.process_group import Ranks, join
 from perdure.errors import UserError
 from perdure.io.run_files import RunFiles
 from perdure.models.base import Method
+from perdure.models.replay import uses_buffer
 from perdure.randomness import seed_initialization
 from perdure.ranks import environment
 from perdure.run import device_setup
@@ -87,7 +88,7 @@ def run(
     validate(composed)
     composed, left_out = drop_unaccepted_options(composed, overrides)
     config = typed(composed)
-    check_method(config)
+    check_method(config, overrides, getattr(start, "taken", ()))
     ranks = join(config.training.collective_timeout)
     source = ranks.broadcast(start if isinstance(start, RestorePoint) else None)
     config, fork = _settled(config, source, ranks)
@@ -184,6 +185,7 @@ def make_trainer(
         folder or Path(),
         benchmark.accuracies,
         n_epochs(config, benchmark),
+        replay_size(config, benchmark.n_classes),
         {"versions": versions(device, code), **(metadata or {})},
         writes=launch.ranks.is_main,
     )
@@ -199,7 +201,7 @@ def make_trainer(
         benchmark,
         settings(config),
         OptimizerFactory(optimizer_of(config.optimizer), _scheduler(config.scheduler)),
-        make_buffer(config),
+        make_buffer(config, benchmark),
         build(config.dataset.transform, "dataset.transform"),
         recording,
         launch,
@@ -262,12 +264,16 @@ def make_method(
     return method.to(device)
 
 
-def make_buffer(config: Config) -> Buffer | None:
-    """The replay buffer; None for a method without replay."""
-    if not method_class(config).replays:
+def make_buffer(config: Config, benchmark: Scenario) -> Buffer | None:
+    """The replay buffer; None for a method without one.
+
+    Raises:
+        UserError: `buffer._target_` is no policy, or its options do not fit the benchmark.
+    """
+    if not uses_buffer(method_class(config)):
         return None
-    buffer: Buffer = build(config.buffer, "buffer")
-    return buffer
+    counts = {"n_classes": benchmark.n_classes, "n_tasks": benchmark.n_tasks}
+    return Buffer(build(config.buffer, "buffer", **counts))
 
 
 def settings(config: Config) -> Settings:
@@ -293,7 +299,7 @@ def facts(config: Config, benchmark: Scenario, device: torch.device) -> dict[str
         "training": config.training.mode.name,
         "scenario": benchmark.kind,
         "split": benchmark.split,
-        "buffer_size": replay_size(config),
+        "buffer_size": replay_size(config, benchmark.n_classes),
         "n_epochs": n_epochs(config, benchmark),
         "n_tasks": benchmark.n_tasks,
         "class_names": list(benchmark.class_names),
@@ -330,6 +336,7 @@ def make_checkpoints(
     folder: Path,
     accuracies: tuple[str, ...],
     epochs: int,
+    buffer_size: int,
     extra: Mapping[str, Any],
     writes: bool,
 ) -> CheckpointManager:
@@ -340,6 +347,7 @@ def make_checkpoints(
         folder: the run's.
         accuracies: names of the accuracies that are measured.
         epochs: the number in the files' names.
+        buffer_size: capacity of the buffer, in the files' names.
         extra: what every full file holds besides the state.
         writes: whether this process writes.
 
@@ -360,7 +368,7 @@ def make_checkpoints(
         checkpoint.name,
         config.model["name"],
         config.dataset.name,
-        replay_size(config),
+        buffer_size,
         epochs,
         config.timestamp,
     )

@@ -154,7 +154,7 @@ class Measurement:
                 f"checkpoint={self.request.reference}: {name} predicts with what it derives from "
                 "its buffer, which a file of weights alone has not; give a full checkpoint"
             )
-        buffer = assemble.make_buffer(self.config)
+        buffer = assemble.make_buffer(self.config, self.benchmark)
         if buffer is not None:
             buffer.load_state_dict(self.start.state["buffer"], self.device)
         settings = assemble.settings(self.config)

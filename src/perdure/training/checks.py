@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from perdure.backbones.heads import NCM, Identity
+from perdure.buffers import policy
 from perdure.buffers.base import Buffer
 from perdure.config.rules import check_stop_after
 from perdure.config.schema import LossScope, Parallel, ReplaySync
@@ -15,6 +16,7 @@ from perdure.datasets.batch import Transform
 from perdure.datasets.scenarios import Scenario
 from perdure.errors import UserError
 from perdure.models.base import Method
+from perdure.models.replay import uses_buffer
 from perdure.ranks import shards
 from perdure.training.settings import Settings
 
@@ -32,9 +34,16 @@ def check(
         UserError: names the combination.
     """
     name = type(method).__name__
-    if (method.replays or method.keeps_exemplars) and buffer is None:
+    if uses_buffer(method) and buffer is None:
         verb = "replays from" if method.replays else "keeps exemplars in"
         raise UserError(f"{name} {verb} a buffer: give it one")
+    if buffer is not None and uses_buffer(method):
+        policy.check(
+            buffer.policy,
+            method.stored_fields,
+            method.store_at == "step",
+            method.defines("annotate"),
+        )
     if benchmark.kind not in method.scenarios:
         raise UserError(
             f"{name} is defined for {' and '.join(method.scenarios)} benchmarks, not for a "

@@ -22,6 +22,7 @@ from perdure.models.memory import Memory
 from perdure.models.phase import MAIN, Phase, check_phases
 from perdure.randomness import Streams
 from perdure.training.optim import OptimizerFactory
+from perdure.training.replay import stores_each_step
 from perdure.training.schedules import count
 from perdure.training.settings import Settings
 
@@ -80,7 +81,7 @@ class Phases:
         self._least = least
         self._held: tuple[int, HeldOut] | None = None
         self._phases = [method.phases(task) for task in tasks]
-        stores_at_step = method.store_at == "step" and memory.capacity > 0
+        stores_at_step = stores_each_step(method, memory.buffer)
         for phases in self._phases:
             check_phases(phases, type(method).__name__, stores_at_step)
         lengths = [self._main_length(task.index) for task in tasks]

@@ -27,7 +27,7 @@ from perdure.models.base import Method, StepOutput
 from perdure.models.phase import MAIN, Phase
 from perdure.randomness import Streams, seed_generators
 from perdure.training.draws import BLOCK, At, BlockStream
-from perdure.training.replay import Local, Replicated
+from perdure.training.replay import Local, Replicated, stores_each_step
 from perdure.training.settings import Settings
 from perdure.training.state import Position
 
@@ -60,6 +60,7 @@ class Step:
         self.streams = streams
         self.settings = settings
         self.device = device
+        self._buffer = buffer
         self.control = control or ControlFlags(Ranks(), device)
         scales = settings.precision is Precision.fp16
         self.scaler = torch.amp.GradScaler(device.type) if scales else None
@@ -90,7 +91,7 @@ class Step:
         """Train on batches of `phase` from now on."""
         of_task = phase.data == "task" and self.replay is not None
         self._draws = of_task and bool(self.method.replays)
-        self._stores = of_task and self.method.store_at == "step"
+        self._stores = of_task and stores_each_step(self.method, self._buffer)
         self._clip_norm = self.settings.clip_norm if phase.clip_norm is None else phase.clip_norm
 
     def __call__(

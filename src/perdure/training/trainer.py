@@ -18,6 +18,7 @@ from perdure.distributed.control_flags import ControlFlags
 from perdure.errors import DivergenceError, PeerLostError, PreemptedError, UserError
 from perdure.models.base import Method
 from perdure.models.phase import MAIN, Phase
+from perdure.models.replay import uses_buffer
 from perdure.randomness import Streams
 from perdure.tracking import events
 from perdure.training.checks import (
@@ -84,7 +85,7 @@ class Trainer:
         self._transform = transform
         time_due = recording.checkpoints.time_due if recording.checkpoints else lambda: False
         self._control = ControlFlags(ranks, device, launch.stop, time_due)
-        buffer = buffer if method.replays or method.keeps_exemplars else None
+        buffer = buffer if uses_buffer(method) else None
         self._hooks = Hooks(method, benchmark, settings, transform, buffer)
         joint = settings.joint
         tasks = [self._hooks.task(t) for t in range(1 if joint else benchmark.n_tasks)]
@@ -308,11 +309,11 @@ class Trainer:
     def _store(self, split: Split) -> None:
         """The task is trained: `after_task`, and its examples are offered to the buffer."""
         self.saving.require_finite_state()
-        stored = self._hooks.after_task(split)
-        if self.state.replay is not None and self.method.store_at == "task":
-            fields = {"raw": split.x, "y": split.y}
-            labels = split.y.cpu().numpy()
-            self.state.replay.add(fields, stored, labels, {"task": self.position.task})
+        stored, info = self._hooks.after_task(split)
+        if self.state.replay is not None and self._hooks.stores:
+            fields, labels = {"raw": split.x, "y": split.y}, split.y.cpu().numpy()
+            at = {"task": self.position.task}
+            self.state.replay.add(fields, stored, labels, at, info)
 
     def _end_task(self, seconds: float) -> None:
         """The order of a task's end, when its examples are stored: evaluation, checkpoint.
