@@ -74,7 +74,7 @@ def options_listed(group: str) -> list[str]:
     return re.findall(r"`([^`]+)`", row)
 
 
-TABLED = ["model", "dataset", "source", "scenario", "transform", "buffer", "backbone"]
+TABLED = ["model", "dataset", "source", "scenario", "transform", "buffer", "backbone", "head"]
 
 
 @pytest.mark.parametrize("group", TABLED)

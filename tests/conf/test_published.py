@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
+from perdure.config.build import locate
 from perdure.config.folder import CONF
 from perdure.config.tables import Setting, read
 
 FILES = sorted((CONF / "published").glob("*.yaml"))
-GROUPS = {"source", "scenario", "transform", "backbone", "optimizer", "scheduler", "buffer"}
+GROUPS = {"source", "scenario", "transform", "backbone", "head", "optimizer", "scheduler", "buffer"}
 """Groups that a protocol may choose from."""
 KEYED = {"dataset", "training", *GROUPS}
 """First parts of the keys that it may give."""
@@ -101,7 +102,7 @@ def test_a_protocol_is_made_of_groups_and_their_keys(path: Path) -> None:
     for setting in settings(path):
         for key in (*setting.protocol, *setting.benchmark.unknown):
             group, dot, _ = key.partition(".")
-            assert group in KEYED if dot else group in {*GROUPS, "head"}, (setting.name, key)
+            assert group in KEYED if dot else group in GROUPS, (setting.name, key)
         both = set(setting.benchmark.protocol) & set(setting.benchmark.unknown)
         assert both == set(), setting.name
 
@@ -130,6 +131,16 @@ def test_what_can_be_applied_has_a_whole_protocol(path: Path) -> None:
         assert {"dataset.epochs", "dataset.iterations"} & set(protocol), setting.name
         assert "optimizer.lr" in setting.values, setting.name
         assert "buffer" in protocol or row.buffer is None, setting.name
+
+
+@by_file
+def test_a_method_s_own_loss_scope_is_the_one_that_applies_by_itself(path: Path) -> None:
+    """`training.loss_scope=null` counts as full where a table gives nothing else."""
+    for setting in runnable(path):
+        if setting.protocol.get("training.loss_scope", "full") == "full":
+            content = (CONF / "model" / f"{setting.row.method}.yaml").read_text()
+            method = locate(yaml.safe_load(content)["_target_"], "model")
+            assert getattr(method, "loss_scope") == "full", setting.name  # noqa: B009
 
 
 @by_file

@@ -22,6 +22,7 @@ GROUPS = (
     "transform",
     "buffer",
     "backbone",
+    "head",
     "optimizer",
     "scheduler",
     "training",

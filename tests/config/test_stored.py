@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from perdure.checkpoint.core.migrate import migrated
 from perdure.config.build import build
 from perdure.config.compose import compose
 from perdure.config.overrides import Arguments, quoted
@@ -88,6 +89,21 @@ def test_a_part_that_only_a_folder_of_the_run_s_had_is_refused(tmp_path: Path) -
 def test_a_default_that_is_another_today_does_not_change_the_run() -> None:
     content = state("model=er", optimizer__momentum=0.9, seed=3, dataset__seed=3)
     assert "++optimizer.momentum=0.9" in taken(content)
+    assert resumed(content) == content["args"]
+
+
+def test_a_file_from_before_there_were_heads_is_of_the_same_run() -> None:
+    content = state("model=er", "optimizer.lr=0.3")
+    whole = copy.deepcopy(content["args"])
+    del content["args"]["head"], content["args"]["training"]["loss_scope"]
+    before = copy.deepcopy(content)
+    assert migrated(content)["args"] == whole
+    assert content == before
+    assert resumed(migrated(content)) == whole
+
+
+def test_the_head_comes_back() -> None:
+    content = state("head=cosine", "head.growing=true", "training.loss_scope=seen")
     assert resumed(content) == content["args"]
 
 
@@ -340,6 +356,8 @@ def test_a_class_that_nobody_here_named_is_refused(part: str, shape: str) -> Non
         ("dataset.source", "perdure.datasets.fetch.fetch"),
         ("dataset.source", "perdure.datasets.sources.mnist.Path"),
         ("backbone", "torch.nn.Linear"),
+        ("head", "torch.nn.Linear"),
+        ("head", "perdure.backbones.mlp.MLP"),
         ("backbone", "torch.hub.load"),
         ("optimizer", "torch.optim.functools.partial"),
         ("optimizer", "torch.load"),
@@ -356,6 +374,7 @@ def test_a_name_that_only_looks_like_ours_is_refused(part: str, target: Any) -> 
     [
         ("model", "perdure.models.sgd.FineTuning"),
         ("backbone", "perdure.backbones.resnet.ReducedResNet18"),
+        ("head", "perdure.backbones.heads.Proxy"),
         ("optimizer", "torch.optim.RMSprop"),
         ("optimizer", "torch.optim.rmsprop.RMSprop"),
         ("scheduler", "torch.optim.lr_scheduler.StepLR"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from perdure.datasets.arrays import Arrays
-from perdure.datasets.batch import Batch
+from perdure.datasets.batch import Batch, join
+from perdure.datasets.loss_scope import Scope, scope_of, scopes
 from perdure.datasets.transforms import CropFlip, Scale
 
 
@@ -141,3 +144,108 @@ def shard(whole: Batch, start: int, stop: int) -> Batch:
     return Batch(
         whole.raw[part], whole.y[part], Scale(), None, stored, total=len(whole), all_y=whole.y
     )
+
+
+# --- loss scope -----------------------------------------------------------------------------------
+
+LABELS = st.sets(st.integers(0, 9), min_size=1).map(sorted)
+SCOPES = st.one_of(st.none(), LABELS, LABELS.flatmap(st.permutations))
+
+
+def within(tiny: Arrays, scope: Sequence[int] | None, n: int, first: int) -> Batch:
+    """A batch of real digits whose labels are in `scope`."""
+    allowed = torch.tensor(range(10) if scope is None else list(scope))
+    rows = torch.isin(tiny.train.y, allowed).nonzero().squeeze(1)[first : first + n]
+    known: Scope = None if scope is None else scope_of(scope)
+    return Batch(tiny.train.x[rows], tiny.train.y[rows], Scale(), scope=known)
+
+
+def by_hand(logits: Tensor, y: Tensor, scope: Sequence[int] | None) -> Tensor:
+    """The summed cross-entropy over an explicit list of columns."""
+    columns = list(range(10) if scope is None else scope)
+    target = torch.tensor([columns.index(label) for label in y.tolist()], dtype=torch.int64)
+    return F.cross_entropy(logits[:, columns], target, reduction="sum")
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    given_scopes=st.lists(SCOPES, min_size=1, max_size=3),
+    sizes=st.lists(st.integers(0, 7), min_size=3, max_size=3),
+    cuts=st.lists(st.integers(0, 21), max_size=4),
+)
+def test_each_example_s_loss_is_over_its_own_scope(
+    tiny: Arrays, given_scopes: list[list[int] | None], sizes: list[int], cuts: list[int]
+) -> None:
+    """Of joined batches, of parts of them (each shard's, some empty), and of joined parts."""
+    batches = [within(tiny, s, n, 3) for s, n in zip(given_scopes, sizes, strict=False)]
+    whole = join(batches)
+    n = len(whole)
+    if not n:
+        return
+    logits = outputs(n)[0]
+    pieces = logits.split([len(batch) for batch in batches])
+    sums = [by_hand(z, b.y, s) for z, b, s in zip(pieces, batches, given_scopes, strict=True)]
+    expected = torch.stack(sums).sum() / n
+    gradient = torch.autograd.grad(expected, logits, retain_graph=True)[0]
+    parts = [(whole.part(a, b), logits[a:b]) for a, b in bounds(cuts, n)]
+    assert sum(len(part) for part, _ in parts) == n
+    together = join([part for part, _ in parts])
+    assert together.scopes == whole.scopes
+    for loss in (
+        whole.cross_entropy(logits),
+        torch.stack([part.cross_entropy(z) for part, z in parts]).sum(),
+        # Each part divides by the global size, which their join takes for the sum of all.
+        together.cross_entropy(logits) * together.total / n,
+    ):
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+        found = torch.autograd.grad(loss, logits, retain_graph=True)[0]
+        torch.testing.assert_close(found, gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scope", [None, range(2, 6), (7, 3, 4)], ids=["full", "range", "labels"])
+def test_logits_and_labels_in_scope(tiny: Arrays, scope: Scope) -> None:
+    some, columns = within(tiny, scope, 9, 0), list(range(10) if scope is None else scope)
+    logits, _ = outputs(9)
+    assert torch.equal(some.in_scope(logits), logits[:, columns])
+    assert [columns[place] for place in some.y_in_scope] == some.y.tolist()
+    assert torch.equal(
+        some.cross_entropy(logits), F.cross_entropy(some.in_scope(logits), some.y_in_scope)
+    )
+    assert (some.in_scope(logits) is logits) == (scope is None)
+    both = some + within(tiny, range(1), 2, 0)
+    for ask in (lambda: both.in_scope(logits), lambda: both.y_in_scope):
+        with pytest.raises(ValueError, match="different loss scopes"):
+            ask()
+
+
+def test_logits_cut_behind_the_scope_will_do(tiny: Arrays) -> None:
+    """As LwF and ER-ACE pass them."""
+    some, (logits, _) = within(tiny, range(2, 6), 9, 0), outputs(9)
+    assert torch.equal(some.cross_entropy(logits[:, :6]), some.cross_entropy(logits))
+
+
+def test_a_label_outside_of_its_scope_is_an_error(tiny: Arrays) -> None:
+    for scope in (range(2, 4), (2, 8)):
+        some = Batch(tiny.train.x[:4], torch.tensor([2, 3, 5, 2]), Scale(), scope=scope)
+        with pytest.raises(IndexError, match="out of bounds"):
+            some.cross_entropy(outputs(4)[0])
+
+
+@pytest.mark.parametrize(
+    ("classes", "seen", "current", "all_seen"),
+    [
+        (range(4, 6), range(6), range(4, 6), range(6)),
+        ((4, 5), (0, 1, 2, 3, 4, 5), range(4, 6), range(6)),
+        ((8, 2), (1, 0, 8, 2), (8, 2), (1, 0, 8, 2)),
+    ],
+    ids=["ranges", "consecutive", "any"],
+)
+def test_scopes_of_a_task(
+    classes: Sequence[int], seen: Sequence[int], current: Scope, all_seen: Scope
+) -> None:
+    task = SimpleNamespace(classes=classes, seen=seen)
+    assert scopes("full", task) == (None, None)
+    assert scopes("seen", task) == (all_seen, all_seen)
+    assert scopes("current", task) == (current, all_seen)
+    with pytest.raises(ValueError, match="loss_scope=own: must be full, seen or current"):
+        scopes("own", task)

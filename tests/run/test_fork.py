@@ -278,6 +278,9 @@ def backbone(ended: Path, midway: Path, by_steps: Path) -> None:
     sentence = r"^backbone\.hidden=\[50\] \(was \[100, 100\]\): .* does not fit"
     refused(sentence, ended, "backbone.hidden=[50]")
     refused(r"backbone\._target_=", ended, "backbone=reduced-resnet18")
+    refused(r"head\._target_=.*Cosine .* does not fit", ended, "head=cosine")
+    grown = ("head.growing=true", "training.loss_scope=seen")
+    refused(r"head\.growing=True \(was False\).*does not fit", ended, *grown)
     with pytest.raises(UserError, match=sentence):  # the weights go into it before the method does
         perdure.train(
             f"checkpoint.load={ended}", "checkpoint.fork=true", "backbone.hidden=[50]", "model=si",
@@ -388,7 +391,7 @@ ROWS: dict[str, Callable[[Path, Path, Path], None]] = {
     "`dataset.stop_after`": tasks,
     "`model`": method,
     "`model.*`": method_options,
-    "`backbone`": backbone,
+    "`backbone` `head`": backbone,
     "`optimizer.lr` `optimizer.weight_decay`": rates,
     "`optimizer`": optimizer,
     "`scheduler` `training.scheduler_per`": schedule,

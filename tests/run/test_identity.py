@@ -53,6 +53,16 @@ def test_a_run_is_resumed_with_its_own_configuration(
     require_place(tmp_path, composed(*overrides), overrides, resumes=True)
 
 
+def test_a_record_from_before_there_were_heads_is_of_the_same_run(tmp_path: Path) -> None:
+    record = configuration(composed(), [])
+    del record["head"], record["training"]["loss_scope"]
+    write_json(RunFiles(tmp_path).settings, record)
+    require_place(tmp_path, composed(), [], resumes=True)
+    for override in ("head=cosine", "head.growing=true", "training.loss_scope=seen"):
+        with pytest.raises(UserError, match="made with another configuration"):
+            require_place(tmp_path, composed(override), [override], resumes=True)
+
+
 @pytest.mark.parametrize(
     "override", ["seed=1", "optimizer.lr=0.5", "buffer.size=7", "dataset.epochs=9", "model=derpp"]
 )

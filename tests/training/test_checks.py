@@ -11,6 +11,7 @@ from kit import Listener
 from torch import Tensor, nn
 
 from perdure.backbones.base import Backbone
+from perdure.backbones.heads import NCM, Cosine, Identity
 from perdure.backbones.mlp import MLP
 from perdure.backbones.resnet import ResNet18
 from perdure.buffers.base import Buffer
@@ -21,6 +22,7 @@ from perdure.datasets.transforms import CropFlip, Scale
 from perdure.errors import UserError
 from perdure.models.derpp import DERpp
 from perdure.models.er import ER
+from perdure.models.lwf import LwF
 from perdure.models.sgd import FineTuning
 from perdure.randomness import seed_initialization
 from perdure.tracking.events import Evaluation, RunStart, TaskStart
@@ -236,3 +238,98 @@ def test_asking_the_network_leaves_no_trace_in_it() -> None:
     assert not network.training
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+# --- heads ----------------------------------------------------------------------------------------
+
+
+class Scored(FineTuning):
+    """Makes scores of the features itself."""
+
+    def predict(self, x: Tensor) -> Tensor:
+        return self(x)[:, : self.backbone.n_classes]
+
+
+class Averaging(FineTuning):
+    """Has a hook in which class means can be updated."""
+
+    def after_task(self, data: Any, memory: Any) -> None: ...
+
+
+class Growing(FineTuning):
+    """Has a tensor of its own, and grows."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
+        self.register_buffer("own", torch.zeros(3))
+
+    def grow(self, task: Any) -> None: ...
+
+
+def with_head(method: Any, head: Any, **options: Any) -> Trainer:
+    """A trainer of `method` on an MLP whose head is `head(n_features, n_classes)`."""
+
+    def network(shape: tuple[int, int, int], n_classes: int) -> Backbone:
+        backbone = MLP(shape, n_classes)
+        backbone.head = head(backbone.n_features, n_classes)
+        return backbone
+
+    benchmark = ClassIncremental(arrays([9, 9, 9, 9]), 2)
+    made = method(network(benchmark.shape, 4))
+    buffer = Buffer(Reservoir(9, 5)) if made.replays else None
+    return Trainer(made, benchmark, Settings(batch_size=3, **options), buffer=buffer)
+
+
+def growing(n_features: int, n_classes: int) -> nn.Module:
+    return Cosine(n_features, n_classes, growing=True)
+
+
+def derpp(backbone: Backbone) -> DERpp:
+    return DERpp(backbone, 0.1, 0.5)
+
+
+def lwf(backbone: Backbone) -> LwF:
+    return LwF(backbone, 1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("method", "head", "scope", "sentence"),
+    [
+        (ER, growing, None, r"training\.loss_scope=null with head\.growing=true: .*\(ER has it by"),
+        (
+            ER,
+            growing,
+            "full",
+            r"training\.loss_scope=full with head\.growing=true: .* be seen",
+        ),
+        (derpp, growing, "seen", r"head\.growing=true: DERpp compares stored logits"),
+        (lwf, growing, "seen", r"head\.growing=true: LwF has tensors of its own \(old\)"),
+        (ER, lambda *_: Identity(), None, r"head=none: ER takes its scores from the backbone's"),
+        (ER, NCM, None, r"head=ncm: ER does not update class means"),
+    ],
+    ids=["own-scope", "full", "logits", "own-tensors", "none", "ncm"],
+)
+def test_a_head_with_which_the_method_makes_no_sense_is_refused(
+    method: Any, head: Any, scope: str | None, sentence: str
+) -> None:
+    with pytest.raises(UserError, match=f"^{sentence}"):
+        with_head(method, head, loss_scope=scope)
+
+
+@pytest.mark.parametrize("scope", ["seen", "current"])
+def test_a_head_is_any_method_s_that_can_be_trained_with_it(scope: str) -> None:
+    for method, head in (
+        (ER, growing), (Growing, growing), (Scored, lambda *_: Identity()), (Averaging, NCM),
+    ):  # fmt: skip
+        assert with_head(method, head, loss_scope=scope)
+
+
+def test_a_growing_head_needs_the_exact_sum_of_shards() -> None:
+    with pytest.raises(UserError, match=r"grows with the tasks, and training\.exact=false"):
+        with_head(FineTuning, growing, loss_scope="seen", shards=2, exact=False)
+    assert with_head(FineTuning, growing, loss_scope="seen", shards=2)
+
+
+def test_a_loss_scope_is_one_of_three() -> None:
+    with pytest.raises(UserError, match=r"^loss_scope=old: must be one of full, seen, current$"):
+        Settings(batch_size=1, loss_scope="old")  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ import torch
 from kit import MakeTrainer
 from torch import Tensor, nn
 
+from perdure.backbones.heads import Cosine
 from perdure.datasets.batch import Batch
 from perdure.errors import UserError
 from perdure.models.base import Data, Loss, Method, StepOutput, Task
@@ -109,6 +110,28 @@ class Blocks(ER):
         seen = torch.cat(blocks, 1)
         missing = self.backbone.n_classes - seen.shape[1]
         return nn.functional.pad(seen, (0, missing), value=-30.0)
+
+
+class GrowingHead(ER):
+    """Experience replay with a cosine head that grows."""
+
+    loss_scope = "seen"
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__(backbone)
+        backbone.head = Cosine(backbone.n_features, backbone.n_classes, growing=True)
+
+    def grow(self, task: Task) -> None:
+        self.backbone.grow(task.classes)
+
+
+def test_a_head_that_grows_is_trained_and_resumed(make: MakeTrainer) -> None:
+    whole = require_exact_resume(lambda **changes: make(GrowingHead, shards=2, **changes))
+    weights = [whole["model"][f"backbone.head.blocks.{i}.weight"] for i in range(3)]
+    assert [len(weight) for weight in weights] == [4, 3, 3]
+    assert whole["model"]["backbone.head.eta"].item() != 1
+    last = whole["matrix"]["class_il"][-1]
+    assert min(last) > 1.5 / 10
 
 
 @pytest.mark.parametrize("reset", [True, False], ids=["reset", "kept"])

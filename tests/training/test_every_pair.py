@@ -9,10 +9,8 @@ import torch
 from kit import assert_same, without_clock
 
 from perdure.checkpoint.core.encode import plain
-from perdure.config.build import locate
 from perdure.config.compose import compose
 from perdure.config.folder import CONF
-from perdure.config.schema import Config
 from perdure.config.typed import typed
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental
@@ -60,12 +58,6 @@ class InMemory:
     def finish(self) -> None: ...
 
 
-def can_feed(config: Config) -> bool:
-    """Whether the policy gets what it needs of each example with this method."""
-    target = locate(config.buffer["_target_"], "buffer")
-    return not getattr(target, "needs")  # noqa: B009
-
-
 def end_of(trainer: Trainer) -> Any:
     trainer.fit()
     return without_clock(plain(trainer.state_dict()))
@@ -78,8 +70,6 @@ def test_resuming_from_a_saved_state_changes_no_bit(model: str, buffer: str, tin
     typed_config = typed(config)
     if not uses_buffer(method_class(typed_config)) and buffer != BUFFERS[0]:
         pytest.skip("the method keeps no buffer")
-    if uses_buffer(method_class(typed_config)) and not can_feed(typed_config):
-        pytest.skip("the policy needs what the trainer cannot give it with this method")
     lr = typed_config.optimizer["lr"]
 
     def trainer(keep: InMemory | None = None) -> Trainer:

@@ -1,4 +1,4 @@
-"""The base of backbones: a feature extractor in stages (feature maps), and one linear head."""
+"""The base of backbones: a feature extractor in stages (feature maps), and one head."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
+from perdure.backbones.heads import Head
 from perdure.errors import UserError
 
 _DEPENDENT = (
@@ -28,12 +29,13 @@ class Backbone(nn.Module):
 
     `n_features`, `n_classes` and `head` are here. A constructor takes `input_shape` (C, H, W) and
     `n_classes` first, which the dataset knows, and then hyperparameters of its own, which the
-    config knows.
+    config knows. `head` is a linear layer, or whatever else a constructor sets; the group `head`
+    of the configuration replaces it (`perdure.backbones.heads`), unless it says `linear`.
     """
 
     n_features: int
     n_classes: int
-    head: nn.Linear
+    head: nn.Module
 
     def __init__(self, n_features: int, n_classes: int) -> None:
         super().__init__()
@@ -87,8 +89,22 @@ class Backbone(nn.Module):
         """
         return treats_rows_alike(self)
 
+    @property
+    def grows(self) -> bool:
+        """Whether the head appends the classes of each task: `grow` is called before a task."""
+        return isinstance(self.head, Head) and self.head.grows
+
+    def grow(self, classes: Sequence[int]) -> None:
+        """Give a growing head weights for those of `classes` that it does not have yet.
+
+        New weights are drawn from torch's generator, on the CPU. A fixed head stays as it is, and
+        so does one that is no `perdure.backbones.heads.Head`.
+        """
+        if isinstance(self.head, Head):
+            self.head.grow(classes)
+
     def forward(self, x: Tensor) -> Tensor:
-        """Logits. x: float [B, C, H, W] -> [B, n_classes]."""
+        """Scores. x: float [B, C, H, W] -> [B, n_classes]; without a head [B, n_features]."""
         logits: Tensor = self.head(self.features(x))
         return logits
 

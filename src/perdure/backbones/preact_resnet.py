@@ -70,6 +70,7 @@ class PreActResNet18(Backbone):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        assert isinstance(self.head, nn.Linear)
         nn.init.zeros_(self.head.bias)
 
     def stages(self, x: Tensor) -> Iterator[Tensor]:

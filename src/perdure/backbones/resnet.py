@@ -165,4 +165,5 @@ class ResNet32(ResNet):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        assert isinstance(self.head, nn.Linear)
         nn.init.zeros_(self.head.bias)

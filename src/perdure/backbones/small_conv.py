@@ -49,6 +49,7 @@ class SmallConv(Backbone):
         self.drop1, self.drop2, self.drop3 = (
             nn.Dropout(rate) if dropout else nn.Identity() for rate in (0.25, 0.25, 0.5)
         )
+        assert isinstance(self.head, nn.Linear)
         for layer in (self.conv1, self.conv2, self.conv3, self.conv4, self.dense, self.head):
             nn.init.xavier_uniform_(layer.weight)
             if layer.bias is not None:

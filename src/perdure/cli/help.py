@@ -16,6 +16,7 @@ _GROUPS = (
     "transform",
     "buffer",
     "backbone",
+    "head",
     "optimizer",
     "scheduler",
     "training",

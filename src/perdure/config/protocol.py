@@ -26,6 +26,7 @@ GROUPS = {
     "scenario": "dataset.scenario",
     "transform": "dataset.transform",
     "backbone": "backbone",
+    "head": "head",
     "optimizer": "optimizer",
     "scheduler": "scheduler",
     "buffer": "buffer",
@@ -40,8 +41,14 @@ DEFAULTS: Mapping[str, Any] = {
     "training.scheduler_per": "epoch",
     "training.sync_batchnorm": False,
     "training.replay_sync": "replicated",
+    "training.loss_scope": "full",
+    "head": "linear",
 }
-"""Keys that belong to every protocol, with the values that count where a table gives none."""
+"""Groups and keys of every protocol, with what counts where a table gives nothing."""
+
+OWN = ("training.loss_scope", "full")
+"""A key and its value for which null, the method's own, counts too: of the methods here it is that.
+A table that gives null means the method's own and nothing else."""
 
 MARK = "${published:"
 """How a group's file marks a hyperparameter."""
@@ -91,7 +98,7 @@ class Protocol:
         for key, value in self._values.items():
             if key.partition(".")[0] not in chosen:
                 now = plain(OmegaConf.select(config, key, default=None))
-                if now != listed(value):
+                if now != listed(value) and not (now is None and (key, value) == OWN):
                     yield Difference(key, now, value)
 
     def default(self, key: str) -> Any:

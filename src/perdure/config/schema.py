@@ -44,6 +44,14 @@ class Screen(Enum):
     off = "off"
 
 
+class LossScope(Enum):
+    """Cross-entropy over all classes of the benchmark, those seen so far, or the task's own."""
+
+    full = "full"
+    seen = "seen"
+    current = "current"
+
+
 class ReplaySync(Enum):
     """Whether every process keeps the whole buffer, or a part of its own."""
 
@@ -90,6 +98,7 @@ class TrainingConfig:
     log_every: int = 100
     reset_optimizer: bool = True
     one_forward: bool = True
+    loss_scope: LossScope | None = None
     updates: int = 1
     scheduler_per: Per = Per.epoch
     shards: int | None = None
@@ -199,6 +208,7 @@ class Config:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     buffer: Any = MISSING
     backbone: Any = MISSING
+    head: Any = MISSING
     optimizer: Any = MISSING
     scheduler: Any = None
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -25,7 +25,7 @@ from perdure.config.trust import TARGET, Trust, advice, lookup, texts
 from perdure.errors import UserError
 from perdure.io.redaction import redacted
 
-GROUPS = ("model", "dataset", "buffer", "backbone", "optimizer", "scheduler", "training")
+GROUPS = ("model", "dataset", "buffer", "backbone", "head", "optimizer", "scheduler", "training")
 """Groups that describe a run: their options and values are taken from a file."""
 
 NOT_STORED = ("checkpoint", "tracking", "data", "hydra.searchpath", "local", "debug")

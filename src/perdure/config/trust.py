@@ -30,6 +30,7 @@ _OURS = {
     "dataset": ("perdure.datasets.",),
     "buffer": ("perdure.buffers.",),
     "backbone": ("perdure.backbones.",),
+    "head": ("perdure.backbones.heads.",),
     "optimizer": ("perdure.training.optim.", "torch.optim."),
     "scheduler": ("torch.optim.",),
 }

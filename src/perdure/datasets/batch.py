@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from perdure.datasets.loss_scope import Scope, Scopes, columns, joined, part_of, positions
+
 
 class Transform(Protocol):
     """Raw examples to network inputs; see `perdure.datasets.transforms`."""
@@ -31,9 +33,21 @@ class Batch:
             by it, so that the parts' losses add up to the loss of the whole.
         all_y: int64 [total], labels of the global batch.
         stored: the method's `stored_fields` of each example, `batch["logits"]`: [B, …].
+        scopes: the classes over which the cross-entropy of each run of examples is taken
+            (`training.loss_scope`); of a batch that was not joined from others there is one.
     """
 
-    __slots__ = ("_x", "all_y", "augmentation", "raw", "stored", "total", "transform", "y")
+    __slots__ = (
+        "_x",
+        "all_y",
+        "augmentation",
+        "raw",
+        "scopes",
+        "stored",
+        "total",
+        "transform",
+        "y",
+    )
 
     def __init__(
         self,
@@ -44,6 +58,7 @@ class Batch:
         stored: dict[str, Tensor] | None = None,
         total: int | None = None,
         all_y: Tensor | None = None,
+        scope: Scope = None,
     ) -> None:
         self.raw = raw
         self.y = y
@@ -52,6 +67,7 @@ class Batch:
         self.stored = stored or {}
         self.total = raw.shape[0] if total is None else total
         self.all_y = y if all_y is None else all_y
+        self.scopes: Scopes = ((raw.shape[0], scope),)
         self._x: Tensor | None = None
 
     @property
@@ -82,7 +98,7 @@ class Batch:
 
     def part(self, start: int, stop: int) -> Batch:
         """Examples `start` … `stop` as a part of this batch: its means still divide by `total`."""
-        return Batch(
+        part = Batch(
             self.raw[start:stop],
             self.y[start:stop],
             self.transform,
@@ -91,6 +107,8 @@ class Batch:
             self.total,
             self.all_y,
         )
+        part.scopes = part_of(self.scopes, start, stop)
+        return part
 
     def __add__(self, other: Batch) -> Batch:
         """The examples of both; `stored` fields are kept where both have them."""
@@ -101,10 +119,46 @@ class Batch:
         return per_example.sum() / self.total
 
     def cross_entropy(self, logits: Tensor) -> Tensor:
-        """Mean cross-entropy of `logits` [B, classes] against the labels, over the global batch."""
+        """Mean cross-entropy of `logits` [B, classes] against the labels, over the global batch.
+
+        Each example's is over the classes in its scope alone, which hold its label. Logits that a
+        method has cut off behind the last class of the scope will do.
+        """
+        if len(self.scopes) > 1:
+            return self._summed_over_scopes(logits) / self.total
+        logits, y = self.in_scope(logits), self.y_in_scope
         if len(self) == self.total:
-            return F.cross_entropy(logits, self.y)
-        return F.cross_entropy(logits, self.y, reduction="sum") / self.total
+            return F.cross_entropy(logits, y)
+        return F.cross_entropy(logits, y, reduction="sum") / self.total
+
+    def _summed_over_scopes(self, logits: Tensor) -> Tensor:
+        sizes = [n for n, _ in self.scopes]
+        runs = zip(self.scopes, logits.split(sizes), self.y.split(sizes), strict=True)
+        sums = [
+            F.cross_entropy(columns(part, scope), positions(y, scope), reduction="sum")
+            for (_, scope), part, y in runs
+        ]
+        return torch.stack(sums).sum()
+
+    def in_scope(self, logits: Tensor) -> Tensor:
+        """The logits of the classes in scope: [B, classes] -> [B, n], itself where all are.
+
+        Raises:
+            ValueError: the batch was joined from batches of different scopes.
+        """
+        return columns(logits, self.scope)
+
+    @property
+    def y_in_scope(self) -> Tensor:
+        """The labels as columns of `in_scope`, int64 [B]; raises as it does."""
+        return positions(self.y, self.scope)
+
+    @property
+    def scope(self) -> Scope:
+        """The classes in scope, None for all; raises as `in_scope` does."""
+        if len(self.scopes) > 1:
+            raise ValueError("a batch joined from batches of different loss scopes has no scope")
+        return self.scopes[0][1]
 
     def mse(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Mean squared difference over all elements of the global batch, [B, …] twice → []."""
@@ -127,7 +181,7 @@ def join(batches: Sequence[Batch]) -> Batch:
     if first.augmentation is not None:
         augmentation = torch.cat([batch.augmentation for batch in found])  # type: ignore[misc]
     parts = any(batch.all_y is not batch.y for batch in found)
-    return Batch(
+    whole = Batch(
         torch.cat([batch.raw for batch in found]),
         torch.cat([batch.y for batch in found]),
         first.transform,
@@ -140,3 +194,5 @@ def join(batches: Sequence[Batch]) -> Batch:
         sum(batch.total for batch in found),
         torch.cat([batch.all_y for batch in found]) if parts else None,
     )
+    whole.scopes = joined(batch.scopes for batch in found)
+    return whole

@@ -91,7 +91,8 @@ class Method(nn.Module):
         additive: whether the loss is a mean over examples, so that a batch can be split.
         needs_full_parameters: whether it computes with the parameters or their gradients
             themselves, which then cannot be sharded over processes (`training.parallel=fsdp`).
-        keeps_exemplars: whether it has a buffer without drawing replays of it at each step.
+        loss_scope: over which classes cross-entropy is taken where `training.loss_scope` is null:
+            "full", all of the benchmark; "seen", those so far; "current", the task's own.
         views: augmented views of each example that `batch.view(k)` gives.
         needs_task_id: whether `predict` must know the task of the examples; class-IL accuracy is
             then undefined.
@@ -108,6 +109,7 @@ class Method(nn.Module):
     scenarios: ClassVar[tuple[str, ...]] = ("class-incremental", "domain-incremental")
     additive: ClassVar[bool] = True
     needs_full_parameters: ClassVar[bool] = False
+    loss_scope: ClassVar[Literal["full", "seen", "current"]] = "full"
     views: ClassVar[int] = 1
     needs_task_id: ClassVar[bool] = False
     needs_boundaries: ClassVar[bool] = False

@@ -35,6 +35,7 @@ from perdure.ranks import environment
 from perdure.run import device_setup
 from perdure.run.fork import Fork
 from perdure.run.method_checks import check_method, ignored_overrides, method_class, replay_size
+from perdure.run.network import make_network
 from perdure.run.preemption import StopFlag
 from perdure.run.recorders import make_recorders
 from perdure.run.restore import changes, load_weights, restore, versions
@@ -107,7 +108,7 @@ def run(
     except RuntimeError as error:
         if fork is None or network is None:
             raise
-        raise fork.misfit(error, "backbone", "dataset") from error
+        raise fork.misfit(error, "backbone", "head", "dataset") from error
     device = trainer.state.device
     # What is wrong with the checkpoint is found before the run leaves anything behind.
     if source is not None:
@@ -257,14 +258,7 @@ def make_method(
 ) -> Method:
     """The method around its backbone, on `device`: fresh, or with the weights `network`."""
     seed_initialization(config.seed)
-    backbone = build(
-        config.backbone,
-        "backbone",
-        input_shape=benchmark.shape,
-        n_classes=benchmark.n_classes,
-    )
-    if network is not None:
-        backbone.load_state_dict(network)
+    backbone = make_network(config, benchmark, network)
     node = {key: value for key, value in config.model.items() if key != "name"}
     method: Method = build(node, "model", backbone)
     return method.to(device)

@@ -19,6 +19,7 @@ from perdure.errors import UserError
 from perdure.models.base import Method, Task
 from perdure.run import assemble, device_setup
 from perdure.run.fork import position_of
+from perdure.run.network import grow_as
 from perdure.run.predictions import Predictions
 from perdure.run.resume import RestorePoint, Weights
 from perdure.tracking import events
@@ -95,6 +96,8 @@ class Measurement:
             self._load_full(self.start)
             return []
         opened, options = self.start.opened, self.config.checkpoint
+        grow_as(self.method.backbone, opened.weights, self.config, self.benchmark)
+        self.method.to(self.device)
         report = weights.fill(
             self.method.backbone, opened.weights, allow_missing=options.allow_missing
         )

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from perdure.backbones.heads import NCM, Identity
 from perdure.buffers import policy
 from perdure.buffers.base import Buffer
 from perdure.config.rules import check_stop_after
-from perdure.config.schema import Parallel, ReplaySync
+from perdure.config.schema import LossScope, Parallel, ReplaySync
 from perdure.datasets.batch import Transform
 from perdure.datasets.scenarios import Scenario
 from perdure.errors import UserError
@@ -62,10 +63,13 @@ def check(
         )
     if settings.sync_batchnorm:
         shards.check_sync_batchnorm(settings.n_shards, world_size)
+    _check_head(method, settings)
     _check_steps(method, settings)
     _check_references(method, benchmark, settings)
     split = settings.parallel is Parallel.fsdp and world_size > 1
-    if method.defines("grow") and (split or (settings.n_shards > 1 and not settings.exact)):
+    if (method.defines("grow") or method.backbone.grows) and (
+        split or (settings.n_shards > 1 and not settings.exact)
+    ):
         raise UserError(
             f"{name} grows with the tasks, and training.exact=false and training.parallel=fsdp fix "
             "the parameters at the start; leave both as they are by default"
@@ -74,6 +78,48 @@ def check(
         raise UserError(
             f"training.parallel=fsdp: {name} computes with whole parameters, which no process "
             "holds then; use training.parallel=replicate"
+        )
+
+
+def _check_head(method: Method, settings: Settings) -> None:
+    """Refuse a head that the method cannot be trained or evaluated with."""
+    name, head = type(method).__name__, method.backbone.head
+    if isinstance(head, Identity) and not (method.defines("forward") or method.defines("predict")):
+        raise UserError(
+            f"head=none: {name} takes its scores from the backbone's head; head=none is for a "
+            "method that defines `forward` or `predict`"
+        )
+    hooks = ("before_task", "before_phase", "after_step", "after_batch", "after_task")
+    if isinstance(head, NCM) and not any(map(method.defines, hooks)):
+        raise UserError(
+            f"head=ncm: {name} does not update class means, and nothing else does; choose another "
+            "head"
+        )
+    if method.backbone.grows:
+        _check_growing(method, settings)
+
+
+def _check_growing(method: Method, settings: Settings) -> None:
+    name, scope = type(method).__name__, settings.loss_scope
+    if scope is LossScope.full or (scope is None and method.loss_scope == "full"):
+        value = "null" if scope is None else scope.name
+        raise UserError(
+            f"training.loss_scope={value} with head.growing=true: a loss over all classes needs "
+            f"scores of those to come{'' if scope else f' ({name} has it by itself)'}; must be "
+            "seen or current"
+        )
+    if "logits" in method.stored_fields:
+        raise UserError(
+            f"head.growing=true: {name} compares stored logits, and of classes that came later "
+            "there are none; use head.growing=false"
+        )
+    names = [name for name, _ in (*method.named_parameters(), *method.named_buffers())]
+    own = {name.partition(".")[0] for name in names} - {"backbone"}
+    if own and not method.defines("grow"):
+        raise UserError(
+            f"head.growing=true: {name} has tensors of its own ({', '.join(sorted(own))}) that are "
+            "made for a network of a fixed size, and no `grow` that changes them; use "
+            "head.growing=false"
         )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from perdure.config.rules import RULES
-from perdure.config.schema import Mode, TrainingConfig, check_precision
+from perdure.config.schema import LossScope, Mode, TrainingConfig, check_precision
 from perdure.errors import UserError
 from perdure.ranks import environment
 
+_E = TypeVar("_E", bound=Enum)
 _GROUPS = ("training.", "dataset.")
 """From these groups of the configuration come the settings, under the same names."""
 
@@ -42,6 +43,8 @@ class Settings(TrainingConfig):
             if isinstance(field.default, Enum):
                 member = _member(field.name, type(field.default), getattr(self, field.name))
                 setattr(self, field.name, member)
+        if self.loss_scope is not None:
+            self.loss_scope = _member("loss_scope", LossScope, self.loss_scope)
         for key, rule in RULES.items():
             name = key.rpartition(".")[2]
             if key.startswith(_GROUPS) and hasattr(self, name):
@@ -59,7 +62,7 @@ class Settings(TrainingConfig):
         return self.shards or environment.world_size()
 
 
-def _member(name: str, choices: type[Enum], value: Any) -> Enum:
+def _member(name: str, choices: type[_E], value: Any) -> _E:
     try:
         return choices(value)
     except ValueError:

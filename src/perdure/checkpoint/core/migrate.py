@@ -28,8 +28,11 @@ _IMPLIED: Mapping[str, Any] = {
 }
 """What a configuration means that was stored before these keys of `training` existed."""
 
-_LATER: Mapping[str, Any] = {"one_forward": False, "updates": 1}
+_LATER: Mapping[str, Any] = {"one_forward": False, "updates": 1, "loss_scope": None}
 """The same for keys of `training` that came later, without a new format."""
+
+_HEAD: Mapping[str, Any] = {"_target_": "perdure.backbones.heads.Linear", "growing": False}
+"""The group `head` before there was one, beside a backbone: the backbone's own."""
 
 _OF_THE_CLASS = ("needs_buffer", "joint")
 """Keys of `model` that repeated what its class says."""
@@ -61,17 +64,23 @@ def migrated(state: Mapping[str, Any]) -> dict[str, Any]:
     args = state.get("args")
     if not isinstance(args, Mapping):
         return state
-    if isinstance(args.get("recipe"), Mapping):
-        args = {**args, "recipe": "none"}
-    model = args.get("model")
+    return {**state, "args": migrated_configuration(args, state.get("format") == 1)}
+
+
+def migrated_configuration(args: Mapping[str, Any], first_format: bool = False) -> dict[str, Any]:
+    """A stored configuration as today's code would have stored it; foreign data, as above."""
+    found: dict[str, Any] = dict(_renamed(args) if first_format else args)
+    if isinstance(found.get("recipe"), Mapping):
+        found["recipe"] = "none"
+    model = found.get("model")
     if isinstance(model, Mapping):
-        args = {**args, "model": {k: v for k, v in model.items() if k not in _OF_THE_CLASS}}
-    implied = _LATER
-    if state.get("format") == 1:
-        args, implied = _renamed(args), {**_IMPLIED, **_LATER}
-    if isinstance(args.get("training"), Mapping):
-        args = {**args, "training": {**implied, **args["training"]}}
-    return {**state, "args": args}
+        found["model"] = {k: v for k, v in model.items() if k not in _OF_THE_CLASS}
+    if isinstance(found.get("training"), Mapping):
+        implied = {**_IMPLIED, **_LATER} if first_format else _LATER
+        found["training"] = {**implied, **found["training"]}
+    if "backbone" in found:
+        found.setdefault("head", dict(_HEAD))
+    return found
 
 
 def _with_counts_once(results: Any) -> Any:
