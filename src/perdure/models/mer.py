@@ -40,26 +40,19 @@ class MER(Method):
     plain_sgd = True
 
     def __init__(
-        self,
-        backbone: Backbone,
-        beta: float,
-        gamma: float,
-        repeats: int,
-        inner: str,
-        replayed: int,
+        self, backbone: Backbone, beta: float, gamma: float, repeats: int, inner: str, replayed: int
     ) -> None:
         super().__init__(backbone)
         for key, rate in (("beta", beta), ("gamma", gamma)):
             if not 0 <= rate <= 1:
                 raise UserError(f"model.{key}={rate}: interpolates weights; must be from 0 to 1")
-        for key, n, of in (
-            ("repeats", repeats, "inner batches"),
-            ("replayed", replayed, "examples"),
-        ):
+        for key, n in (("repeats", repeats), ("replayed", replayed)):
             if n < 1:
-                raise UserError(f"model.{key}={n}: is a number of {of}; must be 1 or more")
+                raise UserError(f"model.{key}={n}: counts parts of a step; must be 1 or more")
         if inner not in ("batch", "sequential"):
-            raise UserError(f"model.inner={inner}: must be batch or sequential")
+            raise UserError(
+                f"model.inner={inner}: there is no such kind; must be batch or sequential"
+            )
         self.beta = beta
         self.gamma = gamma
         self.sequential = inner == "sequential"
