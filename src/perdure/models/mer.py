@@ -16,16 +16,16 @@ class MER(Method):
     """Move only part of the way to where SGD on batches of old and new examples leads.
 
     Riemer et al. 2019, "Learning to learn without forgetting by maximizing transfer and minimizing
-    interference", Alg. 1 and 6. For a new example, s inner batches of it and k − 1 stored ones:
-    from θᵂ = θ steps of SGD on the inner batch, then θ ← θᵂ + β (θ − θᵂ). Where θᴬ was θ before the
-    first of them, at last θ ← θᴬ + γ (θ − θᴬ).
-    `inner="sequential"` is Alg. 1: a step on each example, the new one last. `inner="batch"` is the
-    variant of Alg. 6, which later comparisons use: one step on the mean over the inner batch; β is
-    a factor of the learning rate then, and with s = 1 so is γ.
+    interference", Alg. 1. For a new example, s inner batches of it and k − 1 stored ones: from
+    θᵂ = θ, SGD on the inner batch, then θ ← θᵂ + β (θ − θᵂ). Where θᴬ was θ before the first of
+    them, at last θ ← θᴬ + γ (θ − θᴬ).
+    `inner="sequential"` takes a step on each example, as Alg. 1 does; the new one comes last, and
+    stored ones are drawn one by one, as in the authors' code. With `inner="batch"` there is one
+    step on the mean over the inner batch, as in later comparisons (Buzzega et al. 2020); β is then
+    a factor of the learning rate, and with s = 1 so is γ.
 
-    Deviations: a step may bring several new examples, which are one mean; sequential steps draw
-    their stored examples one by one, so that an inner batch may have one twice. Weights alone are
-    interpolated, not the statistics of batch norm.
+    Deviations: a step may bring several new examples, which are one mean; the statistics of batch
+    norm are not interpolated.
 
     Args:
         beta: β, within an inner batch.
