@@ -136,7 +136,9 @@ def test_trains_on_one_task_after_another(
     summary = trainer.fit()
     losses = [e.loss for e in listener.of(events.StepLog)]
     assert len(losses) == 2 * STEPS
-    assert all(loss == loss and abs(loss) < 100 for loss in losses)
+    taken = [loss for loss in losses if loss is not None]
+    assert len(taken) >= 2 * STEPS - 1, "none but the first may want the memory to hold something"
+    assert all(loss == loss and abs(loss) < 100 for loss in taken)
     for task in ("task 0", "task 1"):
         state = torch.load(io.BytesIO(keep.files[task]), weights_only=True)["model"]
         names = {id(p): n for n, p in trainer.method.named_parameters()}
