@@ -88,6 +88,10 @@ def test_phases_resume_at_every_step(kind: type[Seen], reset: bool) -> None:
     )
 
 
+def test_exemplars_of_earlier_classes_are_in_scope_of_a_phase_that_trains_on_them() -> None:
+    check_method(Tuned, settings={"loss_scope": "current", "epochs": 1}, shards=[2])
+
+
 def test_each_phase_has_its_examples_and_its_optimizer(make_trainer: MakeTrainer) -> None:
     listener = Listener()
     trainer = make_trainer(Tuned, epochs=1, recorders=[listener])

@@ -55,7 +55,7 @@ class Hooks:
         self.stores = buffer is not None and not stores_each_step(method, buffer)
         self._fields = [name for name in method.stored_fields if name != "task"]
         self._needs = () if buffer is None else buffer.policy.needs
-        self.grows = method.defines("grow")
+        self.grows = method.defines("grow") or method.backbone.grows
         self.grown = -1
         self._transform = transform
         self._streams = Streams(settings.seed)
@@ -83,6 +83,7 @@ class Hooks:
         for task in range(self.grown + 1, index + 1):
             self.method.task = self.task(task)
             self._seed("grow")
+            self.method.backbone.grow(self.method.task.classes)
             self.method.grow(self.method.task)
             self.method.to(self._device)
             self.grown = task
