@@ -1,7 +1,7 @@
 """Data loading: the shuffled batches of one task, gathered from arrays on the device.
 
 The order is a function of (seed, task, epoch), so a resumed run starts at any step without drawing
-what came before it.
+what came before it. A stream without boundaries keeps its own order.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class TaskStream:
         iterations: steps for the task, over as many passes as that takes.
         least: fewer examples than this are no batch: where they are left, the last batch has them
             too.
+        shuffles: whether an epoch's order is drawn; else it is that of `split`.
     """
 
     def __init__(
@@ -72,11 +73,13 @@ class TaskStream:
         epochs: int = 1,
         iterations: int | None = None,
         least: int = 1,
+        shuffles: bool = True,
     ) -> None:
         self.split = split
         self.batch_size = batch_size
         self.streams = streams
         self.task = task
+        self.shuffles = shuffles
         self.n = len(split.y)
         self._labels = split.y.cpu().numpy()
         found = length(self.n, batch_size, epochs, iterations, least)
@@ -94,7 +97,9 @@ class TaskStream:
         The examples are gathered in blocks of up to 8 MB, so that a step is only a slice, and no
         step copies from the host.
         """
-        order = self.streams.numpy("order", task=self.task, epoch=epoch).permutation(self.n)
+        order = np.arange(self.n)
+        if self.shuffles:
+            order = self.streams.numpy("order", task=self.task, epoch=epoch).permutation(self.n)
         rows = torch.from_numpy(order).to(self.split.x.device)
         steps, size = self.steps_of(epoch), self.batch_size
         example_bytes = max(1, self.split.x[0].numel())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from perdure.backbones.base import Backbone, treats_rows_alike
 from perdure.datasets.batch import Batch, join
+from perdure.datasets.classes import Classes
 from perdure.models.memory import Memory
 
 
@@ -47,8 +48,8 @@ class Task:
     """
 
     index: int
-    classes: range
-    seen: range
+    classes: Classes
+    seen: Classes
 
 
 class Method(nn.Module):
@@ -63,6 +64,7 @@ class Method(nn.Module):
         additive: whether the loss is a mean over examples, so that a batch can be split.
         needs_full_parameters: whether it computes with the parameters or their gradients
             themselves, which then cannot be sharded over processes (`training.parallel=fsdp`).
+        needs_task_id: whether `predict` must be told the task's index; there is no class-IL then.
     """
 
     replays: ClassVar[int] = 0
@@ -72,6 +74,7 @@ class Method(nn.Module):
     scenarios: ClassVar[tuple[str, ...]] = ("class-incremental", "domain-incremental")
     additive: ClassVar[bool] = True
     needs_full_parameters: ClassVar[bool] = False
+    needs_task_id: ClassVar[bool] = False
 
     task: Task
     """The current task; the trainer sets it."""

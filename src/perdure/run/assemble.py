@@ -32,6 +32,7 @@ from perdure.models.base import Method
 from perdure.randomness import seed_initialization
 from perdure.ranks import environment
 from perdure.run import device_setup
+from perdure.run.benchmark import make_tasks
 from perdure.run.fork import Fork
 from perdure.run.method_checks import check_method, ignored_overrides, method_class, replay_size
 from perdure.run.preemption import StopFlag
@@ -230,21 +231,10 @@ def make_deterministic(deterministic: bool, device: torch.device) -> None:
 
 def make_benchmark(config: Config, device: torch.device) -> Scenario:
     """The tasks, with their data on `device`."""
-    dataset = config.dataset
-    source = build(dataset.source, "dataset.source")
+    source = build(config.dataset.source, "dataset.source")
     with time_limit(config.data.max_minutes):
         arrays = source.load(Path(config.data.root).expanduser())
-    benchmark: Scenario = build(
-        dataset.scenario,
-        "dataset.scenario",
-        arrays,
-        n_tasks=dataset.n_tasks,
-        seed=dataset.seed,
-        validation=dataset.validation,
-        class_order=dataset.class_order,
-        device=device,
-    )
-    return benchmark
+    return make_tasks(config.dataset, arrays, device)
 
 
 def make_method(
@@ -316,13 +306,13 @@ def facts(config: Config, benchmark: Scenario, device: torch.device) -> dict[str
 
 
 def n_epochs(config: Config, benchmark: Scenario) -> int:
-    """Epochs a task, as results and the names of checkpoints give them: one number for a run.
+    """Epochs of the first task, as results and the names of checkpoints give them.
 
     With `dataset.iterations` those that they take on the first task, the last one begun included.
     """
     dataset = config.dataset
     if dataset.iterations is None:
-        return dataset.epochs
+        return settings(config).epochs_of(0)
     n = sizes(benchmark, settings(config))[0]
     return length(max(1, n), dataset.batch_size, iterations=dataset.iterations).epochs
 

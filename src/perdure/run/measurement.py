@@ -14,6 +14,7 @@ from perdure.config.build import build
 from perdure.config.compare import BENCHMARK, changes, is_within
 from perdure.config.schema import Config, Mode
 from perdure.config.typed import as_plain
+from perdure.datasets.classes import Classes
 from perdure.datasets.scenarios import Scenario
 from perdure.errors import UserError
 from perdure.models.base import Method, Task
@@ -129,8 +130,8 @@ class Measurement:
     def _count(self, results: Results) -> dict[str, list[float]]:
         """Accuracy by name and task; `results` has it as the row of the last task learned."""
         last = self.n_seen - 1
-        seen = range(max(self.benchmark.classes(t).stop for t in range(self.n_seen)))
-        self.method.task = Task(last, self.benchmark.classes(last), seen)
+        seen = self.benchmark.seen(last)
+        self.method.task = Task(last, Classes.of(self.benchmark.classes(last)), seen)
         evaluator = Evaluator(
             self.method, self.benchmark, self.transform, self.config.training.eval_batch_size
         )

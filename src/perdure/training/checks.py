@@ -10,6 +10,7 @@ from torch import nn
 from perdure.buffers.base import Buffer
 from perdure.config.rules import check_stop_after
 from perdure.config.schema import Parallel
+from perdure.config.task_sizes import check_epochs
 from perdure.datasets.batch import Transform
 from perdure.datasets.scenarios import Scenario
 from perdure.errors import UserError
@@ -33,7 +34,7 @@ def check(
     name = type(method).__name__
     if method.replays and buffer is None:
         raise UserError(f"{name} replays from a buffer: give it one")
-    if benchmark.kind not in method.scenarios:
+    if not benchmark.suits(method.scenarios):
         raise UserError(
             f"{name} is defined for {' and '.join(method.scenarios)} benchmarks, not for a "
             f"{benchmark.kind} one"
@@ -41,6 +42,8 @@ def check(
     if settings.joint and not method.joint:
         raise UserError(f"{name} cannot train jointly")
     check_stop_after(settings.stop_after, benchmark.n_tasks, "the benchmark")
+    check_epochs(settings.epochs, benchmark.n_tasks, settings.joint)
+    check_one_pass(benchmark, settings)
     shards.check(settings.n_shards, world_size)
     if settings.n_shards > 1 and not method.additive:
         raise UserError(
@@ -59,6 +62,27 @@ def check(
         raise UserError(
             f"training.parallel=fsdp: {name} computes with whole parameters, which no process "
             "holds then; use training.parallel=replicate"
+        )
+
+
+def check_one_pass(benchmark: Scenario, settings: Settings) -> None:
+    """Refuse to go through a stream without boundaries more than once; a joint run may.
+
+    Raises:
+        UserError: names the key that says so.
+    """
+    if benchmark.boundaries or settings.joint:
+        return
+    name, n = type(benchmark).__name__, benchmark.n_train(0)
+    if settings.iterations is None and settings.epochs_of(0) > 1:
+        raise UserError(
+            f"dataset.epochs={settings.epochs}: {name} is a stream without boundaries, which is "
+            "seen once; must be 1"
+        )
+    if (settings.iterations or 0) * settings.batch_size >= n + settings.batch_size:
+        raise UserError(
+            f"dataset.iterations={settings.iterations}: {name} is a stream without boundaries, "
+            f"which is seen once; must be at most {-(-n // settings.batch_size)}"
         )
 
 

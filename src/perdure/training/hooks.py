@@ -14,6 +14,7 @@ from torch import Tensor
 from perdure.buffers.base import Buffer
 from perdure.datasets.arrays import Split
 from perdure.datasets.batch import Batch
+from perdure.datasets.classes import Classes
 from perdure.datasets.scenarios import Scenario
 from perdure.datasets.transforms import Scale
 from perdure.models.base import Method, Task
@@ -61,8 +62,8 @@ class Hooks:
         last = self.benchmark.n_tasks - 1 if joint else index
         return Task(
             index,
-            range(self.benchmark.n_classes) if joint else self.benchmark.classes(index),
-            range(max(self.benchmark.classes(t).stop for t in range(last + 1))),
+            Classes.of(range(self.benchmark.n_classes) if joint else self.benchmark.classes(index)),
+            self.benchmark.seen(last),
         )
 
     def grow_to(self, index: int, grown: Callable[[int], None] = lambda task: None) -> None:

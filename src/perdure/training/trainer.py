@@ -186,9 +186,10 @@ class Trainer:
             self.settings.batch_size,
             self._streams,
             task,
-            self.settings.epochs,
+            self.settings.epochs_of(task),
             self.settings.iterations,
             self._least,
+            self.settings.joint or self.benchmark.shuffles,
         )
         self._begin_task(split, stream)
         for epoch in range(position.epoch, stream.epochs):
@@ -302,8 +303,8 @@ class Trainer:
         """How long the schedule of each task is."""
         given = self.settings
         lengths = [
-            length(n, given.batch_size, given.epochs, given.iterations, self._least)
-            for n in n_examples
+            length(n, given.batch_size, given.epochs_of(task), given.iterations, self._least)
+            for task, n in enumerate(n_examples)
         ]
         return [count(lengths, task, given) for task in range(self.n_tasks)]
 

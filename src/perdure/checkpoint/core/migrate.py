@@ -31,6 +31,15 @@ _IMPLIED: Mapping[str, Any] = {
 _LATER: Mapping[str, Any] = {"one_forward": False}
 """The same for keys of `training` that came later, without a new format."""
 
+_LATER_DATASET: Mapping[str, Any] = {
+    "class_sizes": None,
+    "initial_classes": None,
+    "increment": None,
+    "noise": {"kind": None, "rate": 0.0},
+    "imbalance": None,
+}
+"""The same for keys of `dataset`."""
+
 _OF_THE_CLASS = ("needs_buffer", "joint")
 """Keys of `model` that repeated what its class says."""
 
@@ -71,6 +80,8 @@ def migrated(state: Mapping[str, Any]) -> dict[str, Any]:
         args, implied = _renamed(args), {**_IMPLIED, **_LATER}
     if isinstance(args.get("training"), Mapping):
         args = {**args, "training": {**implied, **args["training"]}}
+    if isinstance(args.get("dataset"), Mapping):
+        args = {**args, "dataset": {**_LATER_DATASET, **args["dataset"]}}
     return {**state, "args": args}
 
 
