@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from perdure.errors import UserError
 
 KEYS = ("class_sizes", "initial_classes", "increment")
 """Keys of `dataset` that say how many classes the tasks have."""
+
+_STREAMS = ("perdure.datasets.general.RotatingPairs",)
+"""Scenarios of a single task."""
 
 _SPELLINGS = (
     "dataset.class_sizes=[6,2,2], or dataset.initial_classes=6 and dataset.increment=2, give the "
@@ -28,8 +31,11 @@ _ELSEWHERE = {"first", "sizes", "initial", "init_cls", "initial_increment", "n_t
 def default_n_tasks(default: Any, *, _parent_: DictConfig) -> Any:
     """The resolver `${n_tasks:5}` of a benchmark's file: 5, unless sizes say how many tasks.
 
-    None where that follows from the number of classes, which the data set alone knows.
+    None where that follows from the number of classes, which the data set alone knows; 1 where the
+    scenario is one stream.
     """
+    if OmegaConf.select(_parent_, "scenario._target_") in _STREAMS:
+        return 1
     sizes = _parent_.get("class_sizes")
     if is_list(sizes):
         return len(sizes)

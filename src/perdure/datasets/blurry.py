@@ -75,15 +75,15 @@ class Blurry(Scenario):
                 f"dataset.n_tasks={n_tasks}: there are {self.n_classes} classes, so at most as "
                 "many tasks"
             )
+        self.main_classes = self._main_classes()
+        """By task, the disjoint classes, and the blurry ones that are mostly in it."""
 
     @property
     def n_disjoint(self) -> int:
         """How many classes are disjoint: labels 0 up to it; the others are blurry."""
         return round(self.disjoint_ratio * self.n_classes)
 
-    @cached_property
-    def main_classes(self) -> tuple[Classes, ...]:
-        """By task, the disjoint classes, and the blurry ones that are mostly in it."""
+    def _main_classes(self) -> tuple[Classes, ...]:
         parts = (range(self.n_disjoint), range(self.n_disjoint, self.n_classes))
         if self.stochastic:
             return self._drawn(parts)
