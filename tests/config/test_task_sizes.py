@@ -60,7 +60,7 @@ def test_an_increment_says_how_many_tasks(first: int, increment: int, further: i
         (("scenario=general-continual",), 1),
         (("dataset=mnist-360", "debug=fast"), 1),
     ],
-    ids=" ".join,
+    ids=lambda v: " ".join(v) or "nothing" if isinstance(v, tuple) else "",
 )
 def test_the_number_of_tasks_follows(typed_: tuple[str, ...], n_tasks: int | None) -> None:
     config = perdure.compose("model=sgd", *typed_)

@@ -37,7 +37,7 @@ def default_n_tasks(default: Any, *, _parent_: DictConfig) -> Any:
     if OmegaConf.select(_parent_, "scenario._target_") in _STREAMS:
         return 1
     sizes = _parent_.get("class_sizes")
-    if is_list(sizes):
+    if is_list(sizes) and sizes:
         return len(sizes)
     return default if _parent_.get("increment") is None else None
 
