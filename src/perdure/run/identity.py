@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
+from perdure.checkpoint.core.migrate import migrated
 from perdure.config.compare import differences, is_free, require_same
 from perdure.config.typed import as_plain, typed
 from perdure.errors import UserError, printable
@@ -47,7 +48,8 @@ def recorded(folder: Path) -> dict[str, Any] | None:
             "%s is damaged and is not compared: %s", *map(printable, map(str, (path, error)))
         )
         return None
-    return found
+    recorded_then: dict[str, Any] = migrated({"args": found})["args"]
+    return recorded_then
 
 
 def require_of_run(args: Any, run: Mapping[str, Any] | None, path: Path) -> None:
