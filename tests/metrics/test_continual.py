@@ -255,7 +255,11 @@ def test_values_are_functional_s_and_a_sum_over_ranks_is_the_whole(drawn: Any, d
     tasks = [[(j, c, n) for j, (c, n) in enumerate(row)] for row in drawn]
     run = [(e, trained[e], e % 2 == 1, tasks[e]) for e in range(6)]
     whole = values(feed(ContinualMetrics(3), run))
-    for name in VALUES.keys() - {"forward_transfer"}:
+    examples = [n for _, n in drawn[-1]]
+    over = functional.average_accuracy_over_examples(rows[1::2], examples)
+    assert whole["average_accuracy_over_examples"] == over
+    assert over == pytest.approx(sum(c for c, _ in drawn[-1]) / sum(examples))
+    for name in VALUES.keys() - {"forward_transfer", "average_accuracy_over_examples"}:
         within = name in ("average_anytime_accuracy", "min_accuracy", "worst_case_accuracy")
         function = getattr(functional, name)
         assert whole[name] == (function(rows, trained) if within else function(rows[1::2]))
