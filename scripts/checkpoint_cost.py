@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from perdure.backbones.resnet import ResNet18
+from perdure.buffers.base import Buffer
 from perdure.buffers.reservoir import Reservoir
 from perdure.checkpoint.core.cadence import Cadence
 from perdure.checkpoint.core.manager import CheckpointManager, Policy
@@ -36,7 +37,7 @@ def make_state() -> dict[str, Any]:
     for p in method.trainable():
         p.grad = torch.zeros_like(p)
     optimizer.step()
-    buffer = Reservoir(5120, 32)
+    buffer = Buffer(Reservoir(5120, 32))
     n = 5120
     fields = {
         "raw": torch.zeros(n, 3, 32, 32, dtype=torch.uint8),

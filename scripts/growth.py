@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from perdure.backbones.mlp import MLP
+from perdure.buffers.base import Buffer
 from perdure.buffers.class_balanced import ClassBalancedReservoir
 from perdure.buffers.reservoir import Reservoir
 from perdure.checkpoint.core import format as files
@@ -103,7 +104,7 @@ def _offers(kind: type[Reservoir] | type[ClassBalancedReservoir]) -> Callable[[i
     @contextmanager
     def prepare(size: int) -> Iterator[Timed]:
         """A hundred batches of ten offered to a buffer of `size` that is full."""
-        generator, buffer = np.random.default_rng(0), kind(size, 10)
+        generator, buffer = np.random.default_rng(0), Buffer(kind(size, 10))
         labels = generator.integers(0, 100, 2 * size)
         x = torch.zeros(len(labels), 1, dtype=torch.uint8)
         buffer.add({"raw": x, "y": torch.from_numpy(labels)}, labels, generator)
@@ -122,7 +123,7 @@ def _offers(kind: type[Reservoir] | type[ClassBalancedReservoir]) -> Callable[[i
 @contextmanager
 def _draws(size: int) -> Iterator[Timed]:
     """Replay draws of ten from a buffer of `size`."""
-    generator, buffer = np.random.default_rng(0), Reservoir(size, 10)
+    generator, buffer = np.random.default_rng(0), Buffer(Reservoir(size, 10))
     y = torch.zeros(size, dtype=torch.int64)
     buffer.add(
         {"raw": torch.zeros(size, 1, 28, 28, dtype=torch.uint8), "y": y}, y.numpy(), generator
@@ -139,7 +140,7 @@ def _steps(batch: int, classes: int) -> Timed:
     method = ER(MLP((1, 28, 28), classes, (100, 100)))
     method.task = Task(0, Classes(range(classes)), Classes(range(classes)))
     step = Step(
-        method, Scale(), Reservoir(500, batch), Streams(0), Settings(batch_size=batch),
+        method, Scale(), Buffer(Reservoir(500, batch)), Streams(0), Settings(batch_size=batch),
         torch.device("cpu"),
     )  # fmt: skip
     optimizer = SGD(method.trainable(), lr=0.01)

@@ -13,6 +13,7 @@ from kit import MakeTrainer
 from wandb_server.fixtures import wandb_server
 
 from perdure.backbones.mlp import MLP
+from perdure.buffers.base import Buffer
 from perdure.buffers.reservoir import Reservoir
 from perdure.datasets.arrays import Arrays, Split
 from perdure.datasets.scenarios import ClassIncremental
@@ -76,7 +77,7 @@ def make_trainer(few: Arrays) -> MakeTrainer:
             benchmark,
             settings,
             OptimizerFactory(optimizer, changes.pop("scheduler", None)),
-            changes.pop("buffer", Reservoir(50, 10)),
+            changes.pop("buffer", Buffer(Reservoir(50, 10))),
             changes.pop("transform", None),
             launch=Launch(ranks=changes.pop("ranks", Ranks())),
             recording=Recording(**changes),

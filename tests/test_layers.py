@@ -11,7 +11,7 @@ from perdure.io import run_files
 
 SOURCE = Path(__file__).parents[1] / "src" / "perdure"
 LAYERS = (
-    {"__main__", "utils"},
+    {"__main__", "testing", "utils"},
     {"cli"},
     {"sweeps"},
     {"run"},
@@ -28,7 +28,7 @@ LAYERS = (
 )
 """From the top to the bottom; packages of one layer do not know each other."""
 HEIGHT = {part: -depth for depth, parts in enumerate(LAYERS) for part in parts}
-LOOSE = {"__init__", "__main__", "errors", "randomness", "utils"}
+LOOSE = {"__init__", "__main__", "errors", "randomness", "testing", "utils"}
 """Modules that lie in the package itself."""
 LONGEST = 400
 """Lines of a file."""

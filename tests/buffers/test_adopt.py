@@ -11,6 +11,7 @@ import pytest
 
 from perdure.buffers.base import Buffer
 from perdure.buffers.class_balanced import ClassBalancedReservoir
+from perdure.buffers.policy import StepPolicy
 from perdure.buffers.reservoir import Reservoir
 
 MakeFields = Callable[[Any, np.ndarray], Any]
@@ -38,10 +39,10 @@ def ids(buffer: Buffer) -> list[int]:
 @pytest.mark.parametrize("new", [Reservoir, ClassBalancedReservoir])
 @pytest.mark.parametrize("size", [8, 20, 50])
 def test_examples_stay_whole_and_are_the_old_ones(
-    old: type[Buffer], new: type[Buffer], size: int, make_fields: MakeFields
+    old: type[StepPolicy], new: type[StepPolicy], size: int, make_fields: MakeFields
 ) -> None:
-    before = filled(old(20, 1), 300, make_fields)
-    buffer = new(size, 1)
+    before = filled(Buffer(old(20, 1)), 300, make_fields)
+    buffer = Buffer(new(size, 1))
     buffer.adopt(before.state_dict(), np.random.default_rng(1))
     assert len(buffer) == min(size, 20)
     assert buffer.seen == 300
@@ -54,7 +55,7 @@ def test_examples_stay_whole_and_are_the_old_ones(
     for key, value in held.items():
         assert value.equal(again[key]), key
     assert len(set(ids(buffer))) == len(buffer)
-    other = new(size, 1)
+    other = Buffer(new(size, 1))
     other.load_state_dict(buffer.state_dict())
     for each in (buffer, other):
         offer(each, 3300, 100, make_fields, 3)
@@ -62,8 +63,8 @@ def test_examples_stay_whole_and_are_the_old_ones(
 
 
 def test_an_empty_buffer_is_taken_over_too(make_fields: MakeFields) -> None:
-    buffer = ClassBalancedReservoir(5, 1)
-    buffer.adopt(Reservoir(3, 1).state_dict(), np.random.default_rng(1))
+    buffer = Buffer(ClassBalancedReservoir(5, 1))
+    buffer.adopt(Buffer(Reservoir(3, 1)).state_dict(), np.random.default_rng(1))
     assert (len(buffer), buffer.seen) == (0, 0)
     offer(buffer, 0, 30, make_fields, 0)
     assert len(buffer) == 5
@@ -75,8 +76,8 @@ def test_a_smaller_reservoir_is_a_sample_of_the_whole_stream(
     runs, n, k = 3000, 40, 4
     counts: Counter[int] = Counter()
     for run in range(runs):
-        buffer = Reservoir(k, 1)
-        before = filled(Reservoir(8, 1), 20, make_fields, run)
+        buffer = Buffer(Reservoir(k, 1))
+        before = filled(Buffer(Reservoir(8, 1)), 20, make_fields, run)
         buffer.adopt(before.state_dict(), np.random.default_rng(10_000 + run))
         offer(buffer, 20, 20, make_fields, run)
         counts.update(ids(buffer))
@@ -93,8 +94,8 @@ def test_a_larger_reservoir_keeps_new_examples_as_one_of_its_size_would(
     runs, k = 1000, 16
     old = new = 0
     for run in range(runs):
-        buffer = Reservoir(k, 1)
-        before = filled(Reservoir(8, 1), 40, make_fields, run)
+        buffer = Buffer(Reservoir(k, 1))
+        before = filled(Buffer(Reservoir(8, 1)), 40, make_fields, run)
         buffer.adopt(before.state_dict(), np.random.default_rng(10_000 + run))
         offer(buffer, 40, 40, make_fields, run)
         old += sum(i < 40 for i in ids(buffer))
@@ -104,12 +105,12 @@ def test_a_larger_reservoir_keeps_new_examples_as_one_of_its_size_would(
 
 
 def test_counts_of_classes_follow_from_a_reservoir_s_share(make_fields: MakeFields) -> None:
-    before = filled(Reservoir(20, 1), 300, make_fields)
-    buffer = ClassBalancedReservoir(20, 1)
+    before = filled(Buffer(Reservoir(20, 1)), 300, make_fields)
+    buffer = Buffer(ClassBalancedReservoir(20, 1))
     buffer.adopt(before.state_dict(), np.random.default_rng(1))
     held = Counter(int(y) for y in before.contents()["y"])
     assert buffer.state_dict()["seen_of"] == {c: 15 * n for c, n in held.items()}
-    balanced = filled(ClassBalancedReservoir(20, 1), 300, make_fields)
-    buffer = ClassBalancedReservoir(8, 1)
+    balanced = filled(Buffer(ClassBalancedReservoir(20, 1)), 300, make_fields)
+    buffer = Buffer(ClassBalancedReservoir(8, 1))
     buffer.adopt(balanced.state_dict(), np.random.default_rng(1))
     assert buffer.state_dict()["seen_of"] == dict.fromkeys(range(4), 75)

@@ -19,6 +19,7 @@ from torch import Tensor
 from perdure.buffers.base import Buffer
 from perdure.config.build import build
 from perdure.config.compose import register
+from perdure.errors import UserError
 
 MakeFields = Callable[..., dict[str, Tensor]]
 
@@ -43,16 +44,20 @@ def test_the_folder_was_found() -> None:
     assert NODES["none"].keys() >= {"size", "batch_size"}
 
 
+CLASSES, TASKS = 4, 8
+
+
 def make(options: dict[str, Any], size: int) -> Buffer:
-    buffer: Buffer = build({**options, "size": size}, "buffer")
-    return buffer
+    policy = build({**options, "size": size}, "buffer", n_classes=CLASSES, n_tasks=TASKS)
+    return Buffer(policy)
 
 
 streams = st.tuples(
     st.integers(0, 2**32),
-    st.integers(1, 20),
-    st.lists(st.integers(1, 8) | st.integers(9, 60), min_size=1, max_size=8),
+    st.integers(TASKS, 24),
+    st.lists(st.integers(1, 8) | st.integers(9, 60), min_size=1, max_size=TASKS),
 )
+"""A seed, a size that has a place for each class and task, and batches, each a task of its own."""
 
 
 def offer(
@@ -64,7 +69,9 @@ def offer(
         numbers = np.arange(start, start + n)
         labels = numbers * 7919 % 11 % 4
         if i >= skip:
-            buffer.add(make_fields(numbers, labels), labels, np.random.default_rng((seed, i)))
+            info = {"features": torch.from_numpy(np.random.default_rng((seed, i)).random((n, 3)))}
+            numbers_of = np.random.default_rng((seed, i))
+            buffer.add(make_fields(numbers, labels), labels, numbers_of, i, info)
         start += n
 
 
@@ -116,16 +123,58 @@ def test_a_loaded_buffer_continues_as_if_nothing_had_happened(
 
 @every_buffer
 def test_an_empty_batch_changes_nothing(make_fields: MakeFields, options: dict[str, Any]) -> None:
-    buffer, nothing = make(options, 5), np.zeros(0, dtype=np.int64)
-    buffer.add(make_fields(nothing, nothing), nothing, np.random.default_rng(0))
+    buffer, nothing = make(options, TASKS), np.zeros(0, dtype=np.int64)
+    info = {"features": torch.zeros(0, 3)}
+    buffer.add(make_fields(nothing, nothing), nothing, np.random.default_rng(0), info=info)
     assert (len(buffer), buffer.seen) == (0, 0)
     offer(buffer, make_fields, 0, [9])
     before = buffer.contents()["id"].tolist()
-    buffer.add(make_fields(nothing, nothing), nothing, np.random.default_rng(0))
+    buffer.add(make_fields(nothing, nothing), nothing, np.random.default_rng(0), info=info)
     assert buffer.contents()["id"].tolist() == before
 
 
+@pytest.mark.parametrize("name", BUFFERS)
+def test_the_config_file_builds_it_as_it_is(name: str) -> None:
+    buffer = make(BUFFERS[name], BUFFERS[name]["size"])
+    assert (buffer.size, buffer.batch_size) == (BUFFERS[name]["size"], 6)
+    assert buffer.policy.name == name
+
+
 @every_buffer
-def test_the_config_file_builds_it_as_it_is(options: dict[str, Any]) -> None:
-    buffer = build(options, "buffer")
-    assert (buffer.size, buffer.batch_size) == (options["size"], 6)
+@settings(deadline=None, max_examples=30)
+@given(stream=streams, other=st.integers(TASKS, 24))
+def test_one_of_another_size_takes_over_its_examples(
+    make_fields: MakeFields,
+    options: dict[str, Any],
+    stream: tuple[int, int, list[int]],
+    other: int,
+) -> None:
+    """Whole examples, each once, within the new size; a policy with tasks knows them still."""
+    seed, size, batches = stream
+    before, buffer = make(options, size), make(options, other)
+    offer(before, make_fields, seed, batches)
+    buffer.adopt(before.state_dict(), np.random.default_rng(seed))
+    held, old = buffer.contents(), before.contents()
+    assert 1 <= len(buffer) <= other
+    assert buffer.seen == before.seen
+    rows = [old["id"].tolist().index(number) for number in held["id"].tolist()]
+    assert len(set(rows)) == len(rows)
+    assert all(torch.equal(held[key], old[key][rows]) for key in held)
+    if size <= other:
+        assert set(held["y"].tolist()) == set(old["y"].tolist())
+
+
+@pytest.mark.parametrize("name", [name for name in BUFFERS if "per_class" in BUFFERS[name]])
+def test_a_quota_of_each_class_is_filled_and_kept(make_fields: MakeFields, name: str) -> None:
+    """The capacity follows from it; a class with fewer examples leaves its places empty."""
+    policy = build({**BUFFERS[name], "per_class": 3}, "buffer", n_classes=CLASSES, n_tasks=TASKS)
+    buffer = Buffer(policy)
+    assert buffer.size == 3 * CLASSES
+    for task, labels in enumerate(([0] * 9 + [1] * 2, [2] * 30, [3] * 5)):
+        numbers = np.arange(100 * task, 100 * task + len(labels))
+        info = {"features": torch.from_numpy(np.random.default_rng(task).random((len(labels), 2)))}
+        y = np.array(labels)
+        buffer.add(make_fields(numbers, y), y, np.random.default_rng(0), task, info)
+    assert buffer.contents()["y"].bincount().tolist() == [3, 2, 3, 3]
+    with pytest.raises(UserError, match=r"^buffer\.per_class=0: must be an integer, 1 or more$"):
+        build({**BUFFERS[name], "per_class": 0}, "buffer", n_classes=CLASSES, n_tasks=TASKS)

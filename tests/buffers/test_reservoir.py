@@ -13,6 +13,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from perdure.buffers.base import Buffer
+from perdure.buffers.policy import Offer
 from perdure.buffers.reservoir import Reservoir
 
 Limit = Callable[[int], float]
@@ -47,7 +49,7 @@ def test_equals_the_loop_over_examples_given_the_same_numbers(
     watched: type[Any],
 ) -> None:
     generator = watched(seed)
-    buffer, expected, seen = Reservoir(size, 1), list[int](), 0
+    buffer, expected, seen = Buffer(Reservoir(size, 1)), list[int](), 0
     for n in batches:
         numbers = np.arange(seen, seen + n)
         buffer.add(make_fields(numbers, numbers % 5), numbers % 5, generator)
@@ -79,12 +81,12 @@ class Scripted:
 def test_of_two_that_choose_one_slot_the_later_stays(
     make_fields: Callable[..., dict[str, torch.Tensor]],
 ) -> None:
-    buffer, labels = Reservoir(3, 1), np.zeros(3, dtype=np.int64)
+    buffer, labels = Buffer(Reservoir(3, 1)), np.zeros(3, dtype=np.int64)
     buffer.add(make_fields([0, 1, 2], labels), labels, np.random.default_rng(0))
     labels = np.zeros(6, dtype=np.int64)
     buffer.add(make_fields(range(10, 16), labels), labels, Scripted(3, 1, 3, 1, 0, 1, 5))
     assert buffer.contents()["id"].tolist() == [13, 14, 2]
-    rows, slots = Reservoir(2, 1).place(np.zeros(4, dtype=np.int64), Scripted(0, 0, 0, 0, 0))
+    rows, slots = Reservoir(2, 1).place(Offer(np.zeros(4, dtype=np.int64)), Scripted(0, 0, 0, 0, 0))
     assert dict(zip(slots, rows, strict=True)) == {0: 3, 1: 1}
 
 
@@ -97,9 +99,9 @@ class Highest:
 
 @given(seen=st.integers(1, 2**50))
 def test_no_rounding_chooses_a_slot_beyond_the_examples_seen(seen: int) -> None:
-    buffer = Reservoir(seen + 1, 1)
-    buffer.seen = seen + 1
-    assert buffer.place(np.zeros(1, dtype=np.int64), Highest()) == ([], [])
+    policy = Reservoir(seen + 1, 1)
+    policy.seen = policy.held = seen + 1
+    assert policy.place(Offer(np.zeros(1, dtype=np.int64)), Highest()) == ([], [])
 
 
 def final_slots(size: int, batches: tuple[int, ...], runs: int) -> np.ndarray:
@@ -107,11 +109,12 @@ def final_slots(size: int, batches: tuple[int, ...], runs: int) -> np.ndarray:
     generator = np.random.default_rng(12345)
     held = np.empty((runs, size), dtype=np.int64)
     for run in range(runs):
-        buffer = Reservoir(size, 1)
+        policy = Reservoir(size, 1)
         for n in batches:
-            rows, slots = buffer.place(np.zeros(n, dtype=np.int64), generator)
-            held[run, slots] = np.array(rows) + buffer.seen
-            buffer.seen += n
+            rows, slots = policy.place(Offer(np.zeros(n, dtype=np.int64)), generator)
+            held[run, slots] = np.array(rows) + policy.seen
+            policy.seen += n
+            policy.held = min(policy.seen, size)
     return held
 
 

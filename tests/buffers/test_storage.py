@@ -11,15 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from perdure.buffers.base import Buffer
 from perdure.buffers.reservoir import Reservoir
 from perdure.errors import UserError
 
 MakeFields = Callable[..., dict[str, Tensor]]
 
 
-def filled(make_fields: MakeFields, n: int, size: int = 10) -> Reservoir:
+def filled(make_fields: MakeFields, n: int, size: int = 10) -> Buffer:
     """A reservoir that was offered `n` examples, numbered from 1."""
-    buffer, numbers = Reservoir(size, 4), np.arange(1, n + 1)
+    buffer, numbers = Buffer(Reservoir(size, 4)), np.arange(1, n + 1)
     buffer.add(make_fields(numbers, numbers % 3), numbers % 3, np.random.default_rng(0))
     return buffer
 
@@ -42,7 +43,7 @@ def test_images_stay_bytes_and_memory_is_detached(make_fields: MakeFields) -> No
     labels = np.array([1, 2])
     fields = make_fields([5, 6], labels)
     fields["logits"].requires_grad_()
-    buffer = Reservoir(4, 1)
+    buffer = Buffer(Reservoir(4, 1))
     buffer.add({**fields, "logits": fields["logits"] * 2}, labels, np.random.default_rng(0))
     held = buffer.contents()
     assert held["raw"].dtype == torch.uint8
@@ -93,7 +94,7 @@ def test_a_partly_filled_buffer_comes_back_partly_filled(make_fields: MakeFields
     """The rows that hold nothing yet must not become examples of zeros."""
     state = filled(make_fields, 3).state_dict()
     assert all(len(value) == 3 for value in state["fields"].values())
-    buffer = Reservoir(10, 4)
+    buffer = Buffer(Reservoir(10, 4))
     buffer.load_state_dict(state)
     assert (len(buffer), buffer.seen) == (3, 3)
     generator = np.random.default_rng(3)
@@ -106,7 +107,7 @@ def test_a_partly_filled_buffer_comes_back_partly_filled(make_fields: MakeFields
 
 def test_the_counter_survives(make_fields: MakeFields) -> None:
     """A counter that starts again would fill a full buffer with the newest examples."""
-    buffer = Reservoir(10, 4)
+    buffer = Buffer(Reservoir(10, 4))
     buffer.load_state_dict(filled(make_fields, 5000).state_dict())
     assert buffer.seen == 5000
     labels = np.zeros(10, dtype=np.int64)
@@ -115,8 +116,8 @@ def test_the_counter_survives(make_fields: MakeFields) -> None:
 
 
 def test_a_buffer_that_was_offered_nothing_round_trips(make_fields: MakeFields) -> None:
-    buffer = Reservoir(10, 4)
-    buffer.load_state_dict(Reservoir(10, 4).state_dict())
+    buffer = Buffer(Reservoir(10, 4))
+    buffer.load_state_dict(Buffer(Reservoir(10, 4)).state_dict())
     assert (len(buffer), buffer.seen, buffer.contents()) == (0, 0, {})
     labels = np.zeros(2, dtype=np.int64)
     buffer.add(make_fields([7, 8], labels), labels, np.random.default_rng(0))
@@ -124,7 +125,7 @@ def test_a_buffer_that_was_offered_nothing_round_trips(make_fields: MakeFields) 
 
 
 def test_a_loaded_buffer_leaves_the_state_that_it_came_from_alone(make_fields: MakeFields) -> None:
-    buffer, state = Reservoir(10, 4), filled(make_fields, 10).state_dict()
+    buffer, state = Buffer(Reservoir(10, 4)), filled(make_fields, 10).state_dict()
     saved = {key: value.clone() for key, value in state["fields"].items()}
     buffer.load_state_dict(state)
     labels = np.zeros(100, dtype=np.int64)
@@ -144,4 +145,4 @@ def test_examples_that_another_method_remembered_are_refused(make_fields: MakeFi
 def test_a_state_of_another_size_is_refused(make_fields: MakeFields) -> None:
     state = filled(make_fields, 3).state_dict()
     with pytest.raises(UserError, match=r"buffer\.size=20: the checkpoint's buffer has size 10"):
-        Reservoir(20, 4).load_state_dict(state)
+        Buffer(Reservoir(20, 4)).load_state_dict(state)

@@ -14,6 +14,7 @@ import torch
 from others import MammothMLP, mammoth_checkpoint
 
 from perdure.backbones.mlp import MLP
+from perdure.buffers.base import Buffer
 from perdure.buffers.reservoir import Reservoir
 from perdure.checkpoint.core import format as files
 from perdure.checkpoint.core import sidecars
@@ -42,7 +43,7 @@ def state(tiny: Arrays) -> Run:
         ER(MLP(benchmark.shape, 10, (20,))),
         benchmark,
         Settings(batch_size=10, seed=7, stop_after=2),
-        buffer=Reservoir(50, 10),
+        buffer=Buffer(Reservoir(50, 10)),
         recording=Recording(facts=facts, config={"optimizer": {"lr": 0.1}, "best": float("nan")}),
     )
     trainer.fit()

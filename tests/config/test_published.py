@@ -253,6 +253,8 @@ benchmarks:
     rows:
       - {method: derpp, buffer: 77, values: {model.alpha: 0.7, optimizer.lr: 0.002}}
       - {method: mine, buffer: 77, values: {model.alpha: 0.7}}
+      - {method: er, per_class: 20, values: {optimizer.lr: 0.003}, protocol: {buffer: random}}
+      - {method: er, buffer: 500, values: {optimizer.lr: 0.004}, protocol: {buffer: random}}
 """
 
 
@@ -278,6 +280,22 @@ def test_a_table_in_a_folder_of_the_user_works_alike(folder: Path) -> None:
     assert "ours/seq-mnist/derpp-77" not in published.settings or published.folders[0] == folder
     perdure.compose("model=derpp")
     assert "ours/seq-mnist/derpp-77" not in published.settings
+
+
+@pytest.mark.parametrize(
+    ("size", "lr"), [("buffer.per_class=20", 0.003), ("buffer.size=500", 0.004)]
+)
+def test_a_row_of_a_quota_applies_to_that_quota(folder: Path, size: str, lr: float) -> None:
+    """The size that the file gives beside a quota does not count."""
+    search = f"hydra.searchpath=[file://{folder}]"
+    config = perdure.compose(search, "model=er", "buffer=random", "optimizer=adam", size)
+    assert config.optimizer.lr == lr
+    other = perdure.compose(
+        search, "model=er", "buffer=random", "optimizer=adam", "buffer.per_class=21"
+    )
+    assert notices(other)[0].startswith(
+        "no published setting applies: buffer.per_class=21 was not published for er on seq-mnist"
+    )
 
 
 def test_a_value_that_its_file_fixes_is_told(folder: Path) -> None:

@@ -85,11 +85,13 @@ def test_labels_are_seen_when_they_have_occurred(stream: RotatingPairs) -> None:
 
 def test_the_stream_is_not_shuffled(stream: RotatingPairs) -> None:
     split = stream.train(0)
-    batches = TaskStream(split, 16, Streams(0), 0, shuffles=stream.shuffles)
+    batches = TaskStream(split, 16, Streams(0), 0)
     found = list(batches.batches(0))
     assert torch.equal(torch.cat([x for x, _, _ in found]), split.x)
     assert torch.equal(torch.cat([y for _, y, _ in found]), split.y)
     assert np.concatenate([labels for *_, labels in found]).tolist() == split.y.tolist()
+    assert split.ordered
+    assert not stream.joint().ordered
     late = list(batches.batches(0, 7))
     assert torch.equal(late[0][0], found[7][0])
 

@@ -14,6 +14,7 @@ from torch.nn.utils import parameters_to_vector
 
 from perdure.backbones.base import Backbone
 from perdure.backbones.mlp import MLP
+from perdure.buffers.base import Buffer
 from perdure.buffers.reservoir import Reservoir
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.batch import Batch
@@ -40,7 +41,7 @@ CPU = torch.device("cpu")
 
 def step_of(method: Method, shards: int, transform: Scale | None = None, **options: Any) -> Step:
     method.task = Task(0, range(10), range(10))
-    buffer = Reservoir(50, 7) if method.replays else None
+    buffer = Buffer(Reservoir(50, 7)) if method.replays else None
     chosen = Settings(batch_size=10, shards=shards, **options)
     return Step(method, transform or Scale(), buffer, Streams(7), chosen, CPU)
 
@@ -141,7 +142,12 @@ def test_a_replay_draw_of_one_example_has_no_batch_statistics(tiny: Arrays) -> N
     method = DERpp(Noisy(), 0.5, 0.5)
     method.task = Task(0, range(10), range(10))
     step = Step(
-        method, Scale(), Reservoir(50, 1), Streams(7), Settings(batch_size=10, shards=1), CPU
+        method,
+        Scale(),
+        Buffer(Reservoir(50, 1)),
+        Streams(7),
+        Settings(batch_size=10, shards=1),
+        CPU,
     )
     with pytest.raises(UserError, match="a replay draw of a single example has no batch stat"):
         take(step, tiny, 2)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from perdure.backbones.mlp import MLP
+from perdure.buffers.base import Buffer
 from perdure.buffers.reservoir import Reservoir
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.batch import Batch
@@ -31,10 +32,14 @@ def flat(tensors: list[Tensor]) -> Tensor:
     return torch.cat([t.flatten() for t in tensors]).double()
 
 
+def rows(reference: list[Tensor]) -> Tensor:
+    return torch.cat([part.flatten() for part in reference])[None]
+
+
 def project(method: AGEM, g: list[Tensor], reference: list[Tensor] | None) -> Tensor:
     for p, part in zip(method.trainable(), g, strict=True):
         p.grad = part.clone()
-    method.after_backward(reference)
+    method.after_backward(None if reference is None else rows(reference))
     return flat([p.grad for p in method.trainable() if p.grad is not None])
 
 
@@ -80,7 +85,7 @@ def test_parameters_outside_the_loss_are_skipped(make: Callable[..., Any]) -> No
     for p, part in zip(method.trainable(), ref, strict=True):
         p.grad = -part
     method.backbone.head.bias.grad = None
-    method.after_backward(ref)
+    method.after_backward(rows(ref))
     assert method.backbone.head.bias.grad is None
     assert all(p.grad.abs().max() < 1e-5 for p in method.trainable() if p.grad is not None)
 
@@ -95,7 +100,7 @@ def test_a_step_moves_along_the_projected_gradient(
         network.backbone.head.bias.data[[2, 3]] += 8
     batch = digits(0, 10, 2, 3)
     memory_y = 5 - batch.y if conflict else batch.y
-    buffer, streams = Reservoir(10, 10), Streams(0)
+    buffer, streams = Buffer(Reservoir(10, 10)), Streams(0)
     labels = memory_y.numpy()
     buffer.add({"raw": batch.raw, "y": memory_y}, labels, streams.numpy("remember"))
     step = Step(method, Scale(), buffer, streams, Settings(batch_size=10), torch.device("cpu"))
@@ -128,7 +133,7 @@ def test_the_memory_holds_earlier_tasks_only(tiny: Arrays) -> None:
             return loss
 
     torch.manual_seed(0)
-    buffer = Reservoir(40, 10)
+    buffer = Buffer(Reservoir(40, 10))
     method = Watched(MLP((1, 28, 28), 10, (12,)))
     settings = Settings(batch_size=60)
     Trainer(method, benchmark, settings, buffer=buffer).fit()

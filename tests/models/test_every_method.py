@@ -100,7 +100,7 @@ def make_trainer(config: Config, benchmark: Scenario, **more: Any) -> Trainer:
         benchmark,
         settings(config),
         OptimizerFactory(lambda parameters: SGD(parameters, lr=0.01, momentum=0.5)),
-        make_buffer(config),
+        make_buffer(config, benchmark),
         recording=Recording(**more),
     )
 
@@ -191,6 +191,9 @@ def test_every_method_has_its_option_and_every_option_its_method() -> None:
         "__init__",
         "base",
         "memory",
+        "gradients",
         "per_example",
+        "phase",
+        "replay",
     }
     assert files == {name.replace("-", "_") for name in NAMES}

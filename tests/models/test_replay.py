@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perdure.backbones.mlp import MLP
+from perdure.buffers.base import Buffer
 from perdure.buffers.reservoir import Reservoir
 from perdure.datasets.batch import Batch
 from perdure.datasets.transforms import Scale
@@ -138,7 +139,12 @@ def test_a_network_of_the_method_s_own_can_mix_examples_too() -> None:
     assert method.backbone.rows_are_independent
     assert not method.rows_are_independent
     step = Step(
-        method, Scale(), Reservoir(5, 8), Streams(0), Settings(batch_size=10), torch.device("cpu")
+        method,
+        Scale(),
+        Buffer(Reservoir(5, 8)),
+        Streams(0),
+        Settings(batch_size=10),
+        torch.device("cpu"),
     )
     assert not method.one_forward
     del method.projection
@@ -164,7 +170,7 @@ def test_batches_are_joined_where_that_changes_nothing(
     network = kind((1, 28, 28), 10, (12,))
     method = DERpp(network, 0.7, 0.3)
     Step(
-        method, Scale(), Reservoir(5, 8), Streams(0),
+        method, Scale(), Buffer(Reservoir(5, 8)), Streams(0),
         Settings(batch_size=10, one_forward=wanted), torch.device("cpu"),
     )  # fmt: skip
     z = stored_logits(8)

@@ -124,7 +124,7 @@ def test_on_a_bowl_the_importances_add_up_to_the_fall_of_the_loss(lr: float, wit
         bowl.height().backward()
         method.after_backward(None)
         optimizer.step()
-        method.after_step()
+        method.after_step({}, {})
     fall = bowl.curvature * (start.square() - bowl.theta.detach().square()) / 2
     torch.testing.assert_close(method.omega, fall, rtol=within, atol=0)
     torch.testing.assert_close(method.omega.sum(), fall.sum(), rtol=within, atol=0)

@@ -344,6 +344,13 @@ def size(ended: Path, midway: Path, by_steps: Path) -> None:
         assert f"the buffer takes over {held} of 100 examples" in told
         examples = {bytes(x.numpy()) for x in saved["fields"]["raw"]}
         assert {bytes(x.numpy()) for x in buffer.contents()["raw"]} <= examples
+    trainer, told = forked(ended, "buffer=random", "buffer.per_class=3")
+    buffer = trainer.state.buffer
+    assert buffer is not None
+    assert (buffer.size, buffer.seen) == (30, saved["seen"])
+    assert set(buffer.contents()["y"].bincount().tolist()) <= {0, 3}
+    assert "buffer.per_class=3 (was " in told
+    assert f"the buffer takes over {len(buffer)} of 100 examples" in told
 
 
 def policy(ended: Path, midway: Path, by_steps: Path) -> None:
@@ -387,7 +394,7 @@ ROWS: dict[str, Callable[[Path, Path, Path], None]] = {
     "`optimizer`": optimizer,
     "`scheduler` `training.scheduler_per`": schedule,
     "`training.precision`": precision,
-    "`buffer.size`": size,
+    "`buffer.size` `buffer.per_class`": size,
     "`buffer`": policy,
     "`training.mode`": mode,
     "`training.replay_sync`": sync,

@@ -14,7 +14,13 @@ from perdure.config.schema import Config, validate
 from perdure.config.typed import typed
 from perdure.errors import UserError
 from perdure.models.base import Method
-from perdure.run.method_checks import check_method, ignored_overrides, method_class, replay_size
+from perdure.run.method_checks import (
+    check_method,
+    ignored_overrides,
+    method_class,
+    replay_label,
+    replay_size,
+)
 
 MODELS = options("model")
 
@@ -34,13 +40,28 @@ def test_only_a_method_with_replay_uses_and_needs_a_buffer(model: str) -> None:
     config = config_of(f"model={model}", "buffer.size=77")
     without = config_of(f"model={model}", "buffer=none")
     if method_class(config).replays:
-        assert replay_size(config) == 77
+        assert replay_size(config, 10) == 77
         with pytest.raises(UserError, match=f"^model={model} with buffer=none: {model} replays"):
             check_method(without)
     else:
-        assert replay_size(config) == replay_size(without) == 0
+        assert replay_size(config, 10) == replay_size(without, 10) == 0
         check_method(without)
     check_method(config)
+
+
+def test_a_quota_of_each_class_gives_the_capacity() -> None:
+    config = config_of("model=er", "buffer=random", "buffer.per_class=20")
+    check_method(config, ["buffer=random", "buffer.per_class=20"])
+    assert (replay_size(config, 10), replay_label(config)) == (200, "20-per-class")
+    without = config_of("model=sgd", "buffer=random", "buffer.per_class=20")
+    assert (replay_size(without, 10), replay_label(without)) == (0, "0")
+    by_size = config_of("model=er", "buffer=random", "buffer.size=70")
+    assert (replay_size(by_size, 10), replay_label(by_size)) == (70, "70")
+    both = ["buffer.size=500", "buffer.per_class=20"]
+    message = r"^buffer\.size=500 with buffer\.per_class=20: the capacity is one or the other; "
+    with pytest.raises(UserError, match=message):
+        check_method(config, both)
+    check_method(config, both, taken={"buffer.size"})
 
 
 @pytest.mark.parametrize("model", MODELS)

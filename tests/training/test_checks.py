@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from perdure.backbones.base import Backbone
 from perdure.backbones.mlp import MLP
 from perdure.backbones.resnet import ResNet18
+from perdure.buffers.base import Buffer
 from perdure.buffers.reservoir import Reservoir
 from perdure.datasets.arrays import Arrays, Split
 from perdure.datasets.scenarios import ClassIncremental, PermutedPixels, Scenario
@@ -217,7 +218,7 @@ def test_a_replay_draw_of_one_ends_in_a_sentence() -> None:
     benchmark, settings = ClassIncremental(arrays([6] * 4), 2), Settings(batch_size=4)
     for method in (ER, lambda network: DERpp(network, 0.5, 0.5)):
         run = Trainer(
-            method(Normed(benchmark.shape, 4)), benchmark, settings, buffer=Reservoir(9, 1)
+            method(Normed(benchmark.shape, 4)), benchmark, settings, buffer=Buffer(Reservoir(9, 1))
         )
         if method is ER:
             assert run.fit()["status"] == "finished"

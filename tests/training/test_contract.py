@@ -21,6 +21,7 @@ from perdure.models.base import Data, Loss, Method, StepOutput, Task
 from perdure.models.derpp import DERpp
 from perdure.models.er import ER
 from perdure.models.memory import Memory
+from perdure.models.phase import Phase
 from perdure.models.sgd import FineTuning
 from perdure.training.optim import SGD
 from perdure.training.trainer import Trainer
@@ -138,7 +139,7 @@ def test_reductions_that_fix_the_parameters_are_refused_where_they_grow(
 
 
 class Groups(FineTuning):
-    def parameter_groups(self) -> list[dict[str, Any]]:
+    def parameter_groups(self, phase: Phase) -> list[dict[str, Any]]:
         head = list(self.backbone.head.parameters())
         rest = [p for p in self.trainable() if all(p is not q for q in head)]
         return [{"params": rest, "lr": 0.0}, {"params": head}]
@@ -167,12 +168,12 @@ class Drawing(FineTuning):
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
         return batch.cross_entropy(self(batch.x) + 1e-3 * self.noise)
 
-    def after_backward(self, reference: list[Tensor] | None) -> None:
+    def after_backward(self, references: Tensor | None) -> None:
         for p in self.trainable():
             assert p.grad is not None
             p.grad += 1e-3 * torch.randn_like(p)
 
-    def after_step(self) -> None:
+    def after_step(self, rows: dict[str, Tensor], sums: dict[str, Tensor]) -> None:
         self.noise += 1e-3 * torch.randn(10)
 
     def after_task(self, data: Data, memory: Memory) -> None:
@@ -199,7 +200,7 @@ class Counting(Method):
             return StepOutput(None)
         return batch.cross_entropy(self(batch.x))
 
-    def after_step(self) -> None:
+    def after_step(self, rows: dict[str, Tensor], sums: dict[str, Tensor]) -> None:
         self.steps += 1
 
 

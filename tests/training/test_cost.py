@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from perdure.backbones.mlp import MLP
+from perdure.buffers.base import Buffer
 from perdure.buffers.reservoir import Reservoir
 from perdure.datasets.arrays import Arrays, Split
 from perdure.datasets.streams import TaskStream
@@ -77,7 +78,7 @@ class Run:
         self.streams.seed_torch("initialisation")
         self.method = MAKERS[kind](MLP((1, 28, 28), 10))
         self.method.task = Task(0, range(10), range(10))
-        self.buffer = Reservoir(buffer_size, BATCH)
+        self.buffer = Buffer(Reservoir(buffer_size, BATCH))
         self.optimizer = SGD(self.method.trainable(), lr=0.1)
         cpu = torch.device("cpu")
         settings = Settings(batch_size=BATCH, one_forward=kind != "derpp-apart")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.backbones.mlp import MLP
+from perdure.buffers.base import Buffer
 from perdure.buffers.reservoir import Reservoir
 from perdure.datasets.arrays import Arrays
 from perdure.distributed.process_group import Ranks
@@ -27,7 +28,7 @@ def method() -> DERpp:
 
 def parts(n: int, size: int, batch_size: int, shards: int) -> list[Local]:
     return [
-        Local(Reservoir(size, batch_size), method(), Streams(3), 11, Ranks(rank, n), shards)
+        Local(Buffer(Reservoir(size, batch_size)), method(), Streams(3), 11, Ranks(rank, n), shards)
         for rank in range(n)
     ]
 
@@ -81,11 +82,11 @@ def test_parts_are_filled_as_one_reservoir_would_be(tiny: Arrays) -> None:
             streams = Streams(seed)
             if local:
                 made: list[Any] = [
-                    Local(Reservoir(40, 10), method(), streams, 10, Ranks(rank, 2), 2)
+                    Local(Buffer(Reservoir(40, 10)), method(), streams, 10, Ranks(rank, 2), 2)
                     for rank in range(2)
                 ]
             else:
-                made = [Replicated(Reservoir(40, 10), method(), streams, 10)]
+                made = [Replicated(Buffer(Reservoir(40, 10)), method(), streams, 10)]
             for k in range(20):
                 rows = torch.arange(10 * k, 10 * k + 10)
                 for replay in made:
@@ -108,7 +109,7 @@ def test_too_small_for_all() -> None:
 def test_a_buffer_in_parts_is_no_whole_one() -> None:
     state = parts(1, 10, 2, 2)[0].state_dict()
     assert len(state["parts"]) == 1
-    whole = Replicated(Reservoir(10, 2), method(), Streams(0), 10)
+    whole = Replicated(Buffer(Reservoir(10, 2)), method(), Streams(0), 10)
     with pytest.raises(UserError, match=r"in 1 parts, of training\.replay_sync=local"):
         whole.load_state_dict(state, CPU)
     with pytest.raises(UserError, match="is in 1 parts; start 1 of them"):

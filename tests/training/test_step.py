@@ -13,6 +13,7 @@ from torch.nn.utils import parameters_to_vector
 
 from perdure.backbones.base import Backbone
 from perdure.backbones.mlp import MLP
+from perdure.buffers.base import Buffer
 from perdure.buffers.reservoir import Reservoir
 from perdure.buffers.sampling import subsets
 from perdure.datasets.arrays import Arrays
@@ -39,7 +40,7 @@ def network() -> MLP:
 
 def step_of(
     method: Method,
-    buffer: Reservoir | None = None,
+    buffer: Buffer | None = None,
     transform: Scale | None = None,
     **settings: Any,
 ) -> Step:
@@ -69,8 +70,8 @@ class Pulled(FineTuning):
     def penalty(self) -> Tensor | None:
         return sum((p.square().sum() for p in self.trainable()), torch.zeros(()))
 
-    def after_backward(self, reference: list[Tensor] | None) -> None:
-        assert reference is None
+    def after_backward(self, references: Tensor | None) -> None:
+        assert references is None
         self.seen = torch.cat([p.grad.flatten() for p in self.trainable() if p.grad is not None])
 
 
@@ -109,7 +110,7 @@ class Recording(DERpp):
 
 def test_each_part_gets_its_own_augmentation_and_bytes_are_stored(tiny: Arrays) -> None:
     """Images and stored logits by hand: bytes as they came, logits of the augmented view."""
-    method, buffer, transform = Recording(network(), 0.5, 0.5), Reservoir(50, 6), CropFlip()
+    method, buffer, transform = Recording(network(), 0.5, 0.5), Buffer(Reservoir(50, 6)), CropFlip()
     step, streams = step_of(method, buffer, transform), Streams(7)
     before: dict[str, Tensor] = {}
     for k in range(4):
@@ -137,7 +138,7 @@ def test_each_part_gets_its_own_augmentation_and_bytes_are_stored(tiny: Arrays) 
 
 
 def test_a_small_buffer_gives_what_it_has_and_an_empty_one_nothing(tiny: Arrays) -> None:
-    method, buffer = Recording(network(), 0.5, 0.5), Reservoir(100, 25)
+    method, buffer = Recording(network(), 0.5, 0.5), Buffer(Reservoir(100, 25))
     step = step_of(method, buffer)
     for k, sizes in enumerate([(10, 0, 0), (10, 10, 10), (10, 20, 20), (10, 25, 25)]):
         take(step, tiny, k)
@@ -161,7 +162,7 @@ def test_a_step_is_a_function_of_its_position(tiny: Arrays) -> None:
     ends = []
     for disturb, first in ((False, 0), (True, 0), (False, 1)):
         torch.manual_seed(0)
-        method, buffer = ER(Dropping()), Reservoir(15, 10)
+        method, buffer = ER(Dropping()), Buffer(Reservoir(15, 10))
         step = step_of(method, buffer, CropFlip(padding=2))
         optimizer = SGD(method.trainable(), lr=0.1)
         for k in range(5):
@@ -199,7 +200,7 @@ def test_mixed_precision_stays_close_to_full(tiny: Arrays, precision: str) -> No
     """Weights stay float32; the losses agree as long as training does not amplify rounding."""
     losses: dict[str, list[float]] = {}
     for kind in ("fp32", precision):
-        method, buffer = DERpp(network(), 0.5, 0.5), Reservoir(30, 10)
+        method, buffer = DERpp(network(), 0.5, 0.5), Buffer(Reservoir(30, 10))
         step = step_of(method, buffer, precision=kind)
         losses[kind] = [float(take(step, tiny, k, lr=0.01)) for k in range(12)]
         assert {p.dtype for p in method.trainable()} == {torch.float32}

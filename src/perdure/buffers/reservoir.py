@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
-import torch
 
-from perdure.buffers.base import Buffer, Placement
+from perdure.buffers.policy import Offer, Placement, StepPolicy
 from perdure.buffers.sampling import Uniforms
 
 
-class Reservoir(Buffer):
+class Reservoir(StepPolicy):
     """Algorithm R (Waterman, in Knuth 1981, 3.4.2; Vitter 1985), a batch at a time.
 
     Example number i (from 0) takes slot i while there is room; later r = ⌊u (i + 1)⌋ is uniform on
@@ -19,33 +18,21 @@ class Reservoir(Buffer):
     the loop over examples; of two that choose one slot the later stays, as it would there.
     """
 
-    _is_sparse = False
-    """Whether it holds less than it would of what it has seen, as after `adopt` by a larger one."""
+    name: ClassVar[str] = "reservoir"
+    stays_full: ClassVar[bool] = True
 
-    def adopt(
-        self,
-        state: dict[str, Any],
-        uniforms: Uniforms,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().adopt(state, uniforms, device)
-        self._is_sparse = len(self) < min(self.seen, self.size)
-
-    def load_state_dict(self, state: dict[str, Any], device: torch.device | str = "cpu") -> None:
-        super().load_state_dict(state, device)
-        self._is_sparse = len(self) < min(self.seen, self.size)
-
-    def place(self, labels: np.ndarray, uniforms: Uniforms) -> Placement:
-        u = uniforms.random(len(labels))
-        if self.seen >= self.size and u.min() * (self.seen + 1) >= self.size:
+    def place(self, offer: Offer, uniforms: Uniforms) -> Placement:
+        n, seen = len(offer), self.seen
+        u = uniforms.random(n)
+        if seen >= self.size and u.min() * (seen + 1) >= self.size:
             return [], []  # as most batches of a long stream: no r is below the size
-        numbers = np.arange(self.seen, self.seen + len(labels))
+        numbers = np.arange(seen, seen + n)
         # At most i, also after rounding: u is at most 1 − 2⁻⁵³.
         slots = (u * (numbers + 1)).astype(np.int64)
-        free = max(0, self.size - self.seen)
+        free = max(0, self.size - seen)
         slots[:free] = numbers[:free]
         (rows,) = (slots < self.size).nonzero()
-        if self._is_sparse:
+        if self.held < min(seen, self.size):  # after `adopt` from a smaller buffer
             rows = self._close_gap(slots, rows)
         if not rows.size:
             return [], []
@@ -57,7 +44,7 @@ class Reservoir(Buffer):
 
         Changes `slots`; returns the rows of `rows` that are kept.
         """
-        beyond = rows[slots[rows] >= len(self)]
-        slots[beyond] = len(self) + np.arange(len(beyond))
+        beyond = rows[slots[rows] >= self.held]
+        slots[beyond] = self.held + np.arange(len(beyond))
         kept: np.ndarray = rows[slots[rows] < self.size]
         return kept

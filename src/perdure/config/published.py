@@ -157,7 +157,9 @@ class Published:
             *_, setting, found = min(misses, key=lambda miss: miss[:2])
             return Choice(reason=f"{setting.name} differs: {_listed(setting, found)}")
         if sizes:
+            per_class = OmegaConf.select(config, "buffer.per_class")
             size = f"buffer.size={config.buffer.size}"
+            size = size if per_class is None else f"buffer.per_class={per_class}"
             return Choice(reason=f"{size} was not published for {pair} ({', '.join(sizes)} were)")
         return Choice(reason=f"none is known for {pair}")
 
@@ -240,10 +242,10 @@ published = Published()
 
 
 def _has_size(config: DictConfig, setting: Setting) -> bool:
-    row = setting.row
+    row, per_class = setting.row, OmegaConf.select(config, "buffer.per_class")
     if row.per_class is not None:
-        return bool(OmegaConf.select(config, "buffer.per_class") == row.per_class)
-    return row.buffer is None or bool(config.buffer.size == row.buffer)
+        return bool(per_class == row.per_class)
+    return row.buffer is None or (per_class is None and bool(config.buffer.size == row.buffer))
 
 
 def _listed(setting: Setting, found: Sequence[Difference]) -> str:

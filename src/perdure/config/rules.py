@@ -66,6 +66,7 @@ RULES = {
     "dataset.noise.rate": Rule(lambda value: 0 <= value < 1, "must be a fraction in [0, 1)"),
     "dataset.validation": Rule(lambda value: 0 <= value < 1, "must be a fraction in [0, 1)"),
     "buffer.batch_size": _COUNT,
+    "buffer.per_class": _COUNT,
     "tracking.wandb.finish_seconds": _above_zero("must be above 0 (seconds)"),
     "training.clip_norm": _above_zero("must be above 0, or null"),
     "training.collective_timeout": _above_zero("must be above 0 (seconds)"),
@@ -74,6 +75,7 @@ RULES = {
     "training.eval_batch_size": _COUNT,
     "training.log_every": _COUNT,
     "training.shards": _COUNT,
+    "training.updates": _COUNT,
 }
 """By the key of the configuration."""
 

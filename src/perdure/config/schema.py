@@ -111,6 +111,7 @@ class TrainingConfig:
     log_every: int = 100
     reset_optimizer: bool = True
     one_forward: bool = True
+    updates: int = 1
     scheduler_per: Per = Per.epoch
     shards: int | None = None
     exact: bool = True

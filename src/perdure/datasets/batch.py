@@ -58,8 +58,18 @@ class Batch:
     def x(self) -> Tensor:
         """The network's input, float32 [B, C, H, W], augmented and normalized."""
         if self._x is None:
-            self._x = self.transform(self.raw, self.augmentation)
+            self._x = self.view(0)
         return self._x
+
+    def view(self, k: int) -> Tensor:
+        """The k-th augmented view of the examples, as `x`, which is the first one.
+
+        A method declares how many `views` it takes; of a fixed transform they are all alike.
+        """
+        choices = self.augmentation
+        if choices is not None and choices.dim() > 2:  # [B, views, …]
+            choices = choices[:, k]
+        return self.transform(self.raw, choices)
 
     def __len__(self) -> int:
         return self.raw.shape[0]

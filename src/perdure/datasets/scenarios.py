@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from types import SimpleNamespace
 from typing import ClassVar
@@ -129,7 +130,8 @@ class Scenario(ABC):
 
     def train(self, task: int) -> Split:
         """Training examples of `task`, uint8 [N, C, H, W] and int64 [N], in the source's order."""
-        return self._take(self._train, task)
+        split = self._take(self._train, task)
+        return split if self.shuffles else replace(split, ordered=True)
 
     def evaluation(self, task: int) -> Split:
         """Examples that measure accuracy on `task`: the test set's or the held-out ones."""

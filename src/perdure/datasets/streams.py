@@ -53,7 +53,7 @@ class TaskStream:
     """The training batches of a task.
 
     Args:
-        split: the task's training examples.
+        split: the task's training examples; their order is kept where it is `ordered`.
         batch_size: examples a step; an epoch's last batch holds what is left.
         streams: the run's random streams.
         task: number of the task.
@@ -61,7 +61,9 @@ class TaskStream:
         iterations: steps for the task, over as many passes as that takes.
         least: fewer examples than this are no batch: where they are left, the last batch has them
             too.
-        shuffles: whether an epoch's order is drawn; else it is that of `split`.
+        first_epoch: number of the first epoch, which keys the order.
+        class_balanced: whether an epoch has as many examples of each class as of the rarest one,
+            drawn anew each time.
     """
 
     def __init__(
@@ -73,22 +75,33 @@ class TaskStream:
         epochs: int = 1,
         iterations: int | None = None,
         least: int = 1,
-        shuffles: bool = True,
+        first_epoch: int = 0,
+        class_balanced: bool = False,
     ) -> None:
         self.split = split
         self.batch_size = batch_size
         self.streams = streams
         self.task = task
-        self.shuffles = shuffles
-        self.n = len(split.y)
         self._labels = split.y.cpu().numpy()
+        self._by_class: list[np.ndarray] = []
+        self.n = len(split.y)
+        if class_balanced and self.n:
+            self._by_class = [np.flatnonzero(self._labels == c) for c in np.unique(self._labels)]
+            self.n = len(self._by_class) * min(map(len, self._by_class))
         found = length(self.n, batch_size, epochs, iterations, least)
         self.steps_per_epoch, self.steps = found.steps_per_epoch, found.steps
         self.epochs = found.epochs
+        self.first_epoch = first_epoch
+
+    @property
+    def end(self) -> int:
+        """Number of the epoch after the last one."""
+        return self.first_epoch + self.epochs
 
     def steps_of(self, epoch: int) -> int:
         """Steps of `epoch`; a run by iterations may end within its last epoch."""
-        return min(self.steps_per_epoch, self.steps - epoch * self.steps_per_epoch)
+        done = (epoch - self.first_epoch) * self.steps_per_epoch
+        return min(self.steps_per_epoch, self.steps - done)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
         """The batches of `epoch` from step `start` on: uint8 [B, C, H, W], int64 [B], and the
@@ -97,9 +110,7 @@ class TaskStream:
         The examples are gathered in blocks of up to 8 MB, so that a step is only a slice, and no
         step copies from the host.
         """
-        order = np.arange(self.n)
-        if self.shuffles:
-            order = self.streams.numpy("order", task=self.task, epoch=epoch).permutation(self.n)
+        order = self._order(epoch)
         rows = torch.from_numpy(order).to(self.split.x.device)
         steps, size = self.steps_of(epoch), self.batch_size
         example_bytes = max(1, self.split.x[0].numel())
@@ -113,6 +124,15 @@ class TaskStream:
             y = self.split.y.index_select(0, part).split(sizes)
             labels = np.split(self._labels[order[begin:end]], np.cumsum(sizes[:-1]))
             yield from zip(x, y, labels, strict=True)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """The examples of `epoch` in their order, int64 [n]."""
+        generator = self.streams.numpy("order", task=self.task, epoch=epoch)
+        if not self._by_class:
+            return np.arange(self.n) if self.split.ordered else generator.permutation(self.n)
+        each = self.n // len(self._by_class)
+        rows = [generator.choice(own, each, replace=False) for own in self._by_class]
+        return generator.permutation(np.concatenate(rows))
 
     def _end_of(self, step: int) -> int:
         """Examples of an epoch up to and with `step`; the last one takes all that are left."""

@@ -9,7 +9,7 @@ no bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -31,12 +31,17 @@ class PassResult:
     Attributes:
         loss: [], detached; None where the method takes no step.
         stored: the method's `stored_fields` of each example, {name: [B, …]}.
-        reference: the gradient of the method's reference loss, one tensor a parameter.
+        references: the gradients of the method's further losses, [k, P].
+        rows, sums, rewrite, log: as in the method's `StepOutput`.
     """
 
     loss: Tensor | None
     stored: dict[str, Tensor] = field(default_factory=dict)
-    reference: list[Tensor] | None = None
+    references: Tensor | None = None
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    rewrite: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    log: dict[str, Tensor] = field(default_factory=dict)
 
 
 ForwardBackward = Callable[[list[Batch], int], PassResult]
@@ -80,7 +85,8 @@ class ShardedStep:
         # A forward pass changes the network's buffers (batch norm's running statistics). A rank may
         # run several shards, so every shard starts from the same buffers, and those that shard 0
         # leaves are taken over by all: else they would depend on who ran which shard after which.
-        state = list(self.method.backbone.buffers())
+        networks = self.method.children()
+        state = [value for network in networks for value in network.buffers()]
         before = [value.clone() for value in state]
         rows, results = [], []
         for shard in self.own:
@@ -93,7 +99,7 @@ class ShardedStep:
                     f"{type(self.method).__name__} gives a loss for some parts of a batch and none "
                     "for others"
                 )
-            row = self._row(results[-1], bounds(len(batches[0]), self.shards)[0][1])
+            row = self._row(results[-1], [self._room(batch) for batch in batches])
             row |= {f"state {i}": value for i, value in enumerate(state)}
             rows.append(_pack({**row, "flags": flags}))
             layout = {name: (value.shape, value.dtype) for name, value in row.items()}
@@ -105,7 +111,7 @@ class ShardedStep:
             self.reduction.finish(gathered.get("gradient"))
         for i, value in enumerate(state):
             value.copy_(gathered[f"state {i}"][0])
-        return self._combine(results, gathered, len(batches[0])), gathered["flags"].amax(0)
+        return self._combine(results, gathered, batches), gathered["flags"].amax(0)
 
     def _part(self, batches: list[Batch], shard: int) -> list[Batch]:
         parts: list[Batch] = []
@@ -116,42 +122,72 @@ class ShardedStep:
                 parts.append(batch.part(*bounds(len(batch), self.shards)[shard]))
         return parts
 
-    def _row(self, result: PassResult, room: int) -> dict[str, Tensor]:
-        """All that the other ranks need of a shard; stored fields have `room` for the largest."""
+    def _room(self, batch: Batch) -> int:
+        """How many examples of `batch` the largest shard has."""
+        return bounds(len(batch), self.shards)[0][1]
+
+    def _row(self, result: PassResult, room: list[int]) -> dict[str, Tensor]:
+        """All that the other ranks need of a shard; `room` of each batch is for the largest one."""
         row = {}
         if result.loss is not None:
             row["loss"] = result.loss
             gradient = self.reduction.take()
             if gradient is not None:
                 row["gradient"] = gradient
-        if result.reference is not None:
-            row["reference"] = torch.cat([part.flatten() for part in result.reference])
-        if not self.local_replay:
-            for name, value in result.stored.items():
-                padded = value.new_zeros((room, *value.shape[1:]))
-                padded[: len(value)] = value.detach()
-                row[f"stored {name}"] = padded
+        if result.references is not None:
+            row["references"] = result.references
+        row |= {f"sum {name}": value for name, value in result.sums.items()}
+        row |= {f"log {name}": value for name, value in result.log.items()}
+        for name, value, n in self._per_example(result, room):
+            padded = value.new_zeros((n, *value.shape[1:]))
+            padded[: len(value)] = value.detach()
+            row[name] = padded
         return row
 
+    def _per_example(
+        self, result: PassResult, room: list[int]
+    ) -> Iterator[tuple[str, Tensor, int]]:
+        """What is gathered example by example: name, this shard's values, and the room for them."""
+        yield from ((f"row {name}", value, room[0]) for name, value in result.rows.items())
+        if self.local_replay:
+            return
+        yield from ((f"stored {name}", value, room[0]) for name, value in result.stored.items())
+        for draw, fields in result.rewrite.items():
+            for name, value in fields.items():
+                yield f"rewrite {draw} {name}", value, room[1 + draw]
+
     def _combine(
-        self, results: list[PassResult], gathered: dict[str, Tensor], n: int
+        self, results: list[PassResult], gathered: dict[str, Tensor], batches: list[Batch]
     ) -> PassResult:
-        """The result for the global batch of `n` examples."""
-        reference = None
-        if "reference" in gathered:
-            like = results[0].reference or []
-            parts = in_order(gathered["reference"]).split([part.numel() for part in like])
-            reference = [part.view_as(other) for part, other in zip(parts, like, strict=True)]
-        sizes = [stop - start for start, stop in bounds(n, self.shards)]
-        stored = {}
-        for name in results[0].stored:
-            if self.local_replay:
-                stored[name] = torch.cat([result.stored[name].detach() for result in results])
-            else:
-                padded = gathered[f"stored {name}"]
-                stored[name] = torch.cat([p[:k] for p, k in zip(padded, sizes, strict=True)])
-        loss = in_order(gathered["loss"]) if "loss" in gathered else None
-        return PassResult(loss, stored, reference)
+        """The result for the global batch."""
+        first = results[0]
+
+        def summed(name: str) -> Tensor | None:
+            return in_order(gathered[name]) if name in gathered else None
+
+        def joined(name: str, batch: Batch) -> Tensor:
+            sizes = [stop - start for start, stop in bounds(len(batch), self.shards)]
+            return torch.cat([p[:k] for p, k in zip(gathered[name], sizes, strict=True)])
+
+        if self.local_replay:
+            stored = {
+                name: torch.cat([result.stored[name].detach() for result in results])
+                for name in first.stored
+            }
+        else:
+            stored = {name: joined(f"stored {name}", batches[0]) for name in first.stored}
+        return PassResult(
+            summed("loss"),
+            stored,
+            summed("references"),
+            {name: joined(f"row {name}", batches[0]) for name in first.rows},
+            {name: in_order(gathered[f"sum {name}"]) for name in first.sums},
+            {
+                draw: {name: joined(f"rewrite {draw} {name}", batches[1 + draw]) for name in fields}
+                for draw, fields in first.rewrite.items()
+            },
+            {name: in_order(gathered[f"log {name}"]) for name in first.log},
+        )
 
 
 Layout = dict[str, tuple[torch.Size, torch.dtype]]

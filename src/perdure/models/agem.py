@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from perdure.datasets.batch import Batch
 from perdure.models.base import Loss, Method
+from perdure.models.gradients import unflatten
 
 
 class AGEM(Method):
@@ -27,16 +30,18 @@ class AGEM(Method):
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
         return batch.cross_entropy(self(batch.x))
 
-    def reference(self, *replay: Batch) -> Tensor | None:
+    def references(self, *replay: Batch) -> Iterator[Tensor]:
         (past,) = replay
-        return past.cross_entropy(self(past.x)) if past else None
+        if past:
+            yield past.cross_entropy(self(past.x))
 
-    def after_backward(self, reference: list[Tensor] | None) -> None:
-        if reference is None:
+    def after_backward(self, references: Tensor | None) -> None:
+        if references is None:
             return
+        parameters = self.trainable()
         pairs = [
             (p.grad, ref)
-            for p, ref in zip(self.trainable(), reference, strict=True)
+            for p, ref in zip(parameters, unflatten(references[0], parameters), strict=True)
             if p.grad is not None
         ]
         g = torch.cat([part.flatten() for part, _ in pairs])

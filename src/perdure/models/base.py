@@ -7,7 +7,7 @@ a checkpoint holds it with no further code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -17,6 +17,8 @@ from perdure.backbones.base import Backbone, treats_rows_alike
 from perdure.datasets.batch import Batch, join
 from perdure.datasets.classes import Classes
 from perdure.models.memory import Memory
+from perdure.models.phase import MAIN, Phase
+from perdure.models.replay import Replay
 
 
 @dataclass(slots=True)
@@ -26,10 +28,21 @@ class StepOutput:
     Attributes:
         loss: [], or None to take no optimizer step on this batch; all parts of a batch must agree.
         remember: the `stored_fields` of each example, {name: [B, …]}.
+        rows: what `after_step` gets of each example of the batch, {name: [B, …]}: of the global
+            batch, whoever computed it.
+        sums: what `after_step` gets summed over the parts of the batch, {name: […]}.
+        rewrite: new values of stored fields of replayed examples, by the number of the draw,
+            {0: {name: [B', …]}}; the last one that is given for an example stays.
+        log: values to record, {name: []}, each a mean over the global batch as `Batch.mean` makes
+            it; recorders get the mean over the steps of `training.log_every`.
     """
 
     loss: Tensor | None
     remember: dict[str, Tensor] = field(default_factory=dict)
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    rewrite: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    log: dict[str, Tensor] = field(default_factory=dict)
 
 
 Loss = Tensor | StepOutput
@@ -37,7 +50,7 @@ Data = Callable[[int], Iterable[Batch]]
 """`data(n)` yields the training examples of a task, n at a time, without augmentation."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Task:
     """What a method may know of the current task.
 
@@ -45,18 +58,32 @@ class Task:
         index: number of the task, from 0.
         classes: labels that occur in it.
         seen: labels that occur in it or in an earlier task.
+        phase: name of the current phase.
+        epoch: number of the epoch within the phase, from 0.
+        epochs: of the phase.
+        step: number of the step within the epoch, from 0.
+        steps_per_epoch: of a whole epoch of the phase.
+        lr: learning rate of the optimizer's first group.
     """
 
     index: int
     classes: Classes
     seen: Classes
+    phase: str = MAIN.name
+    epoch: int = 0
+    epochs: int = 0
+    step: int = 0
+    steps_per_epoch: int = 0
+    lr: float = 0.0
 
 
 class Method(nn.Module):
     """A way to train `backbone` on one task after another.
 
     Class attributes declare what the trainer must provide:
-        replays: independent draws from the buffer that `loss` takes; 0 needs no buffer.
+        replays: draws from the buffer that `loss` takes: how many independent ones of
+            `buffer.batch_size`, or a tuple of `Replay`; 0 draws nothing.
+        keeps_exemplars: whether it has a buffer though it draws nothing from it at a step.
         stored_fields: what `loss` returns to be stored with each example, besides bytes and label.
         store_at: when examples are offered to the buffer: each "step", or at the end of a "task".
         joint: whether training on all tasks at once makes sense.
@@ -64,20 +91,34 @@ class Method(nn.Module):
         additive: whether the loss is a mean over examples, so that a batch can be split.
         needs_full_parameters: whether it computes with the parameters or their gradients
             themselves, which then cannot be sharded over processes (`training.parallel=fsdp`).
-        needs_task_id: whether `predict` must be told the task's index; there is no class-IL then.
+        keeps_exemplars: whether it has a buffer without drawing replays of it at each step.
+        views: augmented views of each example that `batch.view(k)` gives.
+        needs_task_id: whether `predict` must know the task of the examples; class-IL accuracy is
+            then undefined.
+        needs_boundaries: whether it must be told where one task ends and the next begins.
+        evaluable: whether it can be measured "anytime", or at a "task end" alone.
+        plain_sgd: whether it moves the weights itself, which momentum and weight decay disturb.
     """
 
-    replays: ClassVar[int] = 0
+    replays: ClassVar[int | tuple[Replay, ...]] = 0
+    keeps_exemplars: ClassVar[bool] = False
     stored_fields: ClassVar[tuple[str, ...]] = ()
     store_at: ClassVar[Literal["step", "task"]] = "step"
     joint: ClassVar[bool] = True
     scenarios: ClassVar[tuple[str, ...]] = ("class-incremental", "domain-incremental")
     additive: ClassVar[bool] = True
     needs_full_parameters: ClassVar[bool] = False
+    views: ClassVar[int] = 1
     needs_task_id: ClassVar[bool] = False
+    needs_boundaries: ClassVar[bool] = False
+    evaluable: ClassVar[Literal["anytime", "task end"]] = "anytime"
+    plain_sgd: ClassVar[bool] = False
 
     task: Task
     """The current task; the trainer sets it."""
+
+    update: int = 0
+    """Number of the optimizer step on the current batch, from 0; the trainer sets it."""
 
     one_forward: bool = True
     """Whether `logits` may join batches in one forward pass; the trainer sets it."""
@@ -127,12 +168,15 @@ class Method(nn.Module):
         """A term of the parameters alone, added once a step; its gradient comes last."""
         return None
 
-    def reference(self, *replay: Batch) -> Tensor | None:
-        """A second loss, whose gradient `after_backward` gets (A-GEM's constraint)."""
-        return None
+    def references(self, *replay: Batch) -> Iterable[Tensor]:
+        """Further losses, [] each, whose gradients `after_backward` gets (A-GEM's constraint).
 
-    def predict(self, x: Tensor) -> Tensor:
-        """Class scores [B, classes] at evaluation."""
+        Each is differentiated before the next is asked for, so that a generator keeps one graph.
+        """
+        return ()
+
+    def predict(self, x: Tensor, task: int | None = None) -> Tensor:
+        """Class scores [B, classes] at evaluation; `task` is given where `needs_task_id`."""
         return self.forward(x)
 
     def grow(self, task: Task) -> None:
@@ -143,15 +187,35 @@ class Method(nn.Module):
         of all, before there is an optimizer for the task; new parameters join a kept one.
         """
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
+    def parameter_groups(self, phase: Phase) -> list[dict[str, Any]]:
         """The optimizer's parameter groups, as torch takes them: `params`, and options of its own.
 
         Options that a group lacks are those of the configuration.
         """
         return [{"params": self.trainable()}]
 
+    def phases(self, task: Task) -> Sequence[Phase]:
+        """The parts of training on `task`, in order; a function of the configuration and `task`."""
+        return (MAIN,)
+
     def before_task(self, data: Data) -> None:
         """Called once when `self.task` starts; `data` are its training examples."""
+
+    def before_phase(self, phase: Phase, data: Data, memory: Memory) -> None:
+        """Called once when `phase` starts, with its own optimizer in place.
+
+        Args:
+            phase: one of `phases`; one without examples is skipped, and this with it.
+            data: the phase's training examples.
+            memory: what the buffer holds.
+        """
+
+    def updates(self, batch: Batch) -> int:
+        """How many optimizer steps are taken on this batch, each with replay of its own.
+
+        `self.update` counts them. By default `training.updates` of them.
+        """
+        return 1
 
     def annotate(self, batch: Batch) -> dict[str, Tensor]:
         """The `stored_fields` of examples that are offered at a task's end, {name: [B, …]}.
@@ -160,11 +224,24 @@ class Method(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} stores fields, and defines no annotate")
 
-    def after_backward(self, reference: list[Tensor] | None) -> None:
-        """Called when the parameters' `.grad` hold the loss's gradient; may change them."""
+    def after_backward(self, references: Tensor | None) -> None:
+        """Called when the parameters' `.grad` hold the loss's gradient; may change them.
 
-    def after_step(self) -> None:
-        """Called when the optimizer has moved the parameters."""
+        Args:
+            references: the gradients of `references`, [k, P] over the P numbers of `trainable()`
+                one after another; None where there are none.
+        """
+
+    def after_step(self, rows: dict[str, Tensor], sums: dict[str, Tensor]) -> None:
+        """Called when the optimizer has moved the parameters, or a loss of None left them.
+
+        Args:
+            rows: those of the global batch that `loss` gave, {name: [B, …]}.
+            sums: those that `loss` gave, summed over the parts of the batch.
+        """
+
+    def after_batch(self) -> None:
+        """Called once a batch, after its last optimizer step (MER's second interpolation)."""
 
     def after_task(self, data: Data, memory: Memory) -> None:
         """Called once when `self.task` is trained, before its examples are offered to the buffer.
@@ -173,6 +250,22 @@ class Method(nn.Module):
             data: the task's training examples.
             memory: what the buffer holds; `memory.rewrite` changes stored fields.
         """
+
+    def before_evaluation(self, memory: Memory, data: Data) -> None:
+        """Derive what `predict` needs, such as class means: without gradients, in evaluation mode.
+
+        It may set attributes that no state dict holds, and change nothing else: evaluating more
+        or less often must not change training.
+
+        Args:
+            memory: what the buffer holds; after a task's end its examples too.
+            data: training examples of the current task.
+        """
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the optimizer's first group."""
+        return self.task.lr
 
     @classmethod
     def defines(cls, hook: str) -> bool:

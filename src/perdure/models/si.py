@@ -10,6 +10,7 @@ from perdure.backbones.base import Backbone
 from perdure.datasets.batch import Batch
 from perdure.errors import UserError
 from perdure.models.base import Data, Loss, Method
+from perdure.models.gradients import flat_gradient
 from perdure.models.memory import Memory
 
 
@@ -52,12 +53,11 @@ class SI(Method):
         weights = parameters_to_vector(self.trainable())
         return self.c * (self.importance * (weights - self.anchor).square()).sum()
 
-    def after_backward(self, reference: list[Tensor] | None) -> None:
-        gradient = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.trainable()]
-        self._gradient = parameters_to_vector(gradient)
+    def after_backward(self, references: Tensor | None) -> None:
+        self._gradient = flat_gradient(self.trainable())
         self._before = parameters_to_vector(self.trainable()).detach()
 
-    def after_step(self) -> None:
+    def after_step(self, rows: dict[str, Tensor], sums: dict[str, Tensor]) -> None:
         moved = parameters_to_vector(self.trainable()).detach() - self._before
         self.omega.addcmul_(self._gradient, moved, value=-1)
 

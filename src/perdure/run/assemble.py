@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import perdure
 from perdure.buffers.base import Buffer
 from perdure.checkpoint.core.cadence import Cadence
 from perdure.checkpoint.core.manager import CheckpointManager, Policy, stem
-from perdure.config.build import build, check, locate
+from perdure.config.build import build
 from perdure.config.compare import require_same
 from perdure.config.folder import CHECKOUT
 from perdure.config.schema import Config, Direction, Mode, validate
@@ -29,6 +29,7 @@ from perdure.distributed.process_group import Ranks, join
 from perdure.errors import UserError
 from perdure.io.run_files import RunFiles
 from perdure.models.base import Method
+from perdure.models.replay import uses_buffer
 from perdure.randomness import seed_initialization
 from perdure.ranks import environment
 from perdure.run import device_setup
@@ -45,7 +46,7 @@ from perdure.tracking.provenance import read_code
 from perdure.tracking.used_modules import used_modules
 from perdure.training.checks import sizes
 from perdure.training.clock import Moment
-from perdure.training.optim import OptimizerFactory
+from perdure.training.optim import OptimizerFactory, optimizer_of
 from perdure.training.recording import Launch, Recording
 from perdure.training.schedules import Schedule, full_name
 from perdure.training.settings import Settings
@@ -87,7 +88,7 @@ def run(
     validate(composed)
     composed, left_out = drop_unaccepted_options(composed, overrides)
     config = typed(composed)
-    check_method(config)
+    check_method(config, overrides, getattr(start, "taken", ()))
     ranks = join(config.training.collective_timeout)
     source = ranks.broadcast(start if isinstance(start, RestorePoint) else None)
     config, fork = _settled(config, source, ranks)
@@ -184,6 +185,7 @@ def make_trainer(
         folder or Path(),
         benchmark.accuracies,
         n_epochs(config, benchmark),
+        replay_size(config, benchmark.n_classes),
         {"versions": versions(device, code), **(metadata or {})},
         writes=launch.ranks.is_main,
     )
@@ -198,8 +200,8 @@ def make_trainer(
         method,
         benchmark,
         settings(config),
-        OptimizerFactory(_optimizer(config.optimizer), _scheduler(config.scheduler)),
-        make_buffer(config),
+        OptimizerFactory(optimizer_of(config.optimizer), _scheduler(config.scheduler)),
+        make_buffer(config, benchmark),
         build(config.dataset.transform, "dataset.transform"),
         recording,
         launch,
@@ -258,12 +260,16 @@ def make_method(
     return method.to(device)
 
 
-def make_buffer(config: Config) -> Buffer | None:
-    """The replay buffer; None for a method without replay."""
-    if not method_class(config).replays:
+def make_buffer(config: Config, benchmark: Scenario) -> Buffer | None:
+    """The replay buffer; None for a method without one.
+
+    Raises:
+        UserError: `buffer._target_` is no policy, or its options do not fit the benchmark.
+    """
+    if not uses_buffer(method_class(config)):
         return None
-    buffer: Buffer = build(config.buffer, "buffer")
-    return buffer
+    counts = {"n_classes": benchmark.n_classes, "n_tasks": benchmark.n_tasks}
+    return Buffer(build(config.buffer, "buffer", **counts))
 
 
 def settings(config: Config) -> Settings:
@@ -289,7 +295,7 @@ def facts(config: Config, benchmark: Scenario, device: torch.device) -> dict[str
         "training": config.training.mode.name,
         "scenario": benchmark.kind,
         "split": benchmark.split,
-        "buffer_size": replay_size(config),
+        "buffer_size": replay_size(config, benchmark.n_classes),
         "n_epochs": n_epochs(config, benchmark),
         "n_tasks": benchmark.n_tasks,
         "class_names": list(benchmark.class_names),
@@ -317,21 +323,6 @@ def n_epochs(config: Config, benchmark: Scenario) -> int:
     return length(max(1, n), dataset.batch_size, iterations=dataset.iterations).epochs
 
 
-def _optimizer(node: dict[str, Any]) -> Callable[[Any], torch.optim.Optimizer]:
-    """A call with the parameters to the class that `node` names, with the rest of `node`."""
-    options = {key: value for key, value in node.items() if key != "_target_"}
-    target = locate(node["_target_"], "optimizer")
-    check(target, options, "optimizer")
-
-    def make(parameters: Any) -> Any:
-        try:
-            return target(parameters, **options)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"optimizer: {error}") from error
-
-    return make
-
-
 def _scheduler(node: dict[str, Any] | None) -> Schedule | None:
     return Schedule(node) if node and node.get("_target_") else None
 
@@ -341,6 +332,7 @@ def make_checkpoints(
     folder: Path,
     accuracies: tuple[str, ...],
     epochs: int,
+    buffer_size: int,
     extra: Mapping[str, Any],
     writes: bool,
 ) -> CheckpointManager:
@@ -351,6 +343,7 @@ def make_checkpoints(
         folder: the run's.
         accuracies: names of the accuracies that are measured.
         epochs: the number in the files' names.
+        buffer_size: capacity of the buffer, in the files' names.
         extra: what every full file holds besides the state.
         writes: whether this process writes.
 
@@ -371,7 +364,7 @@ def make_checkpoints(
         checkpoint.name,
         config.model["name"],
         config.dataset.name,
-        replay_size(config),
+        buffer_size,
         epochs,
         config.timestamp,
     )

@@ -149,6 +149,10 @@ class Fork:
         return f"tasks 0 to {task - ended}" if task else "a part of task 0"
 
 
+_IN_ALL = {"task", "epoch", "step", "global_step"}
+"""What every checkpoint says of its position; phases came later."""
+
+
 def position_of(source: RestorePoint) -> Position:
     """Where the checkpoint stands.
 
@@ -156,8 +160,7 @@ def position_of(source: RestorePoint) -> Position:
         UserError: it does not say so.
     """
     found = source.state.get("position")
-    names = vars(Position())
-    if not isinstance(found, Mapping) or found.keys() != names.keys():
+    if not isinstance(found, Mapping) or not _IN_ALL <= found.keys() <= vars(Position()).keys():
         raise UserError(f"{source.path}: damaged (it holds no position)")
     if not all(isinstance(value, int) and value >= 0 for value in found.values()):
         raise UserError(f"{source.path}: damaged (its position is {dict(found)})")

@@ -8,11 +8,14 @@ from typing import Any
 from perdure.config.trust import lookup
 from perdure.errors import UserError
 from perdure.models.base import Method
+from perdure.models.replay import draws_by_task
 from perdure.run.fork import LENGTH, Fork
 from perdure.run.fork_optimizer import load_optimizer
 from perdure.training.replay import Local
 from perdure.training.state import Position
 from perdure.training.trainer import Trainer
+
+_SIZES = ("buffer.size", "buffer.per_class")
 
 
 def load_fork(trainer: Trainer, fork: Fork) -> list[str]:
@@ -106,7 +109,7 @@ def _load_buffer(trainer: Trainer, fork: Fork) -> list[str]:
     replay, saved = trainer.state.replay, fork.source.state["buffer"]
     if replay is None:
         return []
-    named = fork.shown("model.name", "buffer._target_", "buffer.size", "training.replay_sync")
+    named = fork.shown("model.name", "buffer._target_", *_SIZES, "training.replay_sync")
     if saved is None:
         return [f"{named}: the buffer starts empty"]
     if isinstance(replay, Local) or "parts" in saved:
@@ -119,16 +122,17 @@ def _load_buffer(trainer: Trainer, fork: Fork) -> list[str]:
     missing = _missing_fields(trainer.method, trainer.benchmark.shape, saved)
     if missing:
         return [f"{named or fork.shown('dataset')}: the buffer starts empty, since {missing}"]
-    wanted = {"raw", "y", *trainer.method.stored_fields}
+    wanted = {"raw", "y", *trainer.method.stored_fields, *["task"] * replay.buffer.track_tasks}
     fields = {key: value for key, value in saved["fields"].items() if key in wanted}
     saved = {**saved, "fields": fields}
-    if not fork.changed("buffer._target_", "buffer.size"):
+    buffer = replay.buffer
+    if not fork.changed("buffer._target_", *_SIZES) and buffer.policy.fits(saved):
         replay.load_state_dict(saved, trainer.state.device)
         return []
     generator = replay.streams.numpy("fork", task=fork.position.task)
-    replay.buffer.adopt(saved, generator, trainer.state.device)
-    n, before = len(replay.buffer), saved["filled"]
-    return [f"{named}: the buffer takes over {n} of {before} examples"]
+    buffer.adopt(saved, generator, trainer.state.device)
+    what = named or fork.shown("dataset")
+    return [f"{what}: the buffer takes over {len(buffer)} of {saved['filled']} examples"]
 
 
 def _load_results(trainer: Trainer, fork: Fork) -> None:
@@ -147,7 +151,8 @@ def _load_results(trainer: Trainer, fork: Fork) -> None:
 def _missing_fields(method: Method, shape: tuple[int, int, int], saved: Mapping[str, Any]) -> str:
     """Why the method cannot replay what the buffer holds; empty where it can."""
     fields = saved["fields"]
-    missing = [key for key in method.stored_fields if key not in fields]
+    needed = [*method.stored_fields, *["task"] * draws_by_task(method)]
+    missing = [key for key in dict.fromkeys(needed) if key not in fields]
     if fields and missing:
         return f"{type(method).__name__} needs {', '.join(missing)} of each example"
     if fields and tuple(fields["raw"].shape[1:]) != tuple(shape):

@@ -132,6 +132,7 @@ class Measurement:
         last = self.n_seen - 1
         seen = self.benchmark.seen(last)
         self.method.task = Task(last, Classes.of(self.benchmark.classes(last)), seen)
+        self._prepare(last)
         evaluator = Evaluator(
             self.method, self.benchmark, self.transform, self.config.training.eval_batch_size
         )
@@ -140,6 +141,24 @@ class Measurement:
             for task in range(last):
                 results.skip(task)
         return results.add(counts, last, boundary=True)
+
+    def _prepare(self, last: int) -> None:
+        """Let the method derive what it predicts with, from the buffer and the last task's data."""
+        if not self.method.defines("before_evaluation"):
+            return
+        if not isinstance(self.start, RestorePoint):
+            name = self.config.model["name"]
+            raise UserError(
+                f"checkpoint={self.request.reference}: {name} predicts with what it derives from "
+                "its buffer, which a file of weights alone has not; give a full checkpoint"
+            )
+        buffer = assemble.make_buffer(self.config, self.benchmark)
+        if buffer is not None:
+            buffer.load_state_dict(self.start.state["buffer"], self.device)
+        settings = assemble.settings(self.config)
+        hooks = Hooks(self.method, self.benchmark, settings, self.transform, buffer)
+        joint = self.config.training.mode is Mode.joint
+        hooks.before_evaluation(self.benchmark.joint() if joint else self.benchmark.train(last))
 
     def _about(self, accuracy: dict[str, list[float]]) -> dict[str, Any]:
         """The entry `evaluation` of results.json."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
+from perdure.buffers.quotas import capacity
 from perdure.config.build import locate
+from perdure.config.overrides import Arguments
 from perdure.config.schema import Config, Mode
 from perdure.errors import UserError
 from perdure.models.base import Method
+from perdure.models.replay import uses_buffer
 
 
 def method_class(config: Config) -> type[Method]:
@@ -26,17 +29,31 @@ def method_class(config: Config) -> type[Method]:
     return found
 
 
-def check_method(config: Config) -> None:
+def check_method(
+    config: Config, overrides: Sequence[str] = (), taken: Collection[str] = ()
+) -> None:
     """Refuse a buffer or a mode with which the method cannot be trained.
+
+    Args:
+        config: the configuration.
+        overrides: the command line, which gives the buffer one size at most.
+        taken: keys of it that a checkpoint sets, not the user.
 
     Raises:
         UserError: names the combination, and what to choose instead.
     """
     method, name = method_class(config), config.model["name"]
-    if method.replays and config.buffer["size"] == 0:
+    if uses_buffer(method) and config.buffer["size"] == 0:
         raise UserError(
             f"model={name} with buffer=none: {name} replays from a buffer; choose buffer=reservoir "
             "or buffer=class-balanced"
+        )
+    size, per_class = config.buffer["size"], config.buffer.get("per_class")
+    sets_size = Arguments(tuple(overrides)).sets("buffer.size") and "buffer.size" not in taken
+    if per_class is not None and sets_size:
+        raise UserError(
+            f"buffer.size={size} with buffer.per_class={per_class}: the capacity is one or the "
+            "other; leave buffer.size out, or add buffer.per_class=null"
         )
     if config.training.mode is Mode.joint and not method.joint:
         raise UserError(
@@ -45,13 +62,26 @@ def check_method(config: Config) -> None:
         )
 
 
-def replay_size(config: Config) -> int:
-    """Capacity of the buffer that the run uses: 0 for a method without replay."""
-    return int(config.buffer["size"]) if method_class(config).replays else 0
+def replay_size(config: Config, n_classes: int) -> int:
+    """Examples that the run's buffer can hold, of a benchmark with so many classes.
+
+    0 for a method without a buffer.
+    """
+    if not uses_buffer(method_class(config)):
+        return 0
+    return capacity(int(config.buffer["size"]), config.buffer.get("per_class"), n_classes)
+
+
+def replay_label(config: Config) -> str:
+    """The same before the benchmark is there: the size, or the number of examples a class."""
+    per_class = config.buffer.get("per_class")
+    if per_class is not None and uses_buffer(method_class(config)):
+        return f"{per_class}-per-class"
+    return str(replay_size(config, 0))
 
 
 def ignored_overrides(config: Config, overrides: Sequence[str]) -> Iterator[str]:
     """A sentence on those that set a buffer for a method without replay."""
     given = [o for o in overrides if o.startswith(("buffer=", "buffer."))]
-    if given and not method_class(config).replays and given != ["buffer=none"]:
+    if given and not uses_buffer(method_class(config)) and given != ["buffer=none"]:
         yield f"{config.model['name']} keeps no buffer: {', '.join(given)} has no effect"

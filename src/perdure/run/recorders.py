@@ -12,7 +12,7 @@ from pathlib import Path
 from perdure.config.schema import Config, Screen, WandbConfig, WandbMode
 from perdure.errors import UserError, printable
 from perdure.ranks import environment
-from perdure.run.method_checks import replay_size
+from perdure.run.method_checks import replay_label
 from perdure.run.preemption import StopFlag
 from perdure.run.resume import RestorePoint
 from perdure.tracking.console import Console
@@ -146,7 +146,7 @@ def _new_record(
     sweep: str | None,
     source: RestorePoint | None,
 ) -> Record:
-    size = replay_size(config)
+    size = replay_label(config)
     name = name_of(config.model["name"], config.dataset.name, size, config.seed)
     return Record(
         id=new_id(config.timestamp, folder.name if sweep else None),

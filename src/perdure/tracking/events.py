@@ -7,7 +7,7 @@ Accuracies are fractions in [0, 1]. A *scenario name* is `class_il`, `task_il` o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,8 @@ class StepLog(Event):
     """None where no step since the last such event had a loss."""
     lr: float
     steps_per_second: float
+    logged: dict[str, float] = field(default_factory=dict)
+    """What the method logged, each the mean since the last such event."""
 
     def deliver(self, recorder: Recorder) -> None:
         recorder.on_step_log(self)

@@ -71,6 +71,7 @@ class LocalFiles(Recorder):
                 "global_step": event.global_step,
                 "loss": event.loss,
                 "lr": event.lr,
+                **({"logged": event.logged} if event.logged else {}),
                 "clock": _clock(steps_per_second=event.steps_per_second, **self._machine()),
             }
         )

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from perdure.buffers import policy
 from perdure.buffers.base import Buffer
 from perdure.config.rules import check_stop_after
-from perdure.config.schema import Parallel
+from perdure.config.schema import Parallel, ReplaySync
 from perdure.config.task_sizes import check_epochs
 from perdure.datasets.batch import Transform
 from perdure.datasets.scenarios import Scenario
 from perdure.errors import UserError
 from perdure.models.base import Method
+from perdure.models.replay import uses_buffer
 from perdure.ranks import shards
 from perdure.training.settings import Settings
 
@@ -32,8 +34,16 @@ def check(
         UserError: names the combination.
     """
     name = type(method).__name__
-    if method.replays and buffer is None:
-        raise UserError(f"{name} replays from a buffer: give it one")
+    if uses_buffer(method) and buffer is None:
+        verb = "replays from" if method.replays else "keeps exemplars in"
+        raise UserError(f"{name} {verb} a buffer: give it one")
+    if buffer is not None and uses_buffer(method):
+        policy.check(
+            buffer.policy,
+            method.stored_fields,
+            method.store_at == "step",
+            method.defines("annotate"),
+        )
     if not benchmark.suits(method.scenarios):
         raise UserError(
             f"{name} is defined for {' and '.join(method.scenarios)} benchmarks, not for a "
@@ -52,6 +62,7 @@ def check(
         )
     if settings.sync_batchnorm:
         shards.check_sync_batchnorm(settings.n_shards, world_size)
+    _check_steps(method, settings)
     split = settings.parallel is Parallel.fsdp and world_size > 1
     if method.defines("grow") and (split or (settings.n_shards > 1 and not settings.exact)):
         raise UserError(
@@ -83,6 +94,49 @@ def check_one_pass(benchmark: Scenario, settings: Settings) -> None:
         raise UserError(
             f"dataset.iterations={settings.iterations}: {name} is a stream without boundaries, "
             f"which is seen once; must be at most {-(-n // settings.batch_size)}"
+        )
+
+
+def check_optimizer(method: Method, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimizer that the method's own moves of the weights do not go with.
+
+    Raises:
+        UserError: names it.
+    """
+    if not method.plain_sgd:
+        return
+    name, options = type(method).__name__, optimizer.defaults
+    given = [key for key in ("momentum", "weight_decay") if options.get(key)]
+    if given or type(optimizer).__name__ != "SGD":
+        shown = f"optimizer.{given[0]}={options[given[0]]}" if given else "optimizer"
+        raise UserError(
+            f"{shown}: {name} moves the weights between the optimizer's steps, which only plain "
+            "SGD goes with; give optimizer=sgd with momentum and weight_decay of 0"
+        )
+
+
+def _check_steps(method: Method, settings: Settings) -> None:
+    """Refuse what the method's own steps do not go with."""
+    name = type(method).__name__
+    if settings.updates > 1 and method.defines("updates"):
+        raise UserError(
+            f"training.updates={settings.updates}: {name} says itself how many optimizer steps it "
+            "takes on a batch; must be 1"
+        )
+    if settings.replay_sync is ReplaySync.local and method.keeps_exemplars:
+        raise UserError(
+            f"training.replay_sync=local: {name} trains on the whole memory, of which each process "
+            "has a part then; use training.replay_sync=replicated"
+        )
+    if settings.evaluate_future and method.evaluable == "task end":
+        raise UserError(
+            f"training.evaluate_future=true: {name} can be measured at the end of a task that it "
+            "was trained on alone; must be false"
+        )
+    if method.evaluable == "task end" and settings.evaluate_every is not None:
+        raise UserError(
+            f"training.evaluate_every={settings.evaluate_every}: {name} can be measured at a "
+            "task's end alone; must be null"
         )
 
 

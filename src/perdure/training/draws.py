@@ -23,7 +23,7 @@ VERSION = 2
 """
 
 At = Mapping[str, int]
-"""A position: task, epoch and step; 0 where one is missing."""
+"""A position: task, epoch, step and update; 0 where one is missing."""
 
 
 class Numbers:
@@ -77,6 +77,7 @@ class BlockStream:
         return Numbers(self.block(at)[at.get("step", 0) % BLOCK], self, at)
 
     def beyond(self, n: int, at: At) -> np.ndarray:
-        """More numbers than `width` for one step, float64 [n]."""
-        generator = self._streams.numpy(self._purpose, **at, part=2 * self._part + 1)
-        return generator.random(n)
+        """More numbers than `width` for one step, or those of one update of it; float64 [n]."""
+        place = {key: number for key, number in at.items() if key != "update"}
+        part = (at.get("update", 0) << 32) + 2 * self._part + 1
+        return self._streams.numpy(self._purpose, **place, part=part).random(n)

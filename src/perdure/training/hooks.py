@@ -1,4 +1,4 @@
-"""A method's hooks around a task (grow, before_task, after_task, annotate), in their order.
+"""A method's hooks around a task (grow, before_task, before_phase, after_task, annotate).
 
 Before each hook torch's generators are seeded from its place, so that what it draws is the same
 after a resume, on any number of processes, and whatever was drawn before.
@@ -19,7 +19,9 @@ from perdure.datasets.scenarios import Scenario
 from perdure.datasets.transforms import Scale
 from perdure.models.base import Method, Task
 from perdure.models.memory import Memory
+from perdure.models.phase import Phase
 from perdure.randomness import Streams
+from perdure.training.replay import stores_each_step
 from perdure.training.settings import Settings
 
 
@@ -34,6 +36,7 @@ class Hooks:
         buffer: what `after_task` sees as the memory.
 
     Attributes:
+        stores: whether examples are offered to the buffer at a task's end.
         grows: whether the method has a structure that depends on the tasks.
         grown: index of the last task whose structure the method has, -1 at first.
     """
@@ -50,6 +53,9 @@ class Hooks:
         self.benchmark = benchmark
         self.settings = settings
         self.memory = Memory(buffer, transform)
+        self.stores = buffer is not None and not stores_each_step(method, buffer)
+        self._fields = [name for name in method.stored_fields if name != "task"]
+        self._needs = () if buffer is None else buffer.policy.needs
         self.grows = method.defines("grow")
         self.grown = -1
         self._transform = transform
@@ -89,31 +95,58 @@ class Hooks:
         self.method.before_task(self._all_of(split))
         self.method.train()
 
-    def after_task(self, split: Split) -> dict[str, Tensor]:
-        """The task is trained. Returns the stored fields of its examples, to be offered now.
+    def before_phase(self, phase: Phase, number: int, split: Split) -> None:
+        """The `number`-th phase of the task starts, on the examples of `split`."""
+        self._seed("before_phase", part=number)
+        self.method.before_phase(phase, self._all_of(split), self.memory)
+        self.method.train()
 
-        Empty where the method stores at each step.
+    @torch.no_grad()
+    def before_evaluation(self, split: Split) -> None:
+        """The method is about to be measured; `split` has the current task's examples."""
+        if not self.method.defines("before_evaluation"):
+            return
+        training = self.method.training
+        self.method.eval()
+        self._seed("before_evaluation")
+        self.method.before_evaluation(self.memory, self._all_of(split))
+        self.method.train(training)
+
+    def after_task(self, split: Split) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The task is trained. Returns what is known of its examples, to be offered now.
+
+        Returns:
+            Their stored fields, and the information that the buffer's policy needs, by name; both
+            empty where examples are offered at each step.
         """
         self._seed("after_task")
         self.method.after_task(self._all_of(split), self.memory)
         stored: dict[str, Tensor] = {}
-        if self.method.store_at == "task" and self.method.stored_fields:
-            stored = self._annotated(split)
+        info: dict[str, Tensor] = {}
+        if self.stores:
+            if self._fields:
+                stored = self._computed(split, "annotate", self.method.annotate)
+            if self._needs:
+                info = self._computed(split, "features", self._information)
         self.method.train()
-        return stored
+        return stored, info
+
+    def _information(self, batch: Batch) -> dict[str, Tensor]:
+        known = {"features": self.method.backbone.features}
+        return {name: known[name](batch.x) for name in self._needs}
 
     @torch.no_grad()
-    def _annotated(self, split: Split) -> dict[str, Tensor]:
-        self._seed("annotate")
+    def _computed(
+        self, split: Split, hook: str, function: Callable[[Batch], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """What `function` gives of all examples, in evaluation mode."""
+        self._seed(hook)
         self.method.eval()
-        found = [
-            self.method.annotate(batch)
-            for batch in self._all_of(split)(self.settings.eval_batch_size)
-        ]
+        found = [function(batch) for batch in self._all_of(split)(self.settings.eval_batch_size)]
         return {name: torch.cat([each[name] for each in found]) for name in found[0]}
 
-    def _seed(self, hook: str) -> None:
-        self._streams.seed_torch(hook, task=self.method.task.index)
+    def _seed(self, hook: str, part: int = 0) -> None:
+        self._streams.seed_torch(hook, task=self.method.task.index, part=part)
 
     def _all_of(self, split: Split) -> Callable[[int], Iterable[Batch]]:
         """The task's examples without augmentation, in a fixed order."""

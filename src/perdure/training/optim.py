@@ -8,7 +8,7 @@ a `torch.optim.Optimizer` all the same, so that every scheduler of torch takes i
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from perdure.config.build import check, locate
 from perdure.errors import UserError
+from perdure.models.phase import Phase
 from perdure.training.schedules import Schedule, check_schedule
 from perdure.training.settings import Settings
 
@@ -168,6 +170,44 @@ def add_new_parameters(optimizer: torch.optim.Optimizer, groups: Groups) -> None
             optimizer.add_param_group({**group, "params": new})
 
 
+def optimizer_of(node: Mapping[str, Any]) -> Callable[[Groups], torch.optim.Optimizer]:
+    """A call with the parameters to the class that `node` names, with the rest of `node`.
+
+    Raises:
+        UserError: there is no such class, or it has no such option.
+    """
+    options = {key: value for key, value in node.items() if key != "_target_"}
+    target = locate(node["_target_"], "optimizer")
+    check(target, options, "optimizer")
+
+    def make(parameters: Groups) -> Any:
+        try:
+            return target(parameters, **options)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"optimizer: {error}") from error
+
+    return make
+
+
+def _with_options(
+    make: Callable[[Groups], torch.optim.Optimizer], phase: Phase
+) -> Callable[[Groups], torch.optim.Optimizer]:
+    """`make` with the options of `phase` where a group has none of its own."""
+
+    def made(groups: Groups) -> torch.optim.Optimizer:
+        optimizer = make([{**phase.optimizer, **group} for group in groups])
+        unknown = phase.optimizer.keys() - optimizer.defaults.keys()
+        if unknown:
+            raise UserError(
+                f"optimizer: {type(optimizer).__name__} has no {', '.join(sorted(unknown))}, which "
+                f"phase {phase.name} of the method sets; choose an optimizer that has, as "
+                "optimizer=sgd"
+            )
+        return optimizer
+
+    return made
+
+
 @dataclass(frozen=True)
 class OptimizerFactory:
     """Makes the optimizer and its learning-rate scheduler, at the start and where a task resets it.
@@ -189,6 +229,22 @@ class OptimizerFactory:
         if isinstance(self.scheduler, Schedule):
             return optimizer, self.scheduler(optimizer, length)
         return optimizer, self.scheduler(optimizer) if self.scheduler else None
+
+    def of(self, phase: Phase) -> OptimizerFactory:
+        """That of `phase`: its own options instead of the configuration's.
+
+        Raises:
+            UserError: the optimizer has no such option.
+        """
+        scheduler = self.scheduler if phase.is_main else None
+        if phase.scheduler:
+            scheduler = Schedule(phase.scheduler)
+        optimizer = self.optimizer
+        if "_target_" in phase.optimizer:
+            optimizer = optimizer_of(phase.optimizer)
+        elif phase.optimizer:
+            optimizer = _with_options(optimizer, phase)
+        return OptimizerFactory(optimizer, scheduler)
 
     def check(self, settings: Settings, accuracies: Sequence[str], lengths: Iterable[int]) -> None:
         """Refuse, before anything is trained, a scheduler that fails in one of the tasks.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,31 @@ import torch
 from torch import Tensor
 
 from perdure.buffers.base import Buffer
-from perdure.buffers.sampling import subsets
+from perdure.buffers.policy import Policy
 from perdure.distributed.process_group import Ranks
 from perdure.errors import UserError
 from perdure.models.base import Method
+from perdure.models.replay import draws_by_task, method_draws
 from perdure.randomness import Streams
 from perdure.ranks.shards import bounds, of_rank
-from perdure.training.draws import BLOCK, At, BlockStream
+from perdure.training.draws import At, BlockStream
+from perdure.training.replay_slots import (
+    DrawnSlots,
+    UniformSlots,
+    gathered,
+    purpose,
+    without_update,
+)
+
+
+def stores_each_step(method: Method, buffer: Buffer | None) -> bool:
+    """Whether examples are offered to the buffer at each step, not at a task's end.
+
+    The policy decides where the method leaves it open.
+    """
+    if buffer is None or method.store_at == "task":
+        return False
+    return not buffer.policy.at_task_end
 
 
 @dataclass(slots=True)
@@ -44,7 +62,7 @@ class Replicated:
 
     Args:
         buffer: the buffer.
-        method: its `replays` is the number of draws a step.
+        method: its `replays` are the draws of a step.
         streams: the run's random streams.
         batch_size: examples that a step offers.
         part: this rank's number, where each has streams of its own.
@@ -56,46 +74,57 @@ class Replicated:
         self.buffer = buffer
         self.method = method
         self.streams = streams
-        width = batch_size * buffer.numbers_per_example
+        self._part = part
+        if "task" in method.stored_fields or draws_by_task(method):
+            buffer.track_tasks = True
+        width = batch_size * buffer.policy.numbers_per_example
         self._offers = BlockStream(streams, "remember", width, part)
-        self._draws = BlockStream(streams, "replay", method.replays * buffer.batch_size, part)
-        self._slots: Sequence[Tensor] = ()
-        self._chosen: tuple[Any, ...] = ()
+        self._uniform: dict[str, UniformSlots] = {}
+        self._drawn: DrawnSlots | None = None
+        if isinstance(method.replays, tuple):
+            self._drawn = DrawnSlots(buffer, streams, method.replays)
 
     def draw(self, raw: Tensor, y: Tensor, at: At) -> list[ReplayDraw]:
-        """The step's independent draws; empty ones like `raw` and `y` while the buffer is empty."""
+        """The step's draws; empty ones like `raw` and `y` while the buffer is empty.
+
+        Args:
+            raw: uint8 [B, C, H, W], the global batch.
+            y: int64 [B].
+            at: the position, which keys the numbers: task, epoch, step, and `update` where the
+                batch is trained on more than once, 0 the first time.
+        """
+        if not len(self.buffer):
+            return self.nothing(raw, y)
+        if self._drawn is not None:
+            slots = self._drawn.at(at)
+            parts = gathered(self.buffer, slots) if slots else []
+            return [ReplayDraw(fields, len(fields["y"])) for fields in parts]
         n = min(self.buffer.batch_size, len(self.buffer))
-        if not n:
-            return [ReplayDraw({"raw": raw[:0], "y": y[:0]}, 0) for _ in range(self.method.replays)]
         return [ReplayDraw(fields, n) for fields in self._select(n, at)]
 
+    def nothing(self, raw: Tensor, y: Tensor) -> list[ReplayDraw]:
+        """Empty draws like `raw` and `y`; none by task, of which there are as many as tasks."""
+        draws = [draw for draw in method_draws(self.method) if draw.by == "uniform"]
+        return [ReplayDraw({"raw": raw[:0], "y": y[:0]}, 0) for _ in draws]
+
     def _select(self, n: int, at: At) -> list[dict[str, Tensor]]:
-        """The fields of each draw of `n` examples, gathered together."""
-        replays = self.method.replays
-        fields = self.buffer.select(self._slots_at(n, at))
+        """The fields of each of the uniform draws of `n` examples, gathered together."""
+        replays, key = len(method_draws(self.method)), purpose(at)
+        if key not in self._uniform:
+            self._uniform[key] = UniformSlots(self.buffer, self.streams, key, replays, self._part)
+        fields = self.buffer.select(self._uniform[key].at(n, at))
         if replays == 1:
             return [fields]
         parts = {key: value.split(n) for key, value in fields.items()}
         return [{key: part[k] for key, part in parts.items()} for k in range(replays)]
 
-    def _slots_at(self, n: int, at: At) -> Tensor:
-        """The slots of all draws of this step, int64 [replays · n] on the buffer's device.
-
-        They are chosen for a block of steps, as long as the buffer holds as many examples, and
-        reach the device in one copy.
-        """
-        block, held = self._draws.block(at), len(self.buffer)
-        # By identity, and kept alive here: a new block is another array.
-        if not self._chosen or self._chosen[0] is not block or self._chosen[1:] != (n, held):
-            width = self.buffer.batch_size
-            uniforms = block.reshape(-1, width)[:, :n]
-            slots = subsets(uniforms, held).reshape(len(block), -1)
-            self._slots = torch.from_numpy(slots).to(self.buffer.device, non_blocking=True).unbind()
-            self._chosen = (block, n, held)
-        return self._slots[at.get("step", 0) % BLOCK]
-
     def add(
-        self, fields: dict[str, Tensor], stored: dict[str, Tensor], labels: np.ndarray, at: At
+        self,
+        fields: dict[str, Tensor],
+        stored: dict[str, Tensor],
+        labels: np.ndarray,
+        at: At,
+        info: Mapping[str, Any] | None = None,
     ) -> None:
         """Offer the global batch to the buffer.
 
@@ -104,8 +133,14 @@ class Replicated:
             stored: the method's `stored_fields` of them.
             labels: `y` on the host.
             at: the position, which keys the random decisions.
+            info: what the buffer's policy needs of each example, [B, …] each.
         """
-        self.buffer.add({**fields, **stored}, labels, self._offers.at(at))
+        offers = self._offers.at(without_update(at))
+        self.buffer.add({**fields, **stored}, labels, offers, at.get("task", 0), info)
+
+    def rewrite(self, slots: Tensor, fields: dict[str, Tensor]) -> None:
+        """Replace stored fields of drawn examples; `slots`, int64 [n], are those of the draw."""
+        self.buffer.overwrite(slots, fields)
 
     def state_dict(self) -> dict[str, Any]:
         return self.buffer.state_dict()
@@ -150,6 +185,7 @@ class Local(Replicated):
         shards: int,
     ) -> None:
         super().__init__(buffer, method, streams, batch_size, ranks.rank)
+        _require_countable(buffer.policy, method)
         if buffer.size < ranks.size:
             raise UserError(
                 f"buffer.size={buffer.size} with training.replay_sync=local: must be at least one "
@@ -173,13 +209,18 @@ class Local(Replicated):
         if n:
             return [ReplayDraw(fields, total, first) for fields in self._select(n, at)]
         empty = self._like_a_draw({"raw": raw[:0], "y": y[:0]})
-        return [ReplayDraw(dict(empty), total, first) for _ in range(self.method.replays)]
+        return [ReplayDraw(dict(empty), total, first) for _ in method_draws(self.method)]
 
     def _like_a_draw(self, empty: dict[str, Tensor]) -> dict[str, Tensor]:
         return {key: value[:0] for key, value in self.buffer.contents().items()} or empty
 
     def add(
-        self, fields: dict[str, Tensor], stored: dict[str, Tensor], labels: np.ndarray, at: At
+        self,
+        fields: dict[str, Tensor],
+        stored: dict[str, Tensor],
+        labels: np.ndarray,
+        at: At,
+        info: Mapping[str, Any] | None = None,
     ) -> None:
         """Offer this rank's part of the global batch to its buffer; `stored` is of that part."""
         cuts = bounds(len(labels), self.shards)
@@ -189,7 +230,9 @@ class Local(Replicated):
             self._seen[rank] += stop - start
             if rank == self.ranks.rank:
                 part = {key: value[start:stop] for key, value in fields.items()}
-                self.buffer.add({**part, **stored}, labels[start:stop], self._offers.at(at))
+                offers = self._offers.at(without_update(at))
+                task = at.get("task", 0)
+                self.buffer.add({**part, **stored}, labels[start:stop], offers, task, info)
 
     def state_dict(self) -> dict[str, Any]:
         """All ranks' parts, on rank 0; the others' is empty."""
@@ -214,3 +257,23 @@ class Local(Replicated):
             )
         self._seen = [part["seen"] for part in parts]
         self.buffer.load_state_dict(parts[self.ranks.rank], device)
+
+
+def _require_countable(policy: Policy, method: Method) -> None:
+    """Refuse what a process cannot decide from its own part of the buffer and by counting.
+
+    Raises:
+        UserError: names the draws, or the policy.
+    """
+    name = type(method).__name__
+    if isinstance(method.replays, tuple):
+        raise UserError(
+            f"training.replay_sync=local: {name} draws by the examples of the whole memory, of "
+            "which each process has a part; use training.replay_sync=replicated"
+        )
+    if policy.at_task_end or not policy.stays_full:
+        raise UserError(
+            f"training.replay_sync=local with buffer={policy.name or type(policy).__name__}: which "
+            "examples stay depends on the whole memory, of which each process has a part; use "
+            "training.replay_sync=replicated, buffer=reservoir or buffer=class-balanced"
+        )

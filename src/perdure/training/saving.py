@@ -109,6 +109,11 @@ class CheckpointHook:
         if not self._state.is_finite():
             self.require_finite(float("nan"))
 
+    def require_finite_mean(self, loss: float | None) -> None:
+        """Raises DivergenceError if the mean loss is NaN or infinite; None is that of no step."""
+        if loss is not None:
+            self.require_finite(loss)
+
     def require_finite(self, loss: float) -> None:
         """Raises DivergenceError if `loss` is NaN or infinite."""
         if loss - loss == 0:

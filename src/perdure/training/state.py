@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,17 +21,32 @@ from perdure.training.results import PER_CLASS, Results
 
 @dataclass
 class Position:
-    """Where training stands: the next step is `step` of `epoch` of `task`."""
+    """Where training stands: the next step is `step` of `epoch` of `task`.
+
+    Epochs are numbered through all phases of a task; `phase` is the number of the current one, and
+    `phase_start` that of its first epoch.
+    """
 
     task: int = 0
     epoch: int = 0
     step: int = 0
     global_step: int = 0
+    phase: int = 0
+    phase_start: int = 0
 
     @property
     def task_begins(self) -> bool:
         """Whether nothing of the task has been trained yet."""
         return self.epoch == 0 and self.step == 0
+
+    def begin_task(self, task: int) -> None:
+        """Move to the beginning of `task`."""
+        self.task = task
+        self.epoch = self.step = self.phase = self.phase_start = 0
+
+    def begin_phase(self, phase: int) -> None:
+        """Move to the beginning of a phase of the task; the one before is trained."""
+        self.phase, self.phase_start, self.step = phase, self.epoch, 0
 
     @property
     def last_begun(self) -> int:
@@ -39,7 +54,9 @@ class Position:
         return self.task - 1 if self.task_begins else self.task
 
     def as_dict(self) -> dict[str, int]:
-        return asdict(self)
+        """As checkpoints hold it; the phase is left out within the first one."""
+        found = asdict(self)
+        return found if self.phase else {k: found[k] for k in found if not k.startswith("phase")}
 
 
 class LossMeter:
@@ -99,10 +116,18 @@ class TrainState:
     split: bool = False
     """Whether the network is in parts, one a rank; a checkpoint holds it whole."""
     position: Position = field(default_factory=Position)
+    main: tuple[torch.optim.Optimizer, Any | None] | None = None
+    """The main phase's optimizer and scheduler, while another phase has its own in their place."""
 
     def __post_init__(self) -> None:
         self.device = next(self.method.parameters()).device
         self.loss = LossMeter()
+        self.logged: dict[str, LossMeter] = {}
+
+    def log(self, values: Mapping[str, Tensor]) -> None:
+        """Take in what a step logged, {name: []}; nothing waits."""
+        for name, value in values.items():
+            self.logged.setdefault(name, LossMeter()).add(value.detach())
 
     @property
     def buffer(self) -> Buffer | None:
@@ -123,6 +148,18 @@ class TrainState:
             tasks_done=position.task, global_step=position.global_step, **self.clock.totals()
         )
 
+    def use(self, optimizer: torch.optim.Optimizer, scheduler: Any | None) -> None:
+        """Train a phase with an optimizer of its own, until `use_main`."""
+        if self.main is None:
+            self.main = (self.optimizer, self.scheduler)
+        self.optimizer, self.scheduler = optimizer, scheduler
+
+    def use_main(self) -> None:
+        """Train with the main phase's optimizer again."""
+        if self.main is not None:
+            self.optimizer, self.scheduler = self.main
+            self.main = None
+
     def state_dict(self) -> dict[str, Any]:
         """Everything, by the names that a full checkpoint gives it; all ranks must call it."""
         model, optimizer = dict(self.method.state_dict()), self.optimizer.state_dict()
@@ -133,6 +170,7 @@ class TrainState:
         return {
             "model": model,
             "optimizer": optimizer,
+            **self._main_state(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "buffer": self.replay.state_dict() if self.replay is not None else None,
@@ -144,10 +182,33 @@ class TrainState:
                 "summary": {k: v for k, v in self.summary().items() if k not in PER_CLASS},
                 "measured": self.results.state_dict(),
                 "loss": self.loss.state_dict(),
+                **self._logged_state(),
                 "clock": self.clock.state_dict(),
                 "recorders": {r.name: r.state_dict() for r in self.recorders},
             },
         }
+
+    def _logged_state(self) -> dict[str, Any]:
+        if not self.logged:
+            return {}
+        return {"logged": {name: meter.state_dict() for name, meter in self.logged.items()}}
+
+    def _main_state(self) -> dict[str, Any]:
+        if self.main is None:
+            return {}
+        optimizer, scheduler = self.main
+        kept = {"optimizer": optimizer.state_dict(), "scheduler": None}
+        if scheduler:
+            kept["scheduler"] = scheduler.state_dict()
+        return {"main_optimizer": kept}
+
+    def _load_main(self, state: dict[str, Any]) -> None:
+        if self.main is None:
+            return
+        optimizer, scheduler = self.main
+        optimizer.load_state_dict(state["optimizer"])
+        if scheduler:
+            scheduler.load_state_dict(state["scheduler"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume exactly where `state_dict()` was taken.
@@ -160,6 +221,7 @@ class TrainState:
         self.load_optimizer(state["optimizer"])
         if self.scheduler:
             self.scheduler.load_state_dict(state["scheduler"])
+        self._load_main(state.get("main_optimizer", {}))
         if self.scaler:
             self.scaler.load_state_dict(state["scaler"])
         if self.replay is not None:
@@ -186,6 +248,9 @@ class TrainState:
         """The part "results" of a `state_dict()`."""
         self.results.load_state_dict(results["measured"])
         self.loss.load_state_dict(results["loss"])
+        for name, saved in results.get("logged", {}).items():
+            self.logged[name] = LossMeter()
+            self.logged[name].load_state_dict(saved)
         self.clock.load_state_dict(results["clock"])
         for recorder in self.recorders:
             if recorder.name in results["recorders"]:

@@ -6,6 +6,7 @@ Python.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 
@@ -23,15 +24,16 @@ from perdure.distributed.reduction import OrderedReduction, OverlappedReduction,
 from perdure.distributed.sharded_step import PassResult, ShardedStep
 from perdure.errors import UserError
 from perdure.models.base import Method, StepOutput
+from perdure.models.phase import MAIN, Phase
 from perdure.randomness import Streams, seed_generators
 from perdure.training.draws import BLOCK, At, BlockStream
-from perdure.training.replay import Local, Replicated
+from perdure.training.replay import Local, Replicated, stores_each_step
 from perdure.training.settings import Settings
 from perdure.training.state import Position
 
 
 class Step:
-    """One optimizer step, called with a raw batch.
+    """The optimizer steps on one batch, called with a raw batch.
 
     Args:
         method: computes the loss.
@@ -58,6 +60,7 @@ class Step:
         self.streams = streams
         self.settings = settings
         self.device = device
+        self._buffer = buffer
         self.control = control or ControlFlags(Ranks(), device)
         scales = settings.precision is Precision.fp16
         self.scaler = torch.amp.GradScaler(device.type) if scales else None
@@ -68,7 +71,6 @@ class Step:
             self.replay = Local(buffer, method, streams, settings.batch_size, ranks, shards)
         elif buffer is not None:
             self.replay = Replicated(buffer, method, streams, settings.batch_size)
-        self._stores = self.replay is not None and method.store_at == "step"
         self._augments = transform.is_random
         self._autocast = _autocast(settings.precision, device)
         self._calls = _Calls.of(method)
@@ -80,7 +82,17 @@ class Step:
         self._sharded: ShardedStep | None = None
         if settings.n_shards > 1:
             self._sharded = ShardedStep(method, ranks, settings.n_shards, reduction, local)
+        self.logged: dict[str, Tensor] = {}
+        """What the method logged at the last call, {name: []}."""
         self._use_structure()
+        self.begin(MAIN)
+
+    def begin(self, phase: Phase) -> None:
+        """Train on batches of `phase` from now on."""
+        of_task = phase.data == "task" and self.replay is not None
+        self._draws = of_task and bool(self.method.replays)
+        self._stores = of_task and stores_each_step(self.method, self._buffer)
+        self._clip_norm = self.settings.clip_norm if phase.clip_norm is None else phase.clip_norm
 
     def __call__(
         self,
@@ -105,49 +117,84 @@ class Step:
         """
         at = {"task": position.task, "epoch": position.epoch, "step": position.step}
         batches = self._batches(raw, y, at)
-        optimizer.zero_grad()
-        result = self._compute_gradient(batches, at)
-        if self._calls.any:
-            self._seed(self._after_gradient, at)
-        objective = None
-        if result.loss is not None:
-            objective = self._finish_gradient(result.loss, result.reference, optimizer)
-            if self.scaler is None:
-                optimizer.step()
-            else:
-                self.scaler.step(optimizer)
-                self.scaler.update()
-        if self._calls.after_step:
-            self.method.after_step()
+        result = self._update(batches, optimizer, at)
+        objective = result.loss
+        if self._calls.updates or self.settings.updates > 1:
+            for update in range(1, self._n_updates(batches[0])):
+                again = {**at, "update": update}
+                self.method.update = update
+                result = self._update(self._batches(raw, y, again), optimizer, again)
+                objective = result.loss
+            self.method.update = 0
+        if self._calls.after_batch:
+            self.method.after_batch()
+        self.logged = result.log
         # Last, so that a batch is never replayed in its own step. The buffer chooses slots by the
         # labels on the host: reading `y` back would wait for the whole step.
         if self._stores and self.replay is not None:
             self.replay.add({"raw": raw, "y": y}, result.stored, labels, at)
         return objective
 
+    def _n_updates(self, batch: Batch) -> int:
+        return self.method.updates(batch) if self._calls.updates else self.settings.updates
+
+    def _update(self, batches: list[Batch], optimizer: torch.optim.Optimizer, at: At) -> PassResult:
+        """One optimizer step; the result's loss is the whole objective, with the penalty."""
+        optimizer.zero_grad()
+        result = self._compute_gradient(batches, at)
+        if self._calls.any:
+            self._seed(self._after_gradient, at)
+        if result.loss is not None:
+            result.loss = self._finish_gradient(result.loss, result.references, optimizer)
+            if self.scaler is None:
+                optimizer.step()
+            else:
+                self.scaler.step(optimizer)
+                self.scaler.update()
+        if self._calls.after_step:
+            self.method.after_step(result.rows, result.sums)
+        if result.rewrite and self.replay is not None:
+            for draw, fields in sorted(result.rewrite.items()):
+                self.replay.rewrite(batches[1 + draw]["index"], fields)
+        return result
+
     def _batches(self, raw: Tensor, y: Tensor, at: At) -> list[Batch]:
         """The current batch and the replay draws, each with its part of the augmentation."""
-        draws = [] if self.replay is None else self.replay.draw(raw, y, at)
+        draws = []
+        if self.replay is not None:
+            draws = self.replay.draw(raw, y, at) if self._draws else self.replay.nothing(raw, y)
         n = start = raw.shape[0]
-        choices = None
-        if self._augments:
-            total = n + sum([draw.total for draw in draws])
-            choices = self.transform.draw(total, self.streams.numpy("augmentation", **at))
-        if choices is not None:
-            # Drawn once for the global examples of all parts, and copied without waiting: every
-            # rank takes its slice of the same choices, whatever the world size.
-            choices = choices.to(self.device, non_blocking=True)
-        batches = [Batch(raw, y, self.transform, None if choices is None else choices[:n])]
+        views = self._views(n + sum([draw.total for draw in draws]), at)
+        batches = [Batch(raw, y, self.transform, _rows(views, 0, n))]
         for draw in draws:
             stored = draw.fields
             drawn, labels = stored.pop("raw"), stored.pop("y")
-            choice = None
-            if choices is not None:
-                first = start + draw.first
-                choice = choices[first : first + len(labels)]
-            batches.append(Batch(drawn, labels, self.transform, choice, stored, draw.total))
+            first = start + draw.first
+            choices = _rows(views, first, first + len(labels))
+            batches.append(Batch(drawn, labels, self.transform, choices, stored, draw.total))
             start += draw.total
         return batches
+
+    def _views(self, total: int, at: At) -> Tensor | None:
+        """The augmentation of each view of `total` examples, [total, …] or [total, views, …].
+
+        Drawn once for the global examples of all parts, and copied without waiting: every rank
+        takes its slice of the same choices, whatever the world size.
+        """
+        if not self._augments:
+            return None
+        place = {key: at[key] for key in ("task", "epoch", "step")}
+        first = at.get("update", 0) * self.method.views
+        parts = range(first, first + self.method.views)
+        drawn = [
+            self.transform.draw(total, self.streams.numpy("augmentation", **place, part=part))
+            for part in parts
+        ]
+        views = [choices for choices in drawn if choices is not None]
+        if not views:
+            return None
+        whole = views[0] if len(parts) == 1 else torch.stack(views, 1)
+        return whole.to(self.device, non_blocking=True)
 
     def _compute_gradient(self, batches: list[Batch], at: At) -> PassResult:
         """Leave the gradient of the loss over the global batch in `p.grad`."""
@@ -165,36 +212,56 @@ class Step:
         """Forward and backward pass over one shard."""
         # Whatever draws from torch's generators, as dropout does, follows from the position.
         self._seed(self._seeds[shard], at)
-        method, reference = self.method, None
+        method, references = self.method, None
         try:
             with self._autocast:
                 output = method.loss(*parts)
-                if self._calls.reference:
-                    reference = method.reference(*parts[1:])
+                if self._calls.references:
+                    references = self._gradients(method.references(*parts[1:]))
         except ValueError as error:
             raise _batch_norm_error(error, self.settings.n_shards) from error
         if not isinstance(output, StepOutput):
             output = StepOutput(output)
-        loss, stored = output.loss, output.remember
+        loss = output.loss
+        result = PassResult(
+            None,
+            output.remember,
+            references,
+            output.rows,
+            output.sums,
+            output.rewrite,
+            output.log,
+        )
         if loss is None:
-            return PassResult(None, stored)
+            return result
         if not loss.requires_grad:
             raise UserError(
                 f"model: the loss of {type(method).__name__} depends on no parameter that is "
                 "trained; where there is nothing to optimize, return StepOutput(None)"
             )
-        gradient = None
-        if reference is not None:  # not by `backward`, which would add it to the loss's gradient
-            gradient = list(
-                torch.autograd.grad(
-                    reference, self._parameters, allow_unused=True, materialize_grads=True
-                )
-            )
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
-        return PassResult(loss.detach(), stored, gradient)
+        result.loss = loss.detach()
+        return result
+
+    def _gradients(self, losses: Iterable[Tensor]) -> Tensor | None:
+        """The gradient of each loss, [k, P]; None of no loss.
+
+        Not by `backward`, which would add them to the loss's own.
+        """
+        rows = []
+        for loss in losses:
+            with torch.autocast(self.device.type, enabled=False):
+                parts = torch.autograd.grad(
+                    loss, self._parameters, allow_unused=True, materialize_grads=True
+                )
+            rows.append(torch.cat([part.flatten() for part in parts]))
+        return torch.stack(rows) if rows else None
 
     def _seed(self, stream: BlockStream, at: At) -> None:
-        seed_generators(int(stream.block(at)[at["step"] % BLOCK, 0] * 2**53))
+        seed = int(stream.block(at)[at["step"] % BLOCK, 0] * 2**53)
+        if "update" in at:  # rare, so that it need not be as cheap as the first one
+            seed = int(stream.beyond(1, at)[0] * 2**53)
+        seed_generators(seed)
 
     def renew_parameters(self) -> None:
         """The method has grown: its new parameters take part from now on."""
@@ -208,7 +275,7 @@ class Step:
         self.method.one_forward = self.settings.one_forward and self.method.rows_are_independent
 
     def _finish_gradient(
-        self, loss: Tensor, reference: list[Tensor] | None, optimizer: torch.optim.Optimizer
+        self, loss: Tensor, references: Tensor | None, optimizer: torch.optim.Optimizer
     ) -> Tensor:
         """Unscale, project, add the penalty and clip; returns the whole objective's value.
 
@@ -221,13 +288,13 @@ class Step:
             self.scaler.unscale_(optimizer)
         calls, objective = self._calls, loss
         if calls.after_backward:
-            self.method.after_backward(reference)
+            self.method.after_backward(references)
         penalty = self.method.penalty() if calls.penalty else None
         if penalty is not None:
             penalty.backward()
             objective = objective + penalty.detach()
-        if self.settings.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self._parameters, self.settings.clip_norm)
+        if self._clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
         return objective
 
 
@@ -235,19 +302,25 @@ class Step:
 class _Calls:
     """Which hooks of a method do anything: the others are not called at each step."""
 
-    reference: bool
+    references: bool
     after_backward: bool
     penalty: bool
+    updates: bool
     after_step: bool
+    after_batch: bool
 
     @property
     def any(self) -> bool:
         """Whether something of the method runs after the gradient is there."""
-        return self.after_backward or self.penalty or self.after_step
+        return self.after_backward or self.penalty or self.after_step or self.after_batch
 
     @classmethod
     def of(cls, method: Method) -> _Calls:
         return cls(**{field.name: method.defines(field.name) for field in fields(cls)})
+
+
+def _rows(views: Tensor | None, start: int, stop: int) -> Tensor | None:
+    return None if views is None else views[start:stop]
 
 
 def _autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

@@ -12,27 +12,36 @@ from perdure.buffers.base import Buffer
 from perdure.config.schema import Parallel, Per
 from perdure.datasets.arrays import Split
 from perdure.datasets.scenarios import Scenario
-from perdure.datasets.streams import TaskStream, length
+from perdure.datasets.streams import TaskStream
 from perdure.datasets.transforms import Scale
 from perdure.distributed.control_flags import ControlFlags
 from perdure.errors import DivergenceError, PeerLostError, PreemptedError, UserError
 from perdure.models.base import Method
+from perdure.models.phase import MAIN, Phase
+from perdure.models.replay import uses_buffer
 from perdure.randomness import Streams
 from perdure.tracking import events
-from perdure.training.checks import check, check_data, joined_batches, sizes, smallest_batch
+from perdure.training.checks import (
+    check,
+    check_data,
+    check_optimizer,
+    joined_batches,
+    sizes,
+    smallest_batch,
+)
 from perdure.training.clock import Clock
 from perdure.training.evaluation import Evaluator, is_due, measured
 from perdure.training.hooks import Hooks
 from perdure.training.optim import OptimizerFactory, add_new_parameters
+from perdure.training.phases import Phases
+from perdure.training.progress import Progress
 from perdure.training.recording import Launch, Recording
 from perdure.training.results import Results
 from perdure.training.saving import CheckpointHook
-from perdure.training.schedules import constant_rate, count, monitored, plateau_every
+from perdure.training.schedules import constant_rate, monitored, plateau_every
 from perdure.training.settings import Settings
 from perdure.training.state import Position, TrainState
 from perdure.training.step import Step
-
-_TICK_SECONDS = 0.2
 
 
 class Trainer:
@@ -74,13 +83,23 @@ class Trainer:
         self.n_tasks = 1 if settings.joint else settings.stop_after or benchmark.n_tasks
         self._streams = Streams(settings.seed)
         self._transform = transform
-        self._optimizers = optimizers or OptimizerFactory()
-        self._schedule_lengths = self._counts(n_examples)
-        self._optimizers.check(settings, benchmark.accuracies, self._schedule_lengths)
         time_due = recording.checkpoints.time_due if recording.checkpoints else lambda: False
         self._control = ControlFlags(ranks, device, launch.stop, time_due)
-        buffer = buffer if method.replays else None
+        buffer = buffer if uses_buffer(method) else None
         self._hooks = Hooks(method, benchmark, settings, transform, buffer)
+        joint = settings.joint
+        tasks = [self._hooks.task(t) for t in range(1 if joint else benchmark.n_tasks)]
+        self._phases = Phases(
+            method,
+            settings,
+            self._streams,
+            n_examples,
+            tasks,
+            optimizers or OptimizerFactory(),
+            self._hooks.memory,
+            self._least,
+        )
+        self._phases.check(benchmark.accuracies)
         self._hooks.grow_to(0)
         self._step = Step(
             method,
@@ -96,7 +115,7 @@ class Trainer:
         )
         self.state = TrainState(
             method,
-            *self._optimizers(method.parameter_groups(), self._schedule_lengths[0]),
+            *self._phases.main_optimizer(0),
             self._step.scaler,
             self._step.replay,
             Results(benchmark.accuracies, benchmark.n_tasks, recording.facts),
@@ -109,8 +128,8 @@ class Trainer:
         self.saving = CheckpointHook(
             self.state, recording.checkpoints, settings.joint, benchmark.split, recording.emit
         )
-        self._rate = (time.monotonic(), 0)
-        self._next_tick = 0.0
+        check_optimizer(method, self.state.optimizer)
+        self._progress = Progress(recording, self.state)
 
     @property
     def method(self) -> Method:
@@ -139,6 +158,10 @@ class Trainer:
         if self._hooks.grows:
             last = min(position.last_begun, self.n_tasks - 1)
             self._hooks.grow_to(last, self._renew_optimizer)
+        if position.task < self.n_tasks and not position.task_begins:
+            phase = self._phases.of(position.task)[position.phase]
+            if not phase.is_main:
+                self.state.use(*self._phases.own_optimizer(phase))
 
     def fit(self, notices: Sequence[str] = ()) -> dict[str, Any]:
         """Train all tasks from the current position on; returns what results.json holds.
@@ -150,8 +173,10 @@ class Trainer:
             DivergenceError: the loss or a weight is no longer finite.
             PreemptedError: `stop` gave a reason; the state is saved.
         """
-        schedule = constant_rate(self.state.scheduler, self.settings, self._schedule_lengths)
-        self._emit_start([*notices, *filter(None, (schedule, joined_batches(self._least)))])
+        lengths = self._phases.schedule_lengths
+        schedule = constant_rate(self.state.scheduler, self.settings, lengths)
+        notices = [*notices, *filter(None, (schedule, joined_batches(self._least)))]
+        self._progress.start(self.n_tasks, notices)
         results = self.state.results
         try:
             if self.settings.evaluate_future and self.position.global_step == 0:
@@ -181,22 +206,17 @@ class Trainer:
         position, started = self.position, time.perf_counter()
         task = position.task
         split = self.benchmark.joint() if self.settings.joint else self.benchmark.train(task)
-        stream = TaskStream(
-            split,
-            self.settings.batch_size,
-            self._streams,
-            task,
-            self.settings.epochs_of(task),
-            self.settings.iterations,
-            self._least,
-            self.settings.joint or self.benchmark.shuffles,
-        )
-        self._begin_task(split, stream)
-        for epoch in range(position.epoch, stream.epochs):
-            self._train_epoch(stream, epoch)
-        self._end_task(split, stream, time.perf_counter() - started)
+        self._begin_task(split)
+        phases = self._phases.of(task)
+        for number in range(position.phase, len(phases)):
+            if phases[number].after_storing and not phases[position.phase].after_storing:
+                self._store(split)
+            self._train_phase(phases, number, split)
+        if not phases[-1].after_storing:
+            self._store(split)
+        self._end_task(time.perf_counter() - started)
 
-    def _begin_task(self, split: Split, stream: TaskStream) -> None:
+    def _begin_task(self, split: Split) -> None:
         """The order of a task's beginning: `grow`, the optimizer, `before_task`."""
         task = self.position.task
         self._hooks.grow_to(task)
@@ -206,22 +226,42 @@ class Trainer:
             if task > 0:
                 self._renew_optimizer(task)
             self._hooks.before_task(split)
-        label = "all tasks" if self.settings.joint else self.benchmark.label(task)
-        self.recording.emit(
-            events.TaskStart(task, label, stream.n, stream.steps, stream.steps_per_epoch)
-        )
-        self._rate = (time.monotonic(), self.position.global_step)
+        self._split = split
+
+    def _train_phase(self, phases: Sequence[Phase], number: int, split: Split) -> None:
+        """Train a phase from the current position on; one without examples is skipped."""
+        position, phase, task = self.position, phases[number], self.method.task
+        begins = position.task_begins or number > position.phase
+        if begins:
+            position.begin_phase(number)
+        stream = self._phases.stream(phase, task, split, position.phase_start)
+        if not stream.steps:
+            return
+        task.phase, task.epochs = phase.name, stream.epochs
+        task.steps_per_epoch = stream.steps_per_epoch
+        self._step.begin(phase)
+        if begins:
+            if phase.is_main:
+                self.state.use_main()
+            else:
+                self.state.use(*self._phases.own_optimizer(phase, stream))
+            self._hooks.before_phase(phase, number, stream.split)
+        label = "all tasks" if self.settings.joint else self.benchmark.label(task.index)
+        label = label if phase.is_main else f"{label} ({phase.name})"
+        self._progress.begin(label, stream)
+        self._is_last = number == len(phases) - 1
+        for epoch in range(position.epoch, stream.end):
+            self._train_epoch(stream, epoch)
 
     def _renew_optimizer(self, task: int) -> None:
         """A fresh optimizer for `task`, or the kept one with the parameters that are new."""
-        state, groups = self.state, self.method.parameter_groups()
+        state = self.state
         if self._hooks.grows:
             self._step.renew_parameters()
         if self.settings.reset_optimizer:
-            length = self._schedule_lengths[task]
-            state.optimizer, state.scheduler = self._optimizers(groups, length)
+            state.optimizer, state.scheduler = self._phases.main_optimizer(task)
         else:
-            add_new_parameters(state.optimizer, groups)
+            add_new_parameters(state.optimizer, self.method.parameter_groups(MAIN))
 
     def _train_epoch(self, stream: TaskStream, epoch: int) -> None:
         """The steps of an epoch from the current position on.
@@ -230,56 +270,70 @@ class Trainer:
         steps. Position and scheduler move before anything is saved, so that a checkpoint names
         the next step, and resuming repeats none.
         """
-        state, position = self.state, self.position
+        state, position, task = self.state, self.position, self.method.task
         last = stream.steps_of(epoch)
+        task.epoch = epoch - stream.first_epoch
         for raw, y, labels in stream.batches(epoch, position.step):
+            task.step, task.lr = position.step, state.optimizer.param_groups[0]["lr"]
             loss = self._step(raw, y, labels, state.optimizer, position)
             state.loss.add(loss)
+            if self._step.logged:
+                state.log(self._step.logged)
             position.step += 1
             position.global_step += 1
             if position.global_step % self.settings.log_every == 0:
-                self._log()
+                self.saving.require_finite_mean(self._progress.log())
             if loss is not None:
                 self._step_scheduler(Per.step)
-            if time.monotonic() >= self._next_tick:
-                self._tick(stream)
+            self._progress.tick(stream)
             if position.step == last:
                 self._end_epoch(stream)
-            if position.epoch < stream.epochs:
+            if not self._is_over(stream):
                 self._between_steps()
+
+    def _is_over(self, stream: TaskStream) -> bool:
+        """Whether `stream` was the task's last one, and is done."""
+        return self._is_last and self.position.epoch == stream.end
 
     def _end_epoch(self, stream: TaskStream) -> None:
         position, every = self.position, self.settings.evaluate_every
         position.epoch, position.step = position.epoch + 1, 0
         self._step_scheduler(Per.epoch)
-        if every and position.epoch % every == 0 and position.epoch < stream.epochs:
+        if every and position.epoch % every == 0 and not self._is_over(stream):
             self.saving.require_finite_state()
             values = self._evaluate(trained=self._last_task(), boundary=False)
             self._follow(values)
             if self.saving.wants_epochs():
                 self.saving.save(position.task, position.epoch, measured=values)
 
-    def _end_task(self, split: Split, stream: TaskStream, seconds: float) -> None:
-        """The order of a task's end: `after_task`, storing, evaluation, checkpoint.
+    def _store(self, split: Split) -> None:
+        """The task is trained: `after_task`, and its examples are offered to the buffer."""
+        self.saving.require_finite_state()
+        stored, info = self._hooks.after_task(split)
+        if self.state.replay is not None and self._hooks.stores:
+            fields, labels = {"raw": split.x, "y": split.y}, split.y.cpu().numpy()
+            at = {"task": self.position.task}
+            self.state.replay.add(fields, stored, labels, at, info)
+
+    def _end_task(self, seconds: float) -> None:
+        """The order of a task's end, when its examples are stored: evaluation, checkpoint.
 
         The position moves to the next task before the checkpoint is written, so that it resumes
         there, with this task's evaluation in it and the exemplars in the buffer.
         """
         position, task, state = self.position, self.position.task, self.state
         self.saving.require_finite_state()
-        stored = self._hooks.after_task(split)
-        if state.replay is not None and self.method.store_at == "task":
-            fields = {"raw": split.x, "y": split.y}
-            state.replay.add(fields, stored, split.y.cpu().numpy(), {"task": task})
+        state.use_main()
         values: dict[str, float] = {}
         if is_due(task, self.n_tasks, self.settings.evaluate_every_task):
             values = self._evaluate(trained=self._last_task(), boundary=True)
             self._follow(values)
         else:
             state.results.skip(task)
-        position.task, position.epoch, position.step = task + 1, 0, 0
+        epochs = position.epoch
+        position.begin_task(task + 1)
         self.recording.emit(events.TaskEnd(task, position.global_step, seconds, state.summary()))
-        self.saving.save(task, stream.epochs, ended=task, measured=values)
+        self.saving.save(task, epochs, ended=task, measured=values)
         if position.task < self.n_tasks:
             self._exit_if(self._control.read(position.global_step)[0])
 
@@ -298,15 +352,6 @@ class Trainer:
             return
         if self.position.epoch % plateau_every(scheduler, self.settings) == 0:
             scheduler.step(values[monitored(scheduler, self.benchmark.accuracies)])
-
-    def _counts(self, n_examples: Sequence[int]) -> list[int]:
-        """How long the schedule of each task is."""
-        given = self.settings
-        lengths = [
-            length(n, given.batch_size, given.epochs_of(task), given.iterations, self._least)
-            for task, n in enumerate(n_examples)
-        ]
-        return [count(lengths, task, given) for task in range(self.n_tasks)]
 
     # --- between steps ------------------------------------------------------------------------
 
@@ -332,6 +377,8 @@ class Trainer:
         n = self.benchmark.n_tasks if everything else trained + 1
         seen = range(0) if trained < 0 else self.method.task.seen
         with self.state.clock.phase("evaluation"):
+            if trained >= 0:
+                self._hooks.before_evaluation(self._split)
             # What classes are taken for is kept of a task's end alone.
             confused = range(trained + 1 if boundary else 0)
             counts = self._evaluator.count(range(n), seen, confused)
@@ -348,47 +395,6 @@ class Trainer:
             )
         )
         return measured(accuracy, trained)
-
-    def _log(self) -> None:
-        """Read the mean loss since the last time: the one place where the host waits for a step."""
-        position, loss = self.position, self.state.loss.read()
-        if loss is not None:
-            self.saving.require_finite(loss)
-        (before, step), now = self._rate, time.monotonic()
-        self._rate = (now, position.global_step)
-        self.recording.emit(
-            events.StepLog(
-                position.task,
-                position.epoch,
-                position.step,
-                position.global_step,
-                loss,
-                float(self.state.optimizer.param_groups[0]["lr"]),
-                (position.global_step - step) / max(now - before, 1e-9),
-            )
-        )
-
-    def _tick(self, stream: TaskStream) -> None:
-        position = self.position
-        self._next_tick = time.monotonic() + _TICK_SECONDS
-        done = position.epoch * stream.steps_per_epoch + position.step
-        self.recording.emit(events.Tick(position.task, position.epoch, done, position.global_step))
-
-    # --- helpers ------------------------------------------------------------------------------
-
-    def _emit_start(self, notices: Sequence[str]) -> None:
-        self.recording.emit(
-            events.RunStart(
-                self.recording.folder,
-                self.state.config,
-                self.state.summary(),
-                self.n_tasks,
-                sum(p.numel() for p in self.method.trainable()),
-                str(self.state.device),
-                self.position.global_step,
-                tuple(notices),
-            )
-        )
 
     def _last_task(self) -> int:
         return self.benchmark.n_tasks - 1 if self.settings.joint else self.position.task

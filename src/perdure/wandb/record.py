@@ -171,6 +171,6 @@ def new_id(timestamp: str, job: str | None) -> str:
     return "-".join(filter(None, (timestamp, job, secrets.token_hex(2))))
 
 
-def name_of(model: str, dataset: str, buffer_size: int, seed: int) -> str:
+def name_of(model: str, dataset: str, buffer_size: int | str, seed: int) -> str:
     """The display name of a run to which the user gives none."""
     return f"{model}_{dataset}_{buffer_size}_s{seed}"

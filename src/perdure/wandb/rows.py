@@ -53,6 +53,8 @@ def to_row(line: Mapping[str, Any]) -> dict[str, Any] | None:
 def _of_step(line: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "train/loss", line["loss"]
     yield "train/lr", line["lr"]
+    for name, value in line.get("logged", {}).items():
+        yield f"train/{name}", value
     for key, value in line["clock"].items():
         if key == "steps_per_second":
             yield "speed/steps_per_second", value

@@ -45,7 +45,7 @@ def opened(folder: Path, rows: dict[str, Tensor]) -> Opened:
 
 
 def test_rows_come_back_as_bytes(rows: dict[str, Tensor], tiny: Arrays, tmp_path: Path) -> None:
-    buffer = Reservoir(SIZE, 10)
+    buffer = Buffer(Reservoir(SIZE, 10))
     lines = take_buffer(opened(tmp_path, rows), buffer, shape=(1, 28, 28))
     held = buffer.contents()
     assert torch.equal(held["raw"], tiny.train.x[:SIZE])
@@ -61,7 +61,7 @@ def test_rows_come_back_as_bytes(rows: dict[str, Tensor], tiny: Arrays, tmp_path
 
 
 def test_what_the_method_remembered_comes_along(rows: dict[str, Tensor], tmp_path: Path) -> None:
-    buffer = Reservoir(SIZE, 10)
+    buffer = Buffer(Reservoir(SIZE, 10))
     take_buffer(opened(tmp_path, rows), buffer, fields=("logits",))
     assert torch.equal(buffer.contents()["logits"], rows["logits"])
 
@@ -69,7 +69,7 @@ def test_what_the_method_remembered_comes_along(rows: dict[str, Tensor], tmp_pat
 def test_rows_never_filled_are_left_out(rows: dict[str, Tensor], tmp_path: Path) -> None:
     for tensor in rows.values():
         tensor[12:] = 0
-    buffer = Reservoir(SIZE, 10)
+    buffer = Buffer(Reservoir(SIZE, 10))
     lines = take_buffer(opened(tmp_path, rows), buffer)
     assert len(buffer) == buffer.seen == 12
     assert lines[0].startswith("took 12 rows")
@@ -82,7 +82,7 @@ def test_rows_never_filled_are_left_out(rows: dict[str, Tensor], tmp_path: Path)
 def test_a_known_counter_keeps_the_reservoir_fair(rows: dict[str, Tensor], tmp_path: Path) -> None:
     replaced = []
     for seen in (None, 100 * SIZE):
-        buffer = Reservoir(SIZE, 10)
+        buffer = Buffer(Reservoir(SIZE, 10))
         lines = take_buffer(opened(tmp_path, rows), buffer, seen=seen)
         assert len(lines) == (2 if seen is None else 1)
         n = 10 * SIZE
@@ -96,33 +96,61 @@ def test_a_known_counter_keeps_the_reservoir_fair(rows: dict[str, Tensor], tmp_p
 @pytest.mark.parametrize(
     ("change", "buffer", "options", "words"),
     [
-        pytest.param({}, Reservoir(20, 5), {}, r"holds 30 rows, and buffer\.size=20", id="size"),
-        pytest.param({}, ClassBalancedReservoir(30, 5), {}, "buffer=reservoir", id="policy"),
-        pytest.param({}, Reservoir(40, 5), {"seen": 99}, "cannot be of 99 seen", id="not-full"),
-        pytest.param({}, Reservoir(30, 5), {"seen": 9}, "cannot be of 9 seen", id="seen-less"),
-        pytest.param({}, Reservoir(30, 5), {"shape": (3, 32, 32)}, r"\(1, 28, 28\)", id="shape"),
         pytest.param(
-            {}, Reservoir(30, 5), {"fields": ("task_labels",)}, "needed are", id="not-there"
-        ),
-        pytest.param({"examples": None}, Reservoir(30, 5), {}, "holds labels, logits", id="images"),
-        pytest.param(
-            {"labels": torch.zeros(3)}, Reservoir(30, 5), {}, "a row of all else", id="labels"
+            {}, Buffer(Reservoir(20, 5)), {}, r"holds 30 rows, and buffer\.size=20", id="size"
         ),
         pytest.param(
-            {"examples": torch.ones(30, 784)}, Reservoir(30, 5), {}, "not hold images", id="flat"
+            {}, Buffer(ClassBalancedReservoir(30, 5)), {}, "buffer=reservoir", id="policy"
         ),
         pytest.param(
-            {"examples": torch.randn(30, 1, 28, 28)}, Reservoir(30, 5), {}, "bytes", id="normalised"
+            {}, Buffer(Reservoir(40, 5)), {"seen": 99}, "cannot be of 99 seen", id="not-full"
+        ),
+        pytest.param(
+            {}, Buffer(Reservoir(30, 5)), {"seen": 9}, "cannot be of 9 seen", id="seen-less"
+        ),
+        pytest.param(
+            {}, Buffer(Reservoir(30, 5)), {"shape": (3, 32, 32)}, r"\(1, 28, 28\)", id="shape"
+        ),
+        pytest.param(
+            {}, Buffer(Reservoir(30, 5)), {"fields": ("task_labels",)}, "needed are", id="not-there"
+        ),
+        pytest.param(
+            {"examples": None}, Buffer(Reservoir(30, 5)), {}, "holds labels, logits", id="images"
+        ),
+        pytest.param(
+            {"labels": torch.zeros(3)},
+            Buffer(Reservoir(30, 5)),
+            {},
+            "a row of all else",
+            id="labels",
+        ),
+        pytest.param(
+            {"examples": torch.ones(30, 784)},
+            Buffer(Reservoir(30, 5)),
+            {},
+            "not hold images",
+            id="flat",
+        ),
+        pytest.param(
+            {"examples": torch.randn(30, 1, 28, 28)},
+            Buffer(Reservoir(30, 5)),
+            {},
+            "bytes",
+            id="normalised",
         ),
         pytest.param(
             {"examples": torch.full((30, 1, 8, 8), torch.nan)},
-            Reservoir(30, 5),
+            Buffer(Reservoir(30, 5)),
             {},
             "bytes",
             id="nan",
         ),
         pytest.param(
-            {"examples": torch.zeros(30, 1, 28, 28)}, Reservoir(30, 5), {}, "0 rows", id="empty"
+            {"examples": torch.zeros(30, 1, 28, 28)},
+            Buffer(Reservoir(30, 5)),
+            {},
+            "0 rows",
+            id="empty",
         ),
     ],
 )
@@ -143,7 +171,7 @@ def test_rows_that_do_not_fit_are_refused(
 def test_rows_of_another_project_are_refused(tmp_path: Path) -> None:
     torch.save({"model_state_dict": MammothMLP().state_dict()}, tmp_path / "a.pt")
     with pytest.raises(UserError, match="holds nothing; needed are Mammoth's examples, labels"):
-        take_buffer(open_file(tmp_path / "a.pt"), Reservoir(5, 5))
+        take_buffer(open_file(tmp_path / "a.pt"), Buffer(Reservoir(5, 5)))
 
 
 # --- the counter ------------------------------------------------------------------------------
@@ -157,7 +185,7 @@ def real() -> Opened:
 
 def count(opened: Opened, size: int = 500) -> tuple[int, str]:
     """What a buffer counts that took the rows, and the line on it."""
-    buffer = Reservoir(size, 10)
+    buffer = Buffer(Reservoir(size, 10))
     _, line = take_buffer(opened, buffer)
     return buffer.seen, line
 
@@ -185,7 +213,7 @@ def test_it_follows_from_what_mammoths_own_files_hold(real: Opened) -> None:
 
 def test_a_larger_buffer_counts_it_too(real: Opened) -> None:
     """Its free rows are filled as fast as a reservoir of that size takes new examples."""
-    buffer = Reservoir(1000, 10)
+    buffer = Buffer(Reservoir(1000, 10))
     take_buffer(real, buffer)
     n = 4000
     new = {"raw": torch.zeros(n, 1, 28, 28, dtype=torch.uint8), "y": torch.zeros(n).long()}

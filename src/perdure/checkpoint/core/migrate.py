@@ -28,7 +28,7 @@ _IMPLIED: Mapping[str, Any] = {
 }
 """What a configuration means that was stored before these keys of `training` existed."""
 
-_LATER: Mapping[str, Any] = {"one_forward": False}
+_LATER: Mapping[str, Any] = {"one_forward": False, "updates": 1}
 """The same for keys of `training` that came later, without a new format."""
 
 _LATER_DATASET: Mapping[str, Any] = {

@@ -26,7 +26,7 @@ WEIGHTS_ONLY = "weights-only"
 
 _SUFFIX = ".json"
 _KINDS = ("task", "epoch", "step", WEIGHTS_ONLY)
-_POSITION = {"task", "epoch", "step", "global_step"}
+_POSITION = {"task", "epoch", "step", "global_step", "phase", "phase_start"}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _STAGE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _LARGEST = 2**53

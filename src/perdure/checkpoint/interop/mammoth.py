@@ -71,7 +71,7 @@ def take_buffer(
 
     Args:
         opened: the checkpoint.
-        buffer: a `Reservoir` with room for all rows.
+        buffer: one with the policy `Reservoir` and room for all rows.
         fields: what to take besides images and labels: `logits`, `task_labels`.
         shape: (C, H, W) of the benchmark's images, to be sure that they are these.
         seen: how many examples the rows were drawn from; None derives it where that is certain,
@@ -119,7 +119,7 @@ def _account(opened: Opened, n: int, derived: int | None) -> str:
 
 
 def _check_rows(where: str, buffer: Buffer, n: int, seen: int) -> None:
-    if not isinstance(buffer, Reservoir):
+    if not isinstance(buffer.policy, Reservoir):
         raise UserError(f"{where} can be taken by buffer=reservoir alone")
     if not 0 < n <= buffer.size:
         raise UserError(f"{where} holds {n} rows, and buffer.size={buffer.size}")
