@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from perdure.backbones.base import Backbone, treats_rows_alike
 from perdure.datasets.batch import Batch, join
+from perdure.datasets.classes import Classes
 from perdure.models.memory import Memory
 from perdure.models.phase import MAIN, Phase
 from perdure.models.replay import Replay
@@ -66,8 +67,8 @@ class Task:
     """
 
     index: int
-    classes: range
-    seen: range
+    classes: Classes
+    seen: Classes
     phase: str = MAIN.name
     epoch: int = 0
     epochs: int = 0
