@@ -99,7 +99,7 @@ def make_trainer(config: Config, benchmark: Scenario, **more: Any) -> Trainer:
         method,
         benchmark,
         settings(config),
-        OptimizerFactory(lambda parameters: SGD(parameters, lr=0.01, momentum=0.5)),
+        OptimizerFactory(lambda p: SGD(p, lr=0.01, momentum=0.0 if method.plain_sgd else 0.5)),
         make_buffer(config, benchmark),
         recording=Recording(**more),
     )
@@ -190,10 +190,12 @@ def test_every_method_has_its_option_and_every_option_its_method() -> None:
     files = {path.stem for path in folder.glob("*.py")} - {
         "__init__",
         "base",
+        "contrastive",
         "memory",
         "gradients",
         "per_example",
         "phase",
+        "quadratic",
         "replay",
     }
     assert files == {name.replace("-", "_") for name in NAMES}
