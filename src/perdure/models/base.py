@@ -50,6 +50,9 @@ Data = Callable[[int], Iterable[Batch]]
 """`data(n)` yields the training examples of a task, n at a time, without augmentation."""
 
 
+_DERIVED = Classes()
+
+
 @dataclass(slots=True)
 class Task:
     """What a method may know of the current task.
@@ -64,6 +67,7 @@ class Task:
         step: number of the step within the epoch, from 0.
         steps_per_epoch: of a whole epoch of the phase.
         lr: learning rate of the optimizer's first group.
+        past: labels that occur in an earlier task; by default those seen that the task has not.
     """
 
     index: int
@@ -75,6 +79,11 @@ class Task:
     step: int = 0
     steps_per_epoch: int = 0
     lr: float = 0.0
+    past: Classes = field(default_factory=lambda: _DERIVED)
+
+    def __post_init__(self) -> None:
+        if self.past is _DERIVED:
+            self.past = Classes.of(self.seen) - self.classes
 
 
 class Method(nn.Module):

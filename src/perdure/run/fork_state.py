@@ -73,6 +73,12 @@ def _position(trainer: Trainer, fork: Fork) -> Position:
     at, changed = fork.position, fork.changed(*LENGTH)
     if at.task_begins or not changed:
         return at
+    if at.phase:
+        raise UserError(
+            f"{fork.shown(*LENGTH)}: {fork.source.path} stands within phase {at.phase} of task "
+            f"{at.task}, and how long the phases before it took is fixed; fork a checkpoint of a "
+            "task's end"
+        )
     dataset, benchmark = fork.config.dataset, trainer.benchmark
     joint = trainer.settings.joint
     n = len((benchmark.joint() if joint else benchmark.train(at.task)).y)

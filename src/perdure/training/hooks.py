@@ -72,6 +72,7 @@ class Hooks:
             index,
             Classes.of(range(self.benchmark.n_classes) if joint else self.benchmark.classes(index)),
             self.benchmark.seen(last),
+            past=self.benchmark.seen(-1 if joint else index - 1),
         )
 
     def see(self, drawn: int) -> None:
