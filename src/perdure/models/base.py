@@ -68,6 +68,7 @@ class Task:
         steps_per_epoch: of a whole epoch of the phase.
         lr: learning rate of the optimizer's first group.
         past: labels that occur in an earlier task; by default those seen that the task has not.
+        n_tasks: how many tasks there are, where the method `needs_n_tasks`; None elsewhere.
     """
 
     index: int
@@ -80,6 +81,7 @@ class Task:
     steps_per_epoch: int = 0
     lr: float = 0.0
     past: Classes = field(default_factory=lambda: _DERIVED)
+    n_tasks: int | None = None
 
     def __post_init__(self) -> None:
         if self.past is _DERIVED:
@@ -106,6 +108,7 @@ class Method(nn.Module):
         needs_task_id: whether `predict` must know the task of the examples; class-IL accuracy is
             then undefined.
         needs_boundaries: whether it must be told where one task ends and the next begins.
+        needs_n_tasks: whether it must be told at the start how many tasks there are.
         evaluable: whether it can be measured "anytime", or at a "task end" alone.
         plain_sgd: whether it moves the weights itself, which momentum and weight decay disturb.
     """
@@ -122,6 +125,7 @@ class Method(nn.Module):
     views: ClassVar[int] = 1
     needs_task_id: ClassVar[bool] = False
     needs_boundaries: ClassVar[bool] = False
+    needs_n_tasks: ClassVar[bool] = False
     evaluable: ClassVar[Literal["anytime", "task end"]] = "anytime"
     plain_sgd: ClassVar[bool] = False
 

@@ -66,13 +66,15 @@ class Hooks:
         """What the method may know of task `index`; joint training has all classes at once."""
         joint = self.settings.joint
         last = self.benchmark.n_tasks - 1 if joint else index
+        n_tasks = self.benchmark.n_tasks if self.method.needs_n_tasks else None
         if not (joint or self.benchmark.boundaries):
-            return Task(index, Classes(), Classes())
+            return Task(index, Classes(), Classes(), n_tasks=n_tasks)
         return Task(
             index,
             Classes.of(range(self.benchmark.n_classes) if joint else self.benchmark.classes(index)),
             self.benchmark.seen(last),
             past=self.benchmark.seen(-1 if joint else index - 1),
+            n_tasks=n_tasks,
         )
 
     def see(self, drawn: int) -> None:
