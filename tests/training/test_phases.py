@@ -88,6 +88,10 @@ def test_phases_resume_at_every_step(kind: type[Seen], reset: bool) -> None:
     )
 
 
+def test_exemplars_of_earlier_classes_are_in_scope_of_a_phase_that_trains_on_them() -> None:
+    check_method(Tuned, settings={"loss_scope": "current", "epochs": 1}, shards=[2])
+
+
 def test_each_phase_has_its_examples_and_its_optimizer(make_trainer: MakeTrainer) -> None:
     listener = Listener()
     trainer = make_trainer(Tuned, epochs=1, recorders=[listener])
@@ -339,3 +343,18 @@ def test_what_is_derived_before_an_evaluation(make_trainer: MakeTrainer) -> None
     assert trainer.method.held == 50
     assert trainer.method.own == trainer.benchmark.n_train(2)
     check_method(Means)
+
+
+class Knows(FineTuning):
+    needs_n_tasks = True
+
+    def loss(self, batch: Batch, *replay: Batch) -> Loss:
+        assert self.task.n_tasks == 3
+        return batch.cross_entropy(self(batch.x))
+
+
+def test_the_number_of_tasks_is_told_where_it_is_needed(make_trainer: MakeTrainer) -> None:
+    assert make_trainer(Knows, iterations=2).fit()["status"] == "finished"
+    other = make_trainer(FineTuning, iterations=2)
+    other.fit()
+    assert other.method.task.n_tasks is None

@@ -17,6 +17,7 @@ from torch import Tensor
 from perdure.buffers.base import Buffer
 from perdure.config.schema import Parallel, Precision, ReplaySync
 from perdure.datasets.batch import Batch
+from perdure.datasets.loss_scope import scopes
 from perdure.datasets.transforms import Scale
 from perdure.distributed.control_flags import ControlFlags
 from perdure.distributed.process_group import Ranks
@@ -89,9 +90,9 @@ class Step:
 
     def begin(self, phase: Phase) -> None:
         """Train on batches of `phase` from now on."""
-        of_task = phase.data == "task" and self.replay is not None
-        self._draws = of_task and bool(self.method.replays)
-        self._stores = of_task and stores_each_step(self.method, self._buffer)
+        self._of_task = phase.data == "task"
+        self._draws = self._of_task and bool(self.method.replays)
+        self._stores = self._of_task and stores_each_step(self.method, self._buffer)
         self._clip_norm = self.settings.clip_norm if phase.clip_norm is None else phase.clip_norm
 
     def __call__(
@@ -165,13 +166,19 @@ class Step:
             draws = self.replay.draw(raw, y, at) if self._draws else self.replay.nothing(raw, y)
         n = start = raw.shape[0]
         views = self._views(n + sum([draw.total for draw in draws]), at)
-        batches = [Batch(raw, y, self.transform, _rows(views, 0, n))]
+        own = self.settings.loss_scope
+        now, past = scopes(own.name if own else self.method.loss_scope, self.method.task)
+        if not self._of_task:  # examples of the memory are among those that are trained on
+            now = past
+        batches = [Batch(raw, y, self.transform, _rows(views, 0, n), scope=now)]
         for draw in draws:
             stored = draw.fields
             drawn, labels = stored.pop("raw"), stored.pop("y")
             first = start + draw.first
             choices = _rows(views, first, first + len(labels))
-            batches.append(Batch(drawn, labels, self.transform, choices, stored, draw.total))
+            batches.append(
+                Batch(drawn, labels, self.transform, choices, stored, draw.total, scope=past)
+            )
             start += draw.total
         return batches
 
