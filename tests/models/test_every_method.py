@@ -132,17 +132,19 @@ def test_trains_on_one_task_after_another(
     listener, keep = Listener(), Keep()
     benchmark = SCENARIOS[kind](tiny, 2)
     trainer = make_trainer(config_of(name), benchmark, recorders=[listener], checkpoints=keep)
-    weights = [[p.detach().clone() for p in trainer.method.trainable()]]
+    weights = [{name: p.detach().clone() for name, p in trainer.method.named_parameters()}]
     summary = trainer.fit()
     losses = [e.loss for e in listener.of(events.StepLog)]
-    assert len(losses) == 2 * STEPS
+    assert len(losses) == summary["global_step"] >= 2 * STEPS
     assert all(loss == loss and abs(loss) < 100 for loss in losses)
+    trained = {name for name, p in trainer.method.named_parameters() if p.requires_grad}
     for task in ("task 0", "task 1"):
         state = torch.load(io.BytesIO(keep.files[task]), weights_only=True)["model"]
-        names = {id(p): n for n, p in trainer.method.named_parameters()}
-        weights.append([state[names[id(p)]] for p in trainer.method.trainable()])
+        weights.append({name: state[name] for name in trained & state.keys()})
     for before, after in itertools.pairwise(weights):
-        assert not any(torch.equal(p, q) for p, q in zip(before, after, strict=True))
+        names = before.keys() & after.keys()
+        assert names
+        assert not any(torch.equal(before[name], after[name]) for name in names)
     assert all(len(matrix) == 2 for matrix in summary["accuracy_matrix"].values())
 
 
@@ -151,12 +153,14 @@ def test_resumes_to_the_bit_from_any_saved_state(
     name: str, kind: str, tiny: Arrays, config_of: Any
 ) -> None:
     """Saved in the first task, between the tasks and in the second; loaded into fresh objects."""
-    config, benchmark = config_of(name), SCENARIOS[kind](tiny, 2)
-    keep = Keep(3, STEPS + 5)
-    straight = make_trainer(config, benchmark, checkpoints=keep)
+    config, benchmark, listener = config_of(name), SCENARIOS[kind](tiny, 2), Listener()
+    straight = make_trainer(config, benchmark, recorders=[listener])
     straight.fit()
     expected = remains(straight)
-    assert list(keep.files) == ["step 3", "task 0", f"step {STEPS + 5}", "task 1"]
+    second = listener.of(events.TaskEnd)[0].global_step + 5  # phases of its own may add steps
+    keep = Keep(3, second)
+    make_trainer(config, benchmark, checkpoints=keep).fit()
+    assert list(keep.files) == ["step 3", "task 0", f"step {second}", "task 1"]
     for saved, file in keep.files.items():
         torch.manual_seed(99)
         resumed = make_trainer(config, benchmark)
@@ -195,5 +199,6 @@ def test_every_method_has_its_option_and_every_option_its_method() -> None:
         "per_example",
         "phase",
         "replay",
+        "teacher",
     }
     assert files == {name.replace("-", "_") for name in NAMES}
