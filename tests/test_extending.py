@@ -120,7 +120,7 @@ def test_the_parts_of_icarl_are_the_method_s() -> None:
     source = (ROOT / "src" / "perdure" / "models" / "icarl.py").read_text()
     assert len(ICARL) >= 3
     position = -1
-    for line in (line for part in ICARL for line in part.splitlines() if line.strip()):
+    for line in filter(None, (line.strip() for part in ICARL for line in part.splitlines())):
         assert (position := source.find(line, position + 1)) >= 0, line
     (shown,) = re.findall(r"```yaml\n(defaults:.+?)```", PAGE, re.S)
     option = (ROOT / "conf" / "model" / "icarl.yaml").read_text()

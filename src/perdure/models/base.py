@@ -93,7 +93,8 @@ class Method(nn.Module):
 
     Class attributes declare what the trainer must provide:
         replays: draws from the buffer that `loss` takes: how many independent ones of
-            `buffer.batch_size`, or a tuple of `Replay`; 0 draws nothing.
+            `buffer.batch_size`, or a tuple of `Replay`; 0 draws nothing. Where its size
+            follows from a hyperparameter, `__init__` sets it anew.
         keeps_exemplars: whether it has a buffer though it draws nothing from it at a step.
         stored_fields: what `loss` returns to be stored with each example, besides bytes and label.
         store_at: when examples are offered to the buffer: each "step", or at the end of a "task".
@@ -113,7 +114,7 @@ class Method(nn.Module):
         plain_sgd: whether it moves the weights itself, which momentum and weight decay disturb.
     """
 
-    replays: ClassVar[int | tuple[Replay, ...]] = 0
+    replays: int | tuple[Replay, ...] = 0
     keeps_exemplars: ClassVar[bool] = False
     stored_fields: ClassVar[tuple[str, ...]] = ()
     store_at: ClassVar[Literal["step", "task"]] = "step"

@@ -17,10 +17,13 @@ from perdure.datasets.batch import Transform
 from perdure.datasets.scenarios import Scenario
 from perdure.errors import UserError
 from perdure.models.base import Method
-from perdure.models.replay import uses_buffer
+from perdure.models.replay import draws_by_task, uses_buffer
 from perdure.ranks import shards
 from perdure.training.replay import stores_each_step
 from perdure.training.settings import Settings
+
+_REFERENCE_BYTES = 4 << 30
+"""What the reference gradients of one step may take."""
 
 
 def check(
@@ -68,6 +71,7 @@ def check(
         shards.check_sync_batchnorm(settings.n_shards, world_size)
     _check_head(method, settings)
     _check_steps(method, settings)
+    _check_references(method, benchmark, settings)
     split = settings.parallel is Parallel.fsdp and world_size > 1
     if (method.defines("grow") or method.backbone.grows) and (
         split or (settings.n_shards > 1 and not settings.exact)
@@ -180,6 +184,23 @@ def check_optimizer(method: Method, optimizer: torch.optim.Optimizer) -> None:
         raise UserError(
             f"{shown}: {name} moves the weights between the optimizer's steps, which only plain "
             "SGD goes with; give optimizer=sgd with momentum and weight_decay of 0"
+        )
+
+
+def _check_references(method: Method, benchmark: Scenario, settings: Settings) -> None:
+    """Refuse more reference gradients, one of each earlier task, than there is memory for."""
+    if not (draws_by_task(method) and method.defines("references")):
+        return
+    n_tasks = settings.stop_after or benchmark.n_tasks
+    numbers, shards = sum(p.numel() for p in method.trainable()), settings.n_shards
+    needed = 4 * numbers * (n_tasks - 1) * shards
+    if needed > _REFERENCE_BYTES:
+        in_shards = f" in {shards} shards" if shards > 1 else ""
+        raise UserError(
+            f"dataset.n_tasks={n_tasks}: {type(method).__name__} computes a gradient of "
+            f"{numbers:,} numbers for each of {n_tasks - 1} earlier tasks{in_shards}, "
+            f"{needed / 1e9:.1f} GB at each step; must be {_REFERENCE_BYTES / 1e9:.1f} GB or less: "
+            "give a smaller network or fewer tasks (dataset.stop_after)"
         )
 
 
