@@ -97,7 +97,10 @@ class Widened(MLP):
         (lambda: ReducedResNet18((1, 16, 16), 10, width=2), r"has bn1\.weight"),
         (lambda: PreActResNet18((1, 16, 16), 10, width=2), r"has units\.0\.bn1\.weight"),
         (lambda: MLP((1, 3, 3), 10, ()), "has no hidden layer"),
-        (lambda: Shared((1, 3, 3), 10, (9,)), "has layers that run in another order than they are defined in"),
+        (
+            lambda: Shared((1, 3, 3), 10, (9,)),
+            "has layers that run in another order than they are defined in",
+        ),
         (Widened, "has a layer of 10 inputs after one of 9 units"),
     ],
     ids=["batch norm", "pre-activation", "no layer", "twice", "widths"],
