@@ -204,5 +204,6 @@ def test_every_method_has_its_option_and_every_option_its_method() -> None:
         "phase",
         "quadratic",
         "replay",
+        "teacher",
     }
     assert files == {name.replace("-", "_") for name in NAMES}

@@ -14,6 +14,7 @@ from perdure.config.schema import Config, validate
 from perdure.config.typed import typed
 from perdure.errors import UserError
 from perdure.models.base import Method
+from perdure.models.replay import uses_buffer
 from perdure.run.method_checks import (
     check_method,
     ignored_overrides,
@@ -39,9 +40,10 @@ def test_no_file_repeats_what_the_class_says(model: str) -> None:
 def test_only_a_method_with_replay_uses_and_needs_a_buffer(model: str) -> None:
     config = config_of(f"model={model}", "buffer.size=77")
     without = config_of(f"model={model}", "buffer=none")
-    if method_class(config).replays:
+    if uses_buffer(method_class(config)):
         assert replay_size(config, 10) == 77
-        with pytest.raises(UserError, match=f"^model={model} with buffer=none: {model} replays"):
+        verb = "replays from" if method_class(config).replays else "keeps exemplars in"
+        with pytest.raises(UserError, match=f"^model={model} with buffer=none: {model} {verb} a"):
             check_method(without)
     else:
         assert replay_size(config, 10) == replay_size(without, 10) == 0

@@ -44,8 +44,9 @@ def check_method(
     """
     method, name = method_class(config), config.model["name"]
     if uses_buffer(method) and config.buffer["size"] == 0:
+        verb = "replays from" if method.replays else "keeps exemplars in"
         raise UserError(
-            f"model={name} with buffer=none: {name} replays from a buffer; choose buffer=reservoir "
+            f"model={name} with buffer=none: {name} {verb} a buffer; choose buffer=reservoir "
             "or buffer=class-balanced"
         )
     size, per_class = config.buffer["size"], config.buffer.get("per_class")

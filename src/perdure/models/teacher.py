@@ -1,0 +1,59 @@
+"""A teacher (knowledge distillation): the network as it was, frozen and in evaluation mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from perdure.backbones.base import Backbone
+
+
+class Teacher(nn.Module):
+    """A frozen copy of a network, whatever mode its owner is in.
+
+    To be made in `grow`, where the network has its structure, and filled by `learn` in
+    `before_task`: it then answers as the network did before the task.
+
+    Args:
+        network: what is copied.
+    """
+
+    def __init__(self, network: Backbone) -> None:
+        super().__init__()
+        self.network = deepcopy(network).requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Teacher:
+        super().train(False)
+        return self
+
+    def learn(self, network: Backbone) -> None:
+        """Become a copy of `network`, which has the same structure."""
+        self.network.load_state_dict(network.state_dict())
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores. x: float [B, C, H, W] -> [B, classes]."""
+        scores: Tensor = self.network(x)
+        return scores
+
+    @torch.no_grad()
+    def features(self, x: Tensor) -> Tensor:
+        """The input of the head. x: float [B, C, H, W] -> [B, n_features]."""
+        return self.network.features(x)
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients meanwhile, so that nothing of `network` changes."""
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.train(training)
