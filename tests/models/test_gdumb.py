@@ -144,6 +144,11 @@ def test_labels_are_mixed_as_the_images_are(make: Callable[..., Any], digits: Di
 
 def test_resumes_and_splits() -> None:
     check_method(GDumb, OPTIONS, buffer=lambda: GreedyBalanced(40, 10))
+    options = {**OPTIONS, "epochs": 1}
+    settings = {"evaluate_every_task": 2}
+    check_method(
+        GDumb, options, buffer=lambda: GreedyBalanced(40, 10), settings=settings, shards=(1,)
+    )
 
 
 @pytest.mark.parametrize(
