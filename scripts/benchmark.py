@@ -47,6 +47,7 @@ from perdure.config.compose import compose
 from perdure.config.schema import Config
 from perdure.config.typed import typed
 from perdure.datasets.arrays import Split
+from perdure.datasets.classes import Classes
 from perdure.datasets.scenarios import Scenario
 from perdure.run.assemble import make_benchmark, make_trainer
 from perdure.tracking.events import Recorder, StepLog
@@ -240,10 +241,12 @@ def _others(
 
     data = (gray(benchmark.train(0)), gray(benchmark.evaluation(0)))
     numbers = (config.dataset.batch_size, config.optimizer["lr"], config.buffer["size"])
-    model = config.model
+    first, model = Classes.of(benchmark.classes(0)), config.model
     dark = (model["alpha"], model["beta"]) if "beta" in model else None
     others: dict[str, Loop] = {
-        "reference": reference_loop.ReferenceLoop(*data, *numbers, benchmark.classes(0), dark)
+        "reference": reference_loop.ReferenceLoop(
+            *data, *numbers, range(first.start, first.stop), dark
+        )
     }
     if avalanche is not None:
         from avalanche_loop import AvalancheLoop

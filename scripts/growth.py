@@ -28,6 +28,7 @@ from perdure.checkpoint.core import format as files
 from perdure.checkpoint.core import ledger
 from perdure.cli.processes import table
 from perdure.datasets.arrays import Split
+from perdure.datasets.classes import Classes
 from perdure.datasets.streams import TaskStream
 from perdure.datasets.transforms import Scale
 from perdure.metrics.counts import AccuracyCounts
@@ -137,7 +138,7 @@ def _draws(size: int) -> Iterator[Timed]:
 
 def _steps(batch: int, classes: int) -> Timed:
     method = ER(MLP((1, 28, 28), classes, (100, 100)))
-    method.task = Task(0, range(classes), range(classes))
+    method.task = Task(0, Classes(range(classes)), Classes(range(classes)))
     step = Step(
         method, Scale(), Buffer(Reservoir(500, batch)), Streams(0), Settings(batch_size=batch),
         torch.device("cpu"),

@@ -151,6 +151,6 @@ def test_a_part_that_names_no_class_is_refused(part: str, value: Any) -> None:
 
 
 def test_what_all_share_is_no_benchmark() -> None:
-    with pytest.raises(UserError, match=r"^dataset=base: .*; choose perm-mnist, rot-mnist, seq-"):
+    with pytest.raises(UserError, match=r"^dataset=base: .*; choose mnist-360, perm-mnist, rot-"):
         perdure.compose("dataset=base")
     assert SHARED not in options("dataset")

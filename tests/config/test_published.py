@@ -310,3 +310,25 @@ def test_a_value_that_its_file_fixes_is_told(folder: Path) -> None:
         "model.alpha=0.4 is fixed in the group's file, so the published 0.7 does not apply; write "
         "`alpha: ${published:0.4}` there (model)"
     ]
+
+
+@pytest.mark.parametrize(
+    ("written", "same", "other"),
+    [
+        ("[2, 1, 1, 1, 1]", "[2,1,1,1,1]", "[1,1,1,1,1]"),
+        ("{first: 2, rest: 1}", "{first: 2, rest: 1}", "2"),
+    ],
+    ids=["list", "first-rest"],
+)
+def test_epochs_of_each_task_are_compared_as_values(
+    folder: Path, written: str, same: str, other: str
+) -> None:
+    path = folder / "published" / "ours.yaml"
+    path.write_text(TABLE.replace("dataset.epochs: 1", f"dataset.epochs: {written}"))
+    typed = ("model=derpp", "optimizer=adam", "buffer.size=77")
+    search = f"hydra.searchpath=[file://{folder}]"
+    alphas = [
+        perdure.compose(search, *typed, f"dataset.epochs={epochs}").model.alpha
+        for epochs in (same, other)
+    ]
+    assert alphas[0] == 0.7 != alphas[1]

@@ -49,6 +49,7 @@ MATRIX = [[9 / 10, 4 / 20, 1 / 5], [6 / 10, 16 / 20, 2 / 5], [5 / 10, 14 / 20, 5
 # The same figures by hand, from MATRIX and RUN.
 VALUES = {
     "average_accuracy": (0.5 + 0.7 + 1.0) / 3,
+    "average_accuracy_over_examples": (5 + 14 + 5) / (10 + 20 + 5),
     "forgetting": ((0.9 - 0.5) + (0.8 - 0.7)) / 2,
     "backward_transfer": ((0.5 - 0.9) + (0.7 - 0.8)) / 2,
     "forward_transfer": ((0.2 - 3 / 20) + (0.4 - 1 / 5)) / 2,
@@ -93,7 +94,7 @@ class TestValues:
         metrics = entry(ContinualMetrics(3))
         assert len(metrics.compute_groups) == 1
         states = [m.correct.data_ptr() for m in metrics.values(copy_state=False)]
-        assert len(states) == 8
+        assert len(states) == 9
         assert len(set(states)) == 1
         assert entry(AccuracyMatrix(3)).update_count == 21
 
@@ -111,7 +112,10 @@ class TestValues:
 def test_values_are_float64_scalars_on_the_cpu_and_nan_where_undefined() -> None:
     computed = feed(ContinualMetrics(3), [(0, 0, True, [(0, 9, 10)])]).compute()
     assert computed.pop("accuracy_matrix").tolist() == [[0.9, NAN, NAN]]
-    defined = {"average_accuracy", "average_anytime_accuracy", "worst_case_accuracy"}
+    defined = {
+        "average_accuracy", "average_accuracy_over_examples", "average_anytime_accuracy",
+        "worst_case_accuracy",
+    }  # fmt: skip
     for name, value in computed.items():
         assert (value.dtype, value.shape, value.device.type) == (torch.float64, (), "cpu")
         assert value.isnan().item() is (name not in defined), name
@@ -121,12 +125,19 @@ def test_joint_run_is_one_row_of_all_tasks() -> None:
     metrics = feed(ContinualMetrics(3), [(0, 2, True, RUN[-1][3])])
     assert metrics.matrix() == [MATRIX[2]]
     defined = {n: v for n, v in values(metrics).items() if not math.isnan(v)}
-    assert defined == dict.fromkeys(("average_accuracy", "average_anytime_accuracy"), 2.2 / 3)
+    assert defined == {
+        "average_accuracy": 2.2 / 3,
+        "average_accuracy_over_examples": 24 / 35,
+        "average_anytime_accuracy": 2.2 / 3,
+    }
 
 
 def test_evaluations_in_order_and_gaps_left_out() -> None:
     metric = feed(AccuracyMatrix(2), [(5, 1, True, [(1, 1, 2)]), (2, 0, False, [(0, 1, 4)])])
-    assert metric.evaluations() == [(0, False, [0.25, NAN]), (1, True, [NAN, 0.5])]
+    assert metric.evaluations() == [
+        (0, False, [0.25, NAN], [4, 0]),
+        (1, True, [NAN, 0.5], [0, 2]),
+    ]
 
 
 def test_rows_are_the_latest_evaluation_at_the_end_of_each_task() -> None:
@@ -244,7 +255,11 @@ def test_values_are_functional_s_and_a_sum_over_ranks_is_the_whole(drawn: Any, d
     tasks = [[(j, c, n) for j, (c, n) in enumerate(row)] for row in drawn]
     run = [(e, trained[e], e % 2 == 1, tasks[e]) for e in range(6)]
     whole = values(feed(ContinualMetrics(3), run))
-    for name in VALUES.keys() - {"forward_transfer"}:
+    examples = [n for _, n in drawn[-1]]
+    over = functional.average_accuracy_over_examples(rows[1::2], examples)
+    assert whole["average_accuracy_over_examples"] == over
+    assert over == pytest.approx(sum(c for c, _ in drawn[-1]) / sum(examples))
+    for name in VALUES.keys() - {"forward_transfer", "average_accuracy_over_examples"}:
         within = name in ("average_anytime_accuracy", "min_accuracy", "worst_case_accuracy")
         function = getattr(functional, name)
         assert whole[name] == (function(rows, trained) if within else function(rows[1::2]))

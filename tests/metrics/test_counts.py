@@ -101,7 +101,9 @@ def test_a_task_without_an_evaluation_is_a_row_of_none_and_undefines_what_needs_
     ]
     values = {key: value["domain_il"] for key, value in counts.metrics().items()}
     defined = {key for key, value in values.items() if value is not None}
-    assert defined == {"average_accuracy", "average_anytime_accuracy"}
+    assert defined == {
+            "average_accuracy", "average_accuracy_over_examples", "average_anytime_accuracy",
+        }  # fmt: skip
     matrix = [[0.9], [math.nan] * 2, [0.5, 0.6, 0.7], [0.4, 0.8, 0.6, 0.9]]
     assert values["forgetting"] is functional.forgetting(matrix)
     assert values["average_accuracy"] == functional.average_accuracy(matrix)

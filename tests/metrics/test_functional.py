@@ -204,3 +204,19 @@ def test_tasks_to_come_change_nothing_but_forward_transfer(
     triangle = [row[: i + 1] for i, row in enumerate(matrix)]
     for function in ALL:
         assert function(matrix) == function(triangle)
+
+
+def test_average_over_examples_weighs_tasks_by_their_size() -> None:
+    assert fn.average_accuracy_over_examples(TRIANGLE, [10, 30, 60]) == pytest.approx(
+        (0.5 * 10 + 0.7 * 30 + 1.0 * 60) / 100
+    )
+    # Tasks of the future do not count, nor do their examples.
+    assert fn.average_accuracy_over_examples(FULL[:2], [10, 30, 60]) == pytest.approx(
+        (0.6 * 10 + 0.8 * 30) / 40
+    )
+    assert fn.average_accuracy_over_examples(FULL, [5, 5, 5]) == pytest.approx(
+        fn.average_accuracy(FULL)
+    )
+    assert fn.average_accuracy_over_examples(FULL, [5, 5]) is None
+    assert fn.average_accuracy_over_examples([[0.9], [NAN, 0.8]], [1, 2]) is None
+    assert fn.average_accuracy_over_examples([], []) is None

@@ -14,6 +14,7 @@ from perdure.buffers.base import Buffer
 from perdure.buffers.herding import Herding
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.batch import Batch
+from perdure.datasets.classes import Classes
 from perdure.datasets.scenarios import ClassIncremental
 from perdure.errors import UserError
 from perdure.models.base import Task
@@ -38,7 +39,7 @@ SIZES = [2, 3, 1, 4]
 def tasks() -> list[Task]:
     stops = [sum(SIZES[: t + 1]) for t in range(len(SIZES))]
     return [
-        Task(t, range(stop - n, stop), range(stop))
+        Task(t, Classes(range(stop - n, stop)), Classes(range(stop)))
         for t, (n, stop) in enumerate(zip(SIZES, stops, strict=True))
     ]
 
@@ -93,7 +94,9 @@ def calibrated() -> tuple[BiC, Batch]:
         network.head.weight.copy_(torch.eye(4))
     method = BiC(network, **OPTIONS)
     for index in range(2):
-        method.task = Task(index, range(2 * index, 2 * index + 2), range(2 * index + 2))
+        method.task = Task(
+            index, Classes(range(2 * index, 2 * index + 2)), Classes(range(2 * index + 2))
+        )
         method.grow(method.task)
     rows = [
         (k, c) for k, row in enumerate(shares.tolist()) for c, n in enumerate(row) for _ in range(n)

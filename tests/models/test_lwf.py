@@ -14,6 +14,7 @@ from perdure.backbones.mlp import MLP
 from perdure.backbones.resnet import ReducedResNet18
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.batch import Batch
+from perdure.datasets.classes import Classes
 from perdure.datasets.scenarios import ClassIncremental
 from perdure.errors import UserError
 from perdure.models.base import Task
@@ -131,3 +132,21 @@ def test_values_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=r"model\.alpha=.*model\.temperature=.*above 0"):
         make(LwF, **options)
+
+
+def test_old_classes_are_those_of_earlier_tasks_whatever_their_labels(
+    make: Callable[..., Any], digits: Digits
+) -> None:
+    """With the head's outputs and the labels permuted alike the loss is the same."""
+    method, batch = make(LwF, alpha=0.7, temperature=2.0), digits(0, 10, 2, 3)
+    method.task = Task(1, range(2, 4), range(4))
+    method.old.load_state_dict(make(LwF, alpha=0.7, temperature=2.0).old.state_dict())
+    expected = method.loss(batch)
+    order = torch.tensor([4, 1, 7, 2, 0, 3, 5, 6, 8, 9])  # label c becomes order[c]
+    for network in (method.backbone, method.old):
+        for p in (network.head.weight, network.head.bias):
+            p.data = p.data.clone().index_copy_(0, order, p.data)
+    past, own = Classes(order[:2].tolist()), Classes(order[2:4].tolist())
+    method.task = Task(1, own, past | own, past=past)
+    moved = Batch(batch.raw, order[batch.y], batch.transform)
+    torch.testing.assert_close(method.loss(moved), expected)

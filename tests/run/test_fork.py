@@ -384,8 +384,9 @@ def others(ended: Path, midway: Path, by_steps: Path) -> None:
 
 
 ROWS: dict[str, Callable[[Path, Path, Path], None]] = {
-    "`dataset.source` `dataset.scenario` `dataset.transform` `dataset.n_tasks` `dataset.seed` "
-    "`dataset.class_order` `dataset.validation`": benchmark,
+    "`dataset.source` `dataset.scenario` `dataset.transform` `dataset.n_tasks` "
+    "`dataset.class_sizes` `dataset.initial_classes` `dataset.increment` `dataset.seed` "
+    "`dataset.class_order` `dataset.validation` `dataset.noise` `dataset.imbalance`": benchmark,
     "`seed`": seed,
     "`dataset.batch_size` `dataset.epochs` `dataset.iterations`": length,
     "`dataset.stop_after`": tasks,

@@ -102,3 +102,15 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, override: str) -
     require_of_run(configuration(composed("training.log_every=3"), []), run, tmp_path)
     with pytest.raises(UserError, match="is of another run"):
         require_of_run(configuration(composed(override), []), run, tmp_path)
+
+
+def test_a_run_of_before_a_key_of_the_benchmark_is_the_same_run(tmp_path: Path) -> None:
+    """What the lack of a key that came later means is added to what was recorded."""
+    content = configuration(composed(), ())
+    for key in ("class_sizes", "initial_classes", "increment", "noise", "imbalance"):
+        del content["dataset"][key]
+    write_json(RunFiles(tmp_path).settings, content)
+    require_place(tmp_path, composed(), [], resumes=True)
+    typed = "dataset.increment=2"
+    with pytest.raises(UserError, match=r"dataset\.increment=2 \(was None\)"):
+        require_place(tmp_path, composed(typed), [typed], resumes=True)

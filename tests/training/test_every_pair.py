@@ -71,6 +71,7 @@ def test_resuming_from_a_saved_state_changes_no_bit(model: str, buffer: str, tin
     if not uses_buffer(method_class(typed_config)) and buffer != BUFFERS[0]:
         pytest.skip("the method keeps no buffer")
     lr = typed_config.optimizer["lr"]
+    momentum = 0.0 if method_class(typed_config).plain_sgd else 0.9
 
     def trainer(keep: InMemory | None = None) -> Trainer:
         benchmark = ClassIncremental(tiny, 3, seed=1)
@@ -78,7 +79,7 @@ def test_resuming_from_a_saved_state_changes_no_bit(model: str, buffer: str, tin
             make_method(typed_config, benchmark, torch.device("cpu")),
             benchmark,
             settings(typed_config),
-            OptimizerFactory(lambda p: torch.optim.SGD(p, lr=lr, momentum=0.9)),
+            OptimizerFactory(lambda p: torch.optim.SGD(p, lr=lr, momentum=momentum)),
             buffer=make_buffer(typed_config, benchmark),
             recording=Recording(checkpoints=keep),
         )

@@ -343,3 +343,18 @@ def test_what_is_derived_before_an_evaluation(make_trainer: MakeTrainer) -> None
     assert trainer.method.held == 50
     assert trainer.method.own == trainer.benchmark.n_train(2)
     check_method(Means)
+
+
+class Knows(FineTuning):
+    needs_n_tasks = True
+
+    def loss(self, batch: Batch, *replay: Batch) -> Loss:
+        assert self.task.n_tasks == 3
+        return batch.cross_entropy(self(batch.x))
+
+
+def test_the_number_of_tasks_is_told_where_it_is_needed(make_trainer: MakeTrainer) -> None:
+    assert make_trainer(Knows, iterations=2).fit()["status"] == "finished"
+    other = make_trainer(FineTuning, iterations=2)
+    other.fit()
+    assert other.method.task.n_tasks is None

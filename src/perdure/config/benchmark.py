@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from perdure.config.folder import SHARED, options
 from perdure.config.overrides import parse
+from perdure.config.task_sizes import refuse_misplaced
 from perdure.errors import UserError
 
 PARTS = ("source", "scenario", "transform")
@@ -36,6 +37,7 @@ def require_benchmark(config: DictConfig) -> None:
                 f"dataset.{key}={node}: must name a class (dataset.{key}._target_=…); "
                 f"{key}={'|'.join(options(key))} chooses an option"
             )
+    refuse_misplaced(config.dataset.scenario)
 
 
 def require_effect(hydra: Any) -> None:

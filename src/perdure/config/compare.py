@@ -37,9 +37,14 @@ BENCHMARK = (
     "dataset.scenario",
     "dataset.transform",
     "dataset.n_tasks",
+    "dataset.class_sizes",
+    "dataset.initial_classes",
+    "dataset.increment",
     "dataset.seed",
     "dataset.class_order",
     "dataset.validation",
+    "dataset.noise",
+    "dataset.imbalance",
 )
 """Keys (and what is below them) that say what each task is: its examples, labels and split."""
 

@@ -24,6 +24,7 @@ from perdure.config.folder import CONF
 from perdure.config.overrides import Arguments, without_null_choices
 from perdure.config.published import published
 from perdure.config.schema import Config
+from perdure.config.task_sizes import default_n_tasks
 from perdure.errors import UserError
 
 TIMESTAMP = "%Y%m%d-%H%M%S"
@@ -99,6 +100,7 @@ def register(config_folders: Iterable[str] = ()) -> None:
     store.store(group="hydra/sweeper", name="optuna", node={"defaults": ["maximize"]})
     OmegaConf.register_new_resolver("run_timestamp", run_timestamp, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("published", published, replace=True)
+    OmegaConf.register_new_resolver("n_tasks", default_n_tasks, replace=True)
     published.look_in(config_folders)
     published.store_experiments()
 

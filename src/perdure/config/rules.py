@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
+from perdure.config.task_sizes import are_epochs
 from perdure.errors import UserError
 
 
@@ -52,12 +53,17 @@ RULES = {
     "checkpoint.max_minutes": _limit("minutes"),
     "checkpoint.max_gigabytes": _limit("gigabytes"),
     "data.max_minutes": _limit("minutes"),
-    "dataset.n_tasks": _COUNT,
-    "dataset.epochs": _COUNT,
+    "dataset.epochs": Rule(
+        are_epochs, "must be an integer, 1 or more, a list of one a task, or {first: 160, rest: 20}"
+    ),
     "dataset.iterations": _COUNT,
     "dataset.batch_size": _COUNT,
     "dataset.stop_after": _COUNT,
     "dataset.seed": _SEED,
+    "dataset.imbalance": Rule(
+        lambda value: 0 < value <= 1, "must be a float above 0, up to 1 (the smallest class's part)"
+    ),
+    "dataset.noise.rate": Rule(lambda value: 0 <= value < 1, "must be a fraction in [0, 1)"),
     "dataset.validation": Rule(lambda value: 0 <= value < 1, "must be a fraction in [0, 1)"),
     "buffer.batch_size": _COUNT,
     "buffer.per_class": _COUNT,
@@ -74,11 +80,11 @@ RULES = {
 """By the key of the configuration."""
 
 
-def check_stop_after(stop_after: int | None, n_tasks: int, benchmark: str) -> None:
-    """Refuse to stop after more tasks than `benchmark` has.
+def check_stop_after(stop_after: int | None, n_tasks: int | None, benchmark: str) -> None:
+    """Refuse to stop after more tasks than `benchmark` has; None is not known yet.
 
     Raises:
         UserError: says how many it has.
     """
-    if stop_after is not None and stop_after > n_tasks:
+    if stop_after is not None and n_tasks is not None and stop_after > n_tasks:
         raise UserError(f"dataset.stop_after={stop_after}: {benchmark} has {n_tasks} tasks")

@@ -10,6 +10,7 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from perdure.config.benchmark import require_benchmark
 from perdure.config.rules import RULES, check_stop_after
+from perdure.config.task_sizes import check_epochs, check_sizes
 from perdure.errors import UserError
 from perdure.ranks import environment, shards
 
@@ -66,6 +67,21 @@ class Parallel(Enum):
     fsdp = "fsdp"
 
 
+class NoiseKind(Enum):
+    """Which wrong label an example gets: any other class, or one that is like its own."""
+
+    symmetric = "symmetric"
+    asymmetric = "asymmetric"
+
+
+@dataclass
+class NoiseConfig:
+    """Wrong labels of training examples."""
+
+    kind: NoiseKind | None = None
+    rate: float = 0.0
+
+
 @dataclass
 class DatasetConfig:
     """A benchmark: where the data come from, how they become tasks, and how long to train."""
@@ -74,13 +90,18 @@ class DatasetConfig:
     source: Any = MISSING
     scenario: Any = MISSING
     transform: Any = MISSING
-    n_tasks: int = MISSING
-    epochs: int = 1
+    n_tasks: Any = MISSING
+    class_sizes: Any = None
+    initial_classes: int | None = None
+    increment: int | None = None
+    epochs: Any = 1
     iterations: int | None = None
     batch_size: int = MISSING
     seed: int = MISSING
     class_order: Any = None
     validation: float = 0.0
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    imbalance: float | None = None
     stop_after: int | None = None
 
 
@@ -233,6 +254,9 @@ def validate(config: DictConfig) -> None:
     for key, rule in RULES.items():
         rule.check(key, OmegaConf.select(config, key))
     dataset = config.dataset
+    check_sizes(dataset)
+    check_epochs(dataset.epochs, dataset.n_tasks, config.training.mode is Mode.joint)
+    check_noise(dataset.noise)
     check_stop_after(dataset.stop_after, dataset.n_tasks, dataset.name)
     order = dataset.class_order
     if order is not None and order != "random" and not isinstance(order, ListConfig):
@@ -251,6 +275,23 @@ def validate(config: DictConfig) -> None:
     _check_stem([config.checkpoint.name, *(OmegaConf.select(config, key) for key in names)])
     _check_processes(config)
     _check_model(config)
+
+
+def check_noise(noise: DictConfig | NoiseConfig) -> None:
+    """Refuse a rate of wrong labels without their kind, and a kind without its rate.
+
+    Raises:
+        UserError: names the key that is missing.
+    """
+    if noise.rate and noise.kind is None:
+        raise UserError(
+            f"dataset.noise.rate={noise.rate}: give dataset.noise.kind too, symmetric or asymmetric"
+        )
+    if noise.kind is not None and not noise.rate:
+        raise UserError(
+            f"dataset.noise.kind={noise.kind.name}: give dataset.noise.rate too, the part of the "
+            "training labels that are wrong"
+        )
 
 
 def _check_map(value: Any) -> None:

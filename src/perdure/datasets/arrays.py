@@ -12,10 +12,14 @@ from perdure.errors import UserError
 
 @dataclass(frozen=True)
 class Split:
-    """`x`: uint8 [N, C, H, W], `y`: int64 [N]. Raises UserError for any other type or shape."""
+    """`x`: uint8 [N, C, H, W], `y`: int64 [N]. Raises UserError for any other type or shape.
+
+    `ordered` examples are a stream, which is trained on in its order; others are shuffled.
+    """
 
     x: Tensor
     y: Tensor
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         if self.x.dtype != torch.uint8 or self.x.ndim != 4:

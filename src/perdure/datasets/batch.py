@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perdure.datasets.loss_scope import Scope, Scopes, columns, joined, part_of, positions
+from perdure.datasets.loss_scope import (
+    Scope,
+    Scopes,
+    columns,
+    joined,
+    part_of,
+    positions,
+    scope_of,
+)
 
 
 class Transform(Protocol):
@@ -118,15 +126,23 @@ class Batch:
         """The mean over the global batch of a value per example, [B] → []."""
         return per_example.sum() / self.total
 
-    def cross_entropy(self, logits: Tensor) -> Tensor:
+    def cross_entropy(self, logits: Tensor, among: Sequence[int] | None = None) -> Tensor:
         """Mean cross-entropy of `logits` [B, classes] against the labels, over the global batch.
 
         Each example's is over the classes in its scope alone, which hold its label. Logits that a
         method has cut off behind the last class of the scope will do.
+
+        Args:
+            logits: float [B, classes].
+            among: the classes that a method's formula names, whatever the scope.
         """
-        if len(self.scopes) > 1:
+        if among is not None:
+            scope = scope_of(among)
+            logits, y = columns(logits, scope), positions(self.y, scope)
+        elif len(self.scopes) > 1:
             return self._summed_over_scopes(logits) / self.total
-        logits, y = self.in_scope(logits), self.y_in_scope
+        else:
+            logits, y = self.in_scope(logits), self.y_in_scope
         if len(self) == self.total:
             return F.cross_entropy(logits, y)
         return F.cross_entropy(logits, y, reduction="sum") / self.total

@@ -14,12 +14,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from perdure.datasets.classes import Classes
+
 Scope = range | tuple[int, ...] | None
 Scopes = tuple[tuple[int, Scope], ...]
 """(number of examples, their scope), one after another; neighbors differ."""
 
 
-class Classes(Protocol):
+class OfTask(Protocol):
     """What a scope follows from: a task (`perdure.models.base.Task`)."""
 
     @property
@@ -29,7 +31,7 @@ class Classes(Protocol):
     def seen(self) -> Sequence[int]: ...
 
 
-def scopes(loss_scope: str, task: Classes) -> tuple[Scope, Scope]:
+def scopes(loss_scope: str, task: OfTask) -> tuple[Scope, Scope]:
     """The scopes of the current batch and of a replay draw.
 
     Args:
@@ -49,6 +51,8 @@ def scope_of(classes: Sequence[int]) -> Scope:
     """The labels as a range where they are consecutive, else as a tuple."""
     if isinstance(classes, range) and classes.step == 1:
         return classes
+    if isinstance(classes, Classes):
+        return range(classes.start, classes.stop) if classes.is_range else tuple(classes)
     consecutive = range(classes[0], classes[0] + len(classes)) if classes else range(0)
     return consecutive if tuple(classes) == tuple(consecutive) else tuple(classes)
 

@@ -1,6 +1,7 @@
 """Scenarios (benchmarks): class-incremental splits, permuted pixels, rotations, joint training.
 
 They turn arrays into a sequence of tasks; class order and validation split are made here too.
+`blurry` and `general` have those whose tasks mix, and the one that has no tasks.
 
 A scenario is a function of (arrays, dataset settings, seed) alone: class order, permutations,
 angles and the validation split come from streams of their own, so they depend neither on the
@@ -9,10 +10,11 @@ method nor on how much randomness was used before.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from itertools import accumulate
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -20,7 +22,11 @@ import torch
 from torch import Tensor
 
 from perdure.config.rules import RULES
+from perdure.config.task_sizes import check_sizes, sizes_of
 from perdure.datasets.arrays import Arrays, Split
+from perdure.datasets.classes import Classes
+from perdure.datasets.corruption import Corruption
+from perdure.datasets.rotation import rotation
 from perdure.errors import UserError
 from perdure.randomness import Streams
 
@@ -42,11 +48,18 @@ class Scenario(ABC):
         class_order: class numbers in the order they are to appear, or "random" (drawn from the
             seed); None keeps the data set's order. Labels become positions in this order.
         device: where the arrays live.
+        corruption: label noise and long tail of the training examples; none by default.
     """
 
     kind: ClassVar[str]
+    akin: ClassVar[str | None] = None
+    """Another kind whose methods are defined here too."""
     accuracies: ClassVar[tuple[str, ...]]
     """Names of the accuracies that an evaluation computes."""
+    boundaries: ClassVar[bool] = True
+    """Whether the end of a task is known in training; else there is one task, a stream."""
+    shuffles: ClassVar[bool] = True
+    """Whether an epoch is drawn in random order; else it comes in the order of `train`."""
 
     def __init__(
         self,
@@ -56,10 +69,12 @@ class Scenario(ABC):
         validation: float = 0.0,
         class_order: Sequence[int] | str | None = None,
         device: torch.device | str = "cpu",
+        corruption: Corruption | None = None,
     ) -> None:
         RULES["dataset.seed"].check("dataset.seed", seed)
-        if n_tasks < 1:
-            raise UserError(f"dataset.n_tasks={n_tasks}: must be 1 or more")
+        if n_tasks is None or n_tasks < 1:
+            shown = "null" if n_tasks is None else n_tasks
+            raise UserError(f"dataset.n_tasks={shown}: must be 1 or more, an integer")
         if not 0 <= validation < 1:
             raise UserError(f"dataset.validation={validation}: must be a fraction in [0, 1)")
         self.n_tasks = n_tasks
@@ -67,8 +82,24 @@ class Scenario(ABC):
         self.streams = Streams(seed)
         self.class_order = self._class_order(class_order)
         self.class_names = tuple(arrays.classes[c] for c in self.class_order)
-        position = torch.empty(self.n_classes, dtype=torch.int64)
-        position[torch.tensor(self.class_order)] = torch.arange(self.n_classes)
+        self._cache: dict[int, Split] = {}
+        self._cached_bytes = 0
+        self._seen: list[Classes] = []
+        train = self._divided(arrays, validation, device)
+        corruption = corruption or Corruption()
+        if (kept := corruption.kept(train.y, self.n_classes, self.streams)) is not None:
+            train = _rows_of(train, kept)
+        y = corruption.noisy(
+            self._positions(train.y),
+            self._label_groups(),
+            self.class_names,
+            self.class_order,
+            self.streams,
+        )
+        self._train = Split(train.x.to(device), y.to(device))
+
+    def _divided(self, arrays: Arrays, validation: float, device: torch.device | str) -> Split:
+        """The training examples, with the source's labels; the others are kept to be measured."""
         train, held_out = arrays.train, arrays.test
         self.split = "test"
         self._held_out_ids = torch.arange(len(held_out))
@@ -77,10 +108,14 @@ class Scenario(ABC):
             train, held_out = _rows_of(arrays.train, ~held), _rows_of(arrays.train, held)
             self.split = "validation"
             self._held_out_ids = held.nonzero().squeeze(1)
-        self._train = Split(train.x.to(device), position[train.y].to(device))
-        self._held_out = Split(held_out.x.to(device), position[held_out.y].to(device))
-        self._cache: dict[int, Split] = {}
-        self._cached_bytes = 0
+        self._held_out = Split(held_out.x.to(device), self._positions(held_out.y).to(device))
+        return train
+
+    def _positions(self, y: Tensor) -> Tensor:
+        """Labels, that is positions in the class order, of the source's class numbers."""
+        position = torch.empty(self.n_classes, dtype=torch.int64)
+        position[torch.tensor(self.class_order)] = torch.arange(self.n_classes)
+        return position[y]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -95,7 +130,8 @@ class Scenario(ABC):
 
     def train(self, task: int) -> Split:
         """Training examples of `task`, uint8 [N, C, H, W] and int64 [N], in the source's order."""
-        return self._take(self._train, task)
+        split = self._take(self._train, task)
+        return split if self.shuffles else replace(split, ordered=True)
 
     def evaluation(self, task: int) -> Split:
         """Examples that measure accuracy on `task`: the test set's or the held-out ones."""
@@ -135,8 +171,25 @@ class Scenario(ABC):
         return Split(x, y)
 
     @abstractmethod
-    def classes(self, task: int) -> range:
-        """The labels that occur in `task`."""
+    def classes(self, task: int) -> Collection[int]:
+        """The labels that occur in `task`: `Classes`, or any other collection of integers."""
+
+    def seen(self, task: int, drawn: int | None = None) -> Classes:
+        """The labels that have occurred up to `task`, itself included; none before any (-1).
+
+        Args:
+            task: its number.
+            drawn: how many of its training examples have been drawn, in a stream without
+                boundaries; None for all. A task's classes are known from its beginning.
+        """
+        while len(self._seen) <= task:
+            before = self._seen[-1] if self._seen else Classes()
+            self._seen.append(before | Classes.of(self.classes(len(self._seen))))
+        return self._seen[task] if task >= 0 else Classes()
+
+    def suits(self, kinds: Collection[str]) -> bool:
+        """Whether a method that is defined for `kinds` of scenario is defined here."""
+        return self.kind in kinds or self.akin in kinds
 
     @abstractmethod
     def label(self, task: int) -> str:
@@ -153,6 +206,10 @@ class Scenario(ABC):
     def _rows(self, y: Tensor, task: int) -> Tensor | None:
         """Which examples `_take` gives of a split with labels `y`, in their order; int64 [N]."""
         return None
+
+    def _label_groups(self) -> Sequence[Classes]:
+        """Sets of labels within which noise changes a label."""
+        return [Classes(range(self.n_classes))]
 
     def _class_order(self, order: Sequence[int] | str | None) -> list[int]:
         if order is None:
@@ -191,27 +248,55 @@ class ClassIncremental(Scenario):
 
     Evaluated twice on the same logits: class-IL among all classes seen so far, task-IL among the
     classes of the example's own task (van de Ven & Tolias 2019, "Three scenarios for continual
-    learning").
+    learning"). Label noise keeps an example in its task: a wrong label is of the same task.
+
+    Args:
+        arrays: the data set.
+        n_tasks: how many tasks; None where the sizes say so.
+        seed, validation, class_order, device, corruption: see `Scenario`.
+        class_sizes: how many classes each task has; or
+        initial_classes: how many the first one has, the rest being divided equally, or by
+        increment: how many each further one has (without `initial_classes`, each one).
+
+    Raises:
+        UserError: the tasks cannot be made of so many classes.
     """
 
     kind = "class-incremental"
     accuracies = ("class_il", "task_il")
 
-    def classes(self, task: int) -> range:
-        smaller, extra = divmod(self.n_classes, self.n_tasks)
-        start = task * smaller + min(task, extra)
-        return range(start, start + smaller + (task < extra))
+    def __init__(
+        self,
+        arrays: Arrays,
+        n_tasks: int | None = None,
+        seed: int = 0,
+        validation: float = 0.0,
+        class_order: Sequence[int] | str | None = None,
+        device: torch.device | str = "cpu",
+        corruption: Corruption | None = None,
+        class_sizes: Sequence[int] | None = None,
+        initial_classes: int | None = None,
+        increment: int | None = None,
+    ) -> None:
+        given = SimpleNamespace(
+            n_tasks=n_tasks,
+            class_sizes=class_sizes,
+            initial_classes=initial_classes,
+            increment=increment,
+        )
+        check_sizes(given)
+        self.sizes = sizes_of(len(arrays.classes), **vars(given))
+        self._starts = [0, *accumulate(self.sizes)]
+        super().__init__(arrays, len(self.sizes), seed, validation, class_order, device, corruption)
+
+    def classes(self, task: int) -> Classes:
+        return Classes(range(*self._starts[task : task + 2]))
 
     def label(self, task: int) -> str:
         return "classes " + ", ".join(self.class_names[c] for c in self.classes(task))
 
-    def _class_order(self, order: Sequence[int] | str | None) -> list[int]:
-        if self.n_tasks > self.n_classes:
-            raise UserError(
-                f"dataset.n_tasks={self.n_tasks}: there are {self.n_classes} classes, so at most "
-                "as many tasks"
-            )
-        return super()._class_order(order)
+    def _label_groups(self) -> Sequence[Classes]:
+        return [Classes.of(self.classes(task)) for task in range(self.n_tasks)]
 
     def _take(self, split: Split, task: int) -> Split:
         rows = self._belongs(split.y, task).nonzero().squeeze(1)
@@ -228,8 +313,7 @@ class ClassIncremental(Scenario):
         return self._belongs(y, task).nonzero().squeeze(1)
 
     def _belongs(self, y: Tensor, task: int) -> Tensor:
-        classes = self.classes(task)
-        return (y >= classes.start) & (y < classes.stop)
+        return Classes.of(self.classes(task)).mask(y)
 
 
 class DomainIncremental(Scenario):
@@ -238,8 +322,8 @@ class DomainIncremental(Scenario):
     kind = "domain-incremental"
     accuracies = ("domain_il",)
 
-    def classes(self, task: int) -> range:
-        return range(self.n_classes)
+    def classes(self, task: int) -> Classes:
+        return Classes(range(self.n_classes))
 
     @abstractmethod
     def pixels(self, task: int) -> Tensor:
@@ -295,28 +379,3 @@ class Rotated(DomainIncremental):
     def pixels(self, task: int) -> Tensor:
         _, height, width = self.shape
         return rotation(self.angle(task), height, width)
-
-
-def rotation(degrees: float, height: int, width: int) -> Tensor:
-    """Source pixel of each pixel of an image turned counter-clockwise; -1 where it falls outside.
-
-    In the 16.16 fixed point that PIL computes in, so that pixels near an edge agree too.
-
-    Returns:
-        int64 [height · width], indices into the flat source image.
-    """
-    cos, sin = (round(f(math.radians(degrees)), 15) for f in (math.cos, math.sin))
-
-    def source(along: float, across: float, x: float, y: float, centre: float) -> Tensor:
-        start = along * -x + across * -y + centre
-        steps = _fixed(along) * torch.arange(width) + _fixed(across) * torch.arange(height)[:, None]
-        return (steps + _fixed(start + along * 0.5 + across * 0.5)) >> 16
-
-    x, y = width / 2, height / 2
-    column, row = source(cos, -sin, x, y, x), source(sin, cos, x, y, y)
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    return torch.where(inside, row * width + column, -1).flatten()
-
-
-def _fixed(value: float) -> int:
-    return math.floor(value * 65536 + 0.5)

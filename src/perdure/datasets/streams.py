@@ -1,7 +1,7 @@
 """Data loading: the shuffled batches of one task, gathered from arrays on the device.
 
 The order is a function of (seed, task, epoch), so a resumed run starts at any step without drawing
-what came before it.
+what came before it. A stream without boundaries keeps its own order.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class TaskStream:
     """The training batches of a task.
 
     Args:
-        split: the task's training examples.
+        split: the task's training examples; their order is kept where it is `ordered`.
         batch_size: examples a step; an epoch's last batch holds what is left.
         streams: the run's random streams.
         task: number of the task.
@@ -129,7 +129,7 @@ class TaskStream:
         """The examples of `epoch` in their order, int64 [n]."""
         generator = self.streams.numpy("order", task=self.task, epoch=epoch)
         if not self._by_class:
-            return generator.permutation(self.n)
+            return np.arange(self.n) if self.split.ordered else generator.permutation(self.n)
         each = self.n // len(self._by_class)
         rows = [generator.choice(own, each, replace=False) for own in self._by_class]
         return generator.permutation(np.concatenate(rows))

@@ -26,11 +26,15 @@ from perdure.metrics import functional
 
 
 class Evaluation(NamedTuple):
-    """One evaluation: `accuracy[j]` on task j in [0, 1], NaN where task j was not evaluated."""
+    """One evaluation: `accuracy[j]` on the `examples[j]` examples of task j, in [0, 1].
+
+    NaN where task j was not evaluated.
+    """
 
     trained: int
     boundary: bool
     accuracy: list[float]
+    examples: list[int]
 
 
 class ContinualMetric(Metric):
@@ -152,7 +156,7 @@ class ContinualMetric(Metric):
         for correct, total, trained, boundary in zip(*(s.tolist() for s in states), strict=True):
             accuracy = [c / n if n else math.nan for c, n in zip(correct, total, strict=True)]
             if any(total):
-                evaluations.append(Evaluation(trained, boundary > 0, accuracy))
+                evaluations.append(Evaluation(trained, boundary > 0, accuracy, total))
         return evaluations
 
     def _load_from_state_dict(
@@ -197,6 +201,15 @@ class AverageAccuracy(ContinualMetric):
 
     def compute(self) -> Tensor:
         return _value(functional.average_accuracy, _task_ends(self._evaluations()))
+
+
+class AverageAccuracyOverExamples(ContinualMetric):
+    """`functional.average_accuracy_over_examples` of the accuracy matrix."""
+
+    def compute(self) -> Tensor:
+        ends = _task_ends(self._evaluations())
+        examples = ends[-1].examples if ends else []
+        return _value(functional.average_accuracy_over_examples, ends, examples)
 
 
 class Forgetting(ContinualMetric):
@@ -252,6 +265,7 @@ class ContinualMetrics(MetricCollection):
         metrics: dict[str, Metric | MetricCollection] = {
             "accuracy_matrix": AccuracyMatrix(n_tasks, **kwargs),
             "average_accuracy": AverageAccuracy(n_tasks, **kwargs),
+            "average_accuracy_over_examples": AverageAccuracyOverExamples(n_tasks, **kwargs),
             "forgetting": Forgetting(n_tasks, **kwargs),
             "backward_transfer": BackwardTransfer(n_tasks, **kwargs),
             "forward_transfer": ForwardTransfer(n_tasks, **kwargs),

@@ -78,7 +78,7 @@ class AccuracyCounts:
             if not all(0 <= c <= n and n for c, n in pairs):
                 raise ValueError(f"{name}: {pairs} cannot be numbers of correct and all answers")
             accuracy[name] = [c / n for c, n in pairs]
-            self._of[name].add(accuracy[name], trained, boundary)
+            self._of[name].add(accuracy[name], trained, boundary, total)
         self._evaluations.extend((trained, boundary, len(total)))
         self._total.extend(total)
         for name in self.names:
@@ -140,7 +140,9 @@ class _Accuracies:
         self._ends = Running()
         self._all = Running()
 
-    def add(self, accuracy: list[float], trained: int, boundary: bool) -> None:
+    def add(
+        self, accuracy: list[float], trained: int, boundary: bool, total: Sequence[int]
+    ) -> None:
         if trained < 0:
             self._initial = accuracy
             return
@@ -151,13 +153,14 @@ class _Accuracies:
         if trained <= self._last:
             raise ValueError(f"task {trained} ends after task {self._last} did")
         self._last = trained
-        self._ends.add(accuracy, trained)
+        self._ends.add(accuracy, trained, total)
         seen = range(trained + 1)
         self.rows.append([accuracy[j] if j < len(accuracy) else None for j in seen])
 
     def metrics(self) -> dict[str, float | None]:
         return {
             "average_accuracy": self._ends.average_accuracy(),
+            "average_accuracy_over_examples": self._ends.average_accuracy_over_examples(),
             "average_anytime_accuracy": self._all.average_anytime_accuracy(),
             "backward_transfer": self._ends.backward_transfer(),
             "forgetting": self._ends.forgetting(),

@@ -31,6 +31,17 @@ def average_accuracy(matrix: Matrix, trained: Sequence[int] | None = None) -> fl
     return _running(matrix, trained).average_accuracy()
 
 
+def average_accuracy_over_examples(
+    matrix: Matrix, examples: Sequence[int], trained: Sequence[int] | None = None
+) -> float | None:
+    """Accuracy on the examples of all seen tasks in the last row: tasks weighted by their size.
+
+    Σ_{j≤k} n_j a_{k,j} / Σ_{j≤k} n_j, with `examples[j]` = n_j, how many task j is measured on. The
+    average accuracy counts every task alike; where tasks are of one size both are the same.
+    """
+    return _running(matrix, trained, examples).average_accuracy_over_examples()
+
+
 def forgetting(matrix: Matrix, trained: Sequence[int] | None = None) -> float | None:
     """Mean drop from the best earlier accuracy on each task but the last one; may be negative.
 
@@ -93,7 +104,9 @@ def worst_case_accuracy(matrix: Matrix, trained: Sequence[int] | None = None) ->
     return _running(matrix, trained).worst_case_accuracy()
 
 
-def _running(matrix: Matrix, trained: Sequence[int] | None) -> Running:
+def _running(
+    matrix: Matrix, trained: Sequence[int] | None, examples: Sequence[int] = ()
+) -> Running:
     """All rows of floats taken in, each with the task it was made after (never -1)."""
     rows = matrix if isinstance(matrix, Sequence) else matrix.tolist()
     trained = range(len(rows)) if trained is None else trained
@@ -101,5 +114,5 @@ def _running(matrix: Matrix, trained: Sequence[int] | None) -> Running:
         raise ValueError(f"trained must name one task >= 0 for each of {len(rows)} rows: {trained}")
     running = Running()
     for row, task in zip(rows, trained, strict=True):
-        running.add(row, task)
+        running.add(row, task, examples)
     return running

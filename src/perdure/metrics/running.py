@@ -22,6 +22,7 @@ class Running:
 
     def __init__(self) -> None:
         self._row: Sequence[float] = ()
+        self._examples: Sequence[int] = ()
         self._trained = -1
         self._best: list[float] = []
         self._lowest: list[float] = []
@@ -29,10 +30,13 @@ class Running:
         self._before: dict[int, float] = {}
         self._means: list[float] = []
 
-    def add(self, row: Sequence[float], trained: int) -> None:
-        """Take in an evaluation's `row`, made after (or within) task `trained`."""
+    def add(self, row: Sequence[float], trained: int, examples: Sequence[int] = ()) -> None:
+        """Take in an evaluation's `row`, made after (or within) task `trained`.
+
+        `examples[j]` is how many examples of task j were evaluated, where that is known.
+        """
         self._fold_last()
-        self._row, self._trained = row, trained
+        self._row, self._trained, self._examples = row, trained, examples
         self._learned[trained] = at(row, trained)
         self._before[trained + 1] = at(row, trained + 1)
         mean_seen = mean([at(row, j) for j in range(trained + 1)])
@@ -45,6 +49,16 @@ class Running:
     def average_accuracy(self) -> float | None:
         """Mean accuracy on the seen tasks in the last row."""
         return mean([at(self._row, j) for j in range(self._trained + 1)])
+
+    def average_accuracy_over_examples(self) -> float | None:
+        """Accuracy on the examples of all seen tasks in the last row, each counted once."""
+        seen = range(self._trained + 1)
+        if len(self._examples) < len(seen) or not sum(self._examples[: len(seen)]):
+            return None
+        correct = [at(self._row, j) * self._examples[j] for j in seen]
+        if any(map(math.isnan, correct)):
+            return None
+        return math.fsum(correct) / sum(self._examples[: len(seen)])
 
     def forgetting(self) -> float | None:
         """Mean drop from the best earlier accuracy on each task but the last one."""

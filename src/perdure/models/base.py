@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from perdure.backbones.base import Backbone, treats_rows_alike
 from perdure.datasets.batch import Batch, join
+from perdure.datasets.classes import Classes
 from perdure.models.memory import Memory
 from perdure.models.phase import MAIN, Phase
 from perdure.models.replay import Replay
@@ -49,6 +50,9 @@ Data = Callable[[int], Iterable[Batch]]
 """`data(n)` yields the training examples of a task, n at a time, without augmentation."""
 
 
+_DERIVED = Classes()
+
+
 @dataclass(slots=True)
 class Task:
     """What a method may know of the current task.
@@ -63,17 +67,25 @@ class Task:
         step: number of the step within the epoch, from 0.
         steps_per_epoch: of a whole epoch of the phase.
         lr: learning rate of the optimizer's first group.
+        past: labels that occur in an earlier task; by default those seen that the task has not.
+        n_tasks: how many tasks there are, where the method `needs_n_tasks`; None elsewhere.
     """
 
     index: int
-    classes: range
-    seen: range
+    classes: Classes
+    seen: Classes
     phase: str = MAIN.name
     epoch: int = 0
     epochs: int = 0
     step: int = 0
     steps_per_epoch: int = 0
     lr: float = 0.0
+    past: Classes = field(default_factory=lambda: _DERIVED)
+    n_tasks: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.past is _DERIVED:
+            self.past = Classes.of(self.seen) - self.classes
 
 
 class Method(nn.Module):
@@ -81,7 +93,8 @@ class Method(nn.Module):
 
     Class attributes declare what the trainer must provide:
         replays: draws from the buffer that `loss` takes: how many independent ones of
-            `buffer.batch_size`, or a tuple of `Replay`; 0 draws nothing.
+            `buffer.batch_size`, or a tuple of `Replay`; 0 draws nothing. Where its size
+            follows from a hyperparameter, `__init__` sets it anew.
         keeps_exemplars: whether it has a buffer though it draws nothing from it at a step.
         stored_fields: what `loss` returns to be stored with each example, besides bytes and label.
         store_at: when examples are offered to the buffer: each "step", or at the end of a "task".
@@ -96,11 +109,12 @@ class Method(nn.Module):
         needs_task_id: whether `predict` must know the task of the examples; class-IL accuracy is
             then undefined.
         needs_boundaries: whether it must be told where one task ends and the next begins.
+        needs_n_tasks: whether it must be told at the start how many tasks there are.
         evaluable: whether it can be measured "anytime", or at a "task end" alone.
         plain_sgd: whether it moves the weights itself, which momentum and weight decay disturb.
     """
 
-    replays: ClassVar[int | tuple[Replay, ...]] = 0
+    replays: int | tuple[Replay, ...] = 0
     keeps_exemplars: ClassVar[bool] = False
     stored_fields: ClassVar[tuple[str, ...]] = ()
     store_at: ClassVar[Literal["step", "task"]] = "step"
@@ -112,6 +126,7 @@ class Method(nn.Module):
     views: ClassVar[int] = 1
     needs_task_id: ClassVar[bool] = False
     needs_boundaries: ClassVar[bool] = False
+    needs_n_tasks: ClassVar[bool] = False
     evaluable: ClassVar[Literal["anytime", "task end"]] = "anytime"
     plain_sgd: ClassVar[bool] = False
 

@@ -17,13 +17,23 @@ from perdure.models.teacher import Teacher, frozen
 
 
 class Correction(nn.Module):
-    """q = α o + β on the scores o of the classes of one task, from (1, 0) on."""
+    """q = α o + β on the scores o of `classes`, of `n` in all; from (1, 0) on."""
 
-    def __init__(self, classes: range) -> None:
+    mask: Tensor
+
+    def __init__(self, classes: Sequence[int], n: int) -> None:
         super().__init__()
-        self.classes = classes
         self.alpha = nn.Parameter(torch.ones(1))
         self.beta = nn.Parameter(torch.zeros(1))
+        mask = torch.tensor([float(label in classes) for label in range(n)])
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, scores: Tensor, learns: bool) -> Tensor:
+        """float [B, n] -> [B, n]; without gradients of α and β unless it `learns`."""
+        alpha, beta = (
+            (self.alpha, self.beta) if learns else (self.alpha.detach(), self.beta.detach())
+        )
+        return scores * (1 + self.mask * (alpha - 1)) + self.mask * beta
 
 
 class BiC(Method):
@@ -80,7 +90,7 @@ class BiC(Method):
     def grow(self, task: Task) -> None:
         self.old = Teacher(self.backbone)
         if task.index:
-            self.corrections.append(Correction(task.classes))
+            self.corrections.append(Correction(task.classes - task.past, self.backbone.n_classes))
 
     def phases(self, task: Task) -> Sequence[Phase]:
         if not task.index:
@@ -107,28 +117,22 @@ class BiC(Method):
         return self._corrected(self.backbone(x))
 
     def _corrected(self, z: Tensor) -> Tensor:
-        parts, done, learns = [], 0, self.task.phase == "bias"
-        for each in self.corrections:
-            assert isinstance(each, Correction)
-            alpha, beta, own = each.alpha, each.beta, each.classes
-            if not learns or each is not self.corrections[-1]:
-                alpha, beta = alpha.detach(), beta.detach()
-            parts += [z[:, done : own.start], alpha * z[:, own.start : own.stop] + beta]
-            done = own.stop
-        return torch.cat([*parts, z[:, done:]], 1)
+        for number, each in enumerate(self.corrections, 1):
+            z = each(z, self.task.phase == "bias" and number == len(self.corrections))
+        return z
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
         if self.task.phase == "bias":
             with frozen(self.backbone):
                 z = self.backbone(batch.x)
             return batch.cross_entropy(self._corrected(z))
-        z, n_old = self(batch.x), self.task.classes.start
+        z, past = self(batch.x), self.task.past
         loss = batch.cross_entropy(z)
-        if not n_old:
+        if not past:
             return loss
         with torch.no_grad():
-            old = self._corrected(self.old(batch.x))
-        target = (old[:, :n_old] / self.temperature).softmax(1)
-        response = (z[:, :n_old] / self.temperature).log_softmax(1)
-        share = n_old / self.task.seen.stop
+            old = past.select(self._corrected(self.old(batch.x)))
+        target = (old / self.temperature).softmax(1)
+        response = (past.select(z) / self.temperature).log_softmax(1)
+        share = len(past) / len(self.task.seen)
         return share * batch.mean(-(target * response).sum(1)) + (1 - share) * loss

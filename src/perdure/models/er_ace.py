@@ -29,7 +29,7 @@ class ERACE(Method):
         present = present.index_fill(0, batch.all_y, True)
         loss = batch.cross_entropy(self._only(logits, present))
         if past:
-            loss = loss + past.cross_entropy(past_logits[:, : self.task.seen.stop])
+            loss = loss + past.cross_entropy(past_logits, self.task.seen)
         return loss
 
     @staticmethod

@@ -82,6 +82,7 @@ class LUCIR(Method):
 
     def grow(self, task: Task) -> None:
         self.old = Teacher(self.backbone)
+        self.new = task.classes - task.past
 
     def phases(self, task: Task) -> Sequence[Phase]:
         epochs = self.finetune_epochs if task.index else 0
@@ -98,15 +99,15 @@ class LUCIR(Method):
 
     def before_task(self, data: Data) -> None:
         self.old.learn(self.backbone)
-        if not self.task.index:
+        if not (self.task.past and self.new):
             return
-        classes = list(self.task.classes)
-        sums = torch.zeros(len(classes), self.backbone.n_features, device=self.head.eta.device)
+        labels = torch.tensor(list(self.new), device=self.head.eta.device)
+        sums = torch.zeros(len(labels), self.backbone.n_features, device=labels.device)
         with frozen(self.backbone):
             for batch in data(1000):
                 f = F.normalize(self.backbone.features(batch.x), dim=1)
-                sums.index_add_(0, batch.y - classes[0], f.to(sums.dtype))
-        self.head.imprint(classes, sums)  # normalizes the sums, as it would the means
+                sums += (labels[:, None] == batch.y).to(f.dtype) @ f
+        self.head.imprint(self.new, sums)  # normalizes the sums, as it would the means
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
         if self.task.phase != "main":
@@ -114,23 +115,23 @@ class LUCIR(Method):
                 f = self.backbone.features(batch.x)
             return batch.cross_entropy(self.head(f))
         f = self.backbone.features(batch.x)
-        cosines = self.head.cosines(f)[:, : self.task.seen.stop]
+        cosines = self.head.cosines(f)
         loss = batch.cross_entropy(self.head.eta * cosines)
-        n_old = self.task.classes.start
-        if n_old:
+        if self.task.past and self.new:
             kept = F.cosine_similarity(f, self.old.features(batch.x))
-            weight = self.less_forget * sqrt(n_old / len(self.task.classes))
-            loss = loss + weight * batch.mean(1 - kept) + self._margin_loss(batch, cosines, n_old)
+            weight = self.less_forget * sqrt(len(self.task.past) / len(self.new))
+            loss = loss + weight * batch.mean(1 - kept) + self._margin_loss(batch, cosines)
         return loss
 
-    def _margin_loss(self, batch: Batch, cosines: Tensor, n_old: int) -> Tensor:
-        new = cosines[:, n_old:].topk(min(self.hardest, cosines.shape[1] - n_old)).values
+    def _margin_loss(self, batch: Batch, cosines: Tensor) -> Tensor:
+        past = self.task.past
+        new = self.new.select(cosines).topk(min(self.hardest, len(self.new))).values
         own = cosines.gather(1, batch.y[:, None])
-        each = (self.margin - own + new).relu().sum(1) * (batch.y < n_old)
-        return each.sum() / (batch.all_y < n_old).sum().clamp(min=1)
+        each = (self.margin - own + new).relu().sum(1) * past.mask(batch.y)
+        return each.sum() / past.mask(batch.all_y).sum().clamp(min=1)
 
     def after_backward(self, references: Tensor | None) -> None:
         if self.task.phase == "main":
-            for block in self.head.blocks[:-1]:
+            for block in self.head.blocks[: -1 if self.new else None]:
                 fixed: nn.Parameter = block.weight  # type: ignore[assignment]
                 fixed.grad = None  # so that no momentum or weight decay moves it either

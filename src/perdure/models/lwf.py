@@ -49,13 +49,12 @@ class LwF(Method):
         return self
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
-        logits = self(batch.x)
-        loss = batch.cross_entropy(logits[:, : self.task.seen.stop])
-        n_old = self.task.classes.start
-        if n_old:
+        logits, past = self(batch.x), self.task.past
+        loss = batch.cross_entropy(logits, self.task.seen)
+        if past:
             with torch.no_grad():
-                target = self._soft(self.old(batch.x)[:, :n_old]).exp()
-            response = self._soft(logits[:, :n_old])
+                target = self._soft(past.select(self.old(batch.x))).exp()
+            response = self._soft(past.select(logits))
             loss = loss - self.alpha * batch.mean((target * response).sum(1))
         return loss
 

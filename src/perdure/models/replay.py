@@ -31,9 +31,9 @@ class Replay:
 
 
 class Replaying(Protocol):
-    """What the class of a method says of its memory."""
+    """What the class of a method, or the method, says of its memory."""
 
-    replays: ClassVar[int | tuple[Replay, ...]]
+    replays: int | tuple[Replay, ...]
     keeps_exemplars: ClassVar[bool]
 
 

@@ -33,6 +33,7 @@ from perdure.models.replay import uses_buffer
 from perdure.randomness import seed_initialization
 from perdure.ranks import environment
 from perdure.run import device_setup
+from perdure.run.benchmark import make_tasks
 from perdure.run.fork import Fork
 from perdure.run.method_checks import check_method, ignored_overrides, method_class, replay_size
 from perdure.run.network import make_network
@@ -46,6 +47,7 @@ from perdure.tracking.provenance import read_code
 from perdure.tracking.used_modules import used_modules
 from perdure.training.checks import sizes
 from perdure.training.clock import Moment
+from perdure.training.evaluation import measurable
 from perdure.training.optim import OptimizerFactory, optimizer_of
 from perdure.training.recording import Launch, Recording
 from perdure.training.schedules import Schedule, full_name
@@ -183,7 +185,7 @@ def make_trainer(
     manager = make_checkpoints(
         config,
         folder or Path(),
-        benchmark.accuracies,
+        measurable(method, benchmark),
         n_epochs(config, benchmark),
         replay_size(config, benchmark.n_classes),
         {"versions": versions(device, code), **(metadata or {})},
@@ -233,21 +235,10 @@ def make_deterministic(deterministic: bool, device: torch.device) -> None:
 
 def make_benchmark(config: Config, device: torch.device) -> Scenario:
     """The tasks, with their data on `device`."""
-    dataset = config.dataset
-    source = build(dataset.source, "dataset.source")
+    source = build(config.dataset.source, "dataset.source")
     with time_limit(config.data.max_minutes):
         arrays = source.load(Path(config.data.root).expanduser())
-    benchmark: Scenario = build(
-        dataset.scenario,
-        "dataset.scenario",
-        arrays,
-        n_tasks=dataset.n_tasks,
-        seed=dataset.seed,
-        validation=dataset.validation,
-        class_order=dataset.class_order,
-        device=device,
-    )
-    return benchmark
+    return make_tasks(config.dataset, arrays, device)
 
 
 def make_method(
@@ -316,13 +307,13 @@ def facts(config: Config, benchmark: Scenario, device: torch.device) -> dict[str
 
 
 def n_epochs(config: Config, benchmark: Scenario) -> int:
-    """Epochs a task, as results and the names of checkpoints give them: one number for a run.
+    """Epochs of the first task, as results and the names of checkpoints give them.
 
     With `dataset.iterations` those that they take on the first task, the last one begun included.
     """
     dataset = config.dataset
     if dataset.iterations is None:
-        return dataset.epochs
+        return settings(config).epochs_of(0)
     n = sizes(benchmark, settings(config))[0]
     return length(max(1, n), dataset.batch_size, iterations=dataset.iterations).epochs
 

@@ -142,13 +142,6 @@ class Fork:
                     f"{started} or more"
                 )
 
-    @property
-    def n_tasks(self) -> int:
-        """Tasks that the run has."""
-        dataset = self.config.dataset
-        is_joint = self.config.training.mode is Mode.joint
-        return 1 if is_joint else dataset.stop_after or dataset.n_tasks
-
     def _learned(self) -> str:
         task, ended = self.position.task, self.position.task_begins
         if ended and task <= 1:

@@ -24,7 +24,7 @@ def load_fork(trainer: Trainer, fork: Fork) -> list[str]:
     Raises:
         UserError: the state does not fit; names the keys.
     """
-    told = list(_told_of_all(fork))
+    told = list(_told_of_all(trainer, fork))
     state, saved = trainer.state, fork.source.state
     if not fork.is_new_method:
         try:
@@ -45,9 +45,9 @@ def load_fork(trainer: Trainer, fork: Fork) -> list[str]:
     return told
 
 
-def _told_of_all(fork: Fork) -> list[str]:
+def _told_of_all(trainer: Trainer, fork: Fork) -> list[str]:
     told = []
-    if fork.position.task >= fork.n_tasks:
+    if fork.position.task >= trainer.n_tasks:
         told.append("all of its tasks are trained already: nothing is trained")
     if fork.changes:
         told.append(f"changed at the fork: {', '.join(map(str, fork.changes))}")
@@ -73,6 +73,12 @@ def _position(trainer: Trainer, fork: Fork) -> Position:
     at, changed = fork.position, fork.changed(*LENGTH)
     if at.task_begins or not changed:
         return at
+    if at.phase:
+        raise UserError(
+            f"{fork.shown(*LENGTH)}: {fork.source.path} stands within phase {at.phase} of task "
+            f"{at.task}, and how long the phases before it took is fixed; fork a checkpoint of a "
+            "task's end"
+        )
     dataset, benchmark = fork.config.dataset, trainer.benchmark
     joint = trainer.settings.joint
     n = len((benchmark.joint() if joint else benchmark.train(at.task)).y)
@@ -85,7 +91,7 @@ def _position(trainer: Trainer, fork: Fork) -> Position:
         epoch, step = at.epoch, at.step * before // dataset.batch_size
         if step >= per_epoch:
             epoch, step = epoch + 1, 0
-    total = dataset.iterations or dataset.epochs * per_epoch
+    total = dataset.iterations or trainer.settings.epochs_of(at.task) * per_epoch
     if epoch * per_epoch + step > total:
         raise UserError(
             f"{fork.shown(*LENGTH)}: {fork.source.path} has trained task {at.task} for longer "

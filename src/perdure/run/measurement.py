@@ -14,6 +14,7 @@ from perdure.config.build import build
 from perdure.config.compare import BENCHMARK, changes, is_within
 from perdure.config.schema import Config, Mode
 from perdure.config.typed import as_plain
+from perdure.datasets.classes import Classes
 from perdure.datasets.scenarios import Scenario
 from perdure.errors import UserError
 from perdure.models.base import Method, Task
@@ -26,7 +27,7 @@ from perdure.tracking import events
 from perdure.tracking.files import LocalFiles
 from perdure.training.checks import check_data
 from perdure.training.clock import Clock
-from perdure.training.evaluation import Evaluator
+from perdure.training.evaluation import Evaluator, measurable
 from perdure.training.hooks import Hooks
 from perdure.training.recording import Launch
 from perdure.training.results import Results
@@ -110,7 +111,9 @@ class Measurement:
         facts = assemble.facts(
             replace(self.config, timestamp=timestamp), self.benchmark, self.device
         )
-        results = Results(self.benchmark.accuracies, self.benchmark.n_tasks, facts)
+        benchmark = self.benchmark
+        accuracies = measurable(self.method, benchmark)
+        results = Results(accuracies, benchmark.n_tasks, facts, benchmark.accuracies)
         with clock.phase("evaluation"):
             accuracy = self._count(results)
         # Only now, so that a failure leaves nothing behind.
@@ -132,8 +135,8 @@ class Measurement:
     def _count(self, results: Results) -> dict[str, list[float]]:
         """Accuracy by name and task; `results` has it as the row of the last task learned."""
         last = self.n_seen - 1
-        seen = range(max(self.benchmark.classes(t).stop for t in range(self.n_seen)))
-        self.method.task = Task(last, self.benchmark.classes(last), seen)
+        seen = self.benchmark.seen(last)
+        self.method.task = Task(last, Classes.of(self.benchmark.classes(last)), seen)
         self._prepare(last)
         evaluator = Evaluator(
             self.method, self.benchmark, self.transform, self.config.training.eval_batch_size

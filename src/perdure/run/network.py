@@ -12,6 +12,7 @@ from perdure.backbones.base import Backbone
 from perdure.backbones.heads import Head, Linear
 from perdure.config.build import build, locate
 from perdure.config.schema import Config, Mode
+from perdure.datasets.classes import Classes
 from perdure.datasets.scenarios import Scenario
 
 _BLOCKS = "head.blocks."
@@ -56,4 +57,4 @@ def grow_as(
     tasks = [range(benchmark.n_classes)] if joint else map(benchmark.classes, range(n_tasks))
     for classes in tasks:
         if len(head.blocks) < n_blocks:
-            head.grow(classes)
+            head.grow(Classes.of(classes))

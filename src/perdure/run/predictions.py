@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from perdure.datasets.classes import Classes
 from perdure.datasets.scenarios import Scenario
 from perdure.errors import UserError
 from perdure.io.atomic import write_stream
@@ -48,21 +49,21 @@ class Predictions:
                 )
             self._ids.append(ids)
 
-    def __call__(self, task: int, scores: Tensor, y: Tensor, among: range) -> None:
+    def __call__(self, task: int, scores: Tensor, y: Tensor, among: Classes) -> None:
         """Take in a batch; see `perdure.training.evaluation.Observer`."""
-        chosen = scores[:, among.start : among.stop]
-        self.calibration[task].add(chosen, y - among.start)
+        chosen = among.select(scores)
+        self.calibration[task].add(chosen, among.positions(y))
         if not self._keep:
             return
-        own = self.benchmark.classes(task)
+        own = Classes.of(self.benchmark.classes(task))
         batch = {
             "task": torch.full_like(y, task, dtype=torch.int32),
             "label": y.to(torch.int32),
-            "predicted": (chosen.argmax(1) + among.start).to(torch.int32),
+            "predicted": among.labels(chosen.argmax(1)).to(torch.int32),
             "scores": scores.float(),
         }
         if "task_il" in self.benchmark.accuracies:
-            within = scores[:, own.start : own.stop].argmax(1) + own.start
+            within = own.labels(own.select(scores).argmax(1))
             batch["predicted_task_il"] = within.to(torch.int32)
         for name, values in batch.items():
             self._parts.setdefault(name, []).append(values)

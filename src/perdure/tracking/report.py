@@ -36,6 +36,7 @@ MOST_SIDE_BY_SIDE = 12
 """Columns of matrices that stand beside each other; larger ones below each other, and smaller."""
 METRIC_NAMES = {
     "average_accuracy": "average accuracy",
+    "average_accuracy_over_examples": "average accuracy over examples",
     "forgetting": "forgetting",
     "backward_transfer": "backward transfer",
     "forward_transfer": "forward transfer",
@@ -45,6 +46,8 @@ METRIC_NAMES = {
 }
 MEANINGS = {
     "average_accuracy": "mean over all tasks after the last one",
+    "average_accuracy_over_examples": "accuracy after the last task on the examples of all tasks, "
+    "each counted once",
     "forgetting": "for each task but the last, its best accuracy before the end less that at the "
     "end; mean, in percentage points",
     "backward_transfer": "accuracy at the end less that just after the task was trained; mean, in "

@@ -12,13 +12,18 @@ from perdure.buffers import policy
 from perdure.buffers.base import Buffer
 from perdure.config.rules import check_stop_after
 from perdure.config.schema import LossScope, Parallel, ReplaySync
+from perdure.config.task_sizes import check_epochs
 from perdure.datasets.batch import Transform
 from perdure.datasets.scenarios import Scenario
 from perdure.errors import UserError
 from perdure.models.base import Method
-from perdure.models.replay import uses_buffer
+from perdure.models.replay import draws_by_task, uses_buffer
 from perdure.ranks import shards
+from perdure.training.replay import stores_each_step
 from perdure.training.settings import Settings
+
+_REFERENCE_BYTES = 4 << 30
+"""What the reference gradients of one step may take."""
 
 
 def check(
@@ -44,7 +49,7 @@ def check(
             method.store_at == "step",
             method.defines("annotate"),
         )
-    if benchmark.kind not in method.scenarios:
+    if not benchmark.suits(method.scenarios):
         raise UserError(
             f"{name} is defined for {' and '.join(method.scenarios)} benchmarks, not for a "
             f"{benchmark.kind} one"
@@ -52,6 +57,10 @@ def check(
     if settings.joint and not method.joint:
         raise UserError(f"{name} cannot train jointly")
     check_stop_after(settings.stop_after, benchmark.n_tasks, "the benchmark")
+    check_epochs(settings.epochs, benchmark.n_tasks, settings.joint)
+    check_one_pass(benchmark, settings)
+    if not settings.joint:
+        _check_boundaries(method, benchmark, buffer)
     shards.check(settings.n_shards, world_size)
     if settings.n_shards > 1 and not method.additive:
         raise UserError(
@@ -62,6 +71,7 @@ def check(
         shards.check_sync_batchnorm(settings.n_shards, world_size)
     _check_head(method, settings)
     _check_steps(method, settings)
+    _check_references(method, benchmark, settings)
     split = settings.parallel is Parallel.fsdp and world_size > 1
     if (method.defines("grow") or method.backbone.grows) and (
         split or (settings.n_shards > 1 and not settings.exact)
@@ -119,6 +129,46 @@ def _check_growing(method: Method, settings: Settings) -> None:
         )
 
 
+def _check_boundaries(method: Method, benchmark: Scenario, buffer: Buffer | None) -> None:
+    """Refuse a method that must know where tasks end on a stream that has none."""
+    if benchmark.boundaries:
+        return
+    name = type(method).__name__
+    stores = uses_buffer(method) and not stores_each_step(method, buffer)
+    if method.needs_boundaries or stores or any(map(method.defines, ("after_task", "phases"))):
+        what = "stores examples" if stores else "does something"
+        raise UserError(
+            f"{name} {what} when a task ends, and a {benchmark.kind} stream has no tasks; choose "
+            "a method, and a buffer, that need no boundaries, as model=er buffer=reservoir"
+        )
+    if method.backbone.grows:
+        raise UserError(
+            f"head.growing=true: a {benchmark.kind} stream does not say which classes come; must "
+            "be false"
+        )
+
+
+def check_one_pass(benchmark: Scenario, settings: Settings) -> None:
+    """Refuse to go through a stream without boundaries more than once; a joint run may.
+
+    Raises:
+        UserError: names the key that says so.
+    """
+    if benchmark.boundaries or settings.joint:
+        return
+    name, n = type(benchmark).__name__, benchmark.n_train(0)
+    if settings.iterations is None and settings.epochs_of(0) > 1:
+        raise UserError(
+            f"dataset.epochs={settings.epochs}: {name} is a stream without boundaries, which is "
+            "seen once; must be 1"
+        )
+    if (settings.iterations or 0) * settings.batch_size >= n + settings.batch_size:
+        raise UserError(
+            f"dataset.iterations={settings.iterations}: {name} is a stream without boundaries, "
+            f"which is seen once; must be at most {-(-n // settings.batch_size)}"
+        )
+
+
 def check_optimizer(method: Method, optimizer: torch.optim.Optimizer) -> None:
     """Refuse an optimizer that the method's own moves of the weights do not go with.
 
@@ -134,6 +184,23 @@ def check_optimizer(method: Method, optimizer: torch.optim.Optimizer) -> None:
         raise UserError(
             f"{shown}: {name} moves the weights between the optimizer's steps, which only plain "
             "SGD goes with; give optimizer=sgd with momentum and weight_decay of 0"
+        )
+
+
+def _check_references(method: Method, benchmark: Scenario, settings: Settings) -> None:
+    """Refuse more reference gradients, one of each earlier task, than there is memory for."""
+    if not (draws_by_task(method) and method.defines("references")):
+        return
+    n_tasks = settings.stop_after or benchmark.n_tasks
+    numbers, shards = sum(p.numel() for p in method.trainable()), settings.n_shards
+    needed = 4 * numbers * (n_tasks - 1) * shards
+    if needed > _REFERENCE_BYTES:
+        in_shards = f" in {shards} shards" if shards > 1 else ""
+        raise UserError(
+            f"dataset.n_tasks={n_tasks}: {type(method).__name__} computes a gradient of "
+            f"{numbers:,} numbers for each of {n_tasks - 1} earlier tasks{in_shards}, "
+            f"{needed / 1e9:.1f} GB at each step; must be {_REFERENCE_BYTES / 1e9:.1f} GB or less: "
+            "give a smaller network or fewer tasks (dataset.stop_after)"
         )
 
 

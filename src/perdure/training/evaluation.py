@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from perdure.datasets.classes import Classes
 from perdure.datasets.scenarios import Scenario
 from perdure.datasets.transforms import Scale
 from perdure.distributed.process_group import Ranks
+from perdure.errors import UserError
 from perdure.models.base import Method
 
 
@@ -52,7 +54,7 @@ class Counts:
 class Observer(Protocol):
     """Sees the scores that an evaluation counts, batch by batch, on the device."""
 
-    def __call__(self, task: int, scores: Tensor, y: Tensor, among: range) -> None:
+    def __call__(self, task: int, scores: Tensor, y: Tensor, among: Classes) -> None:
         """Take in scores [B, classes] and labels [B] of `task`; choices are `among` classes."""
 
 
@@ -69,6 +71,10 @@ class Evaluator:
         batch_size: examples a forward pass.
         ranks: share the batches; each batch is evaluated by exactly one of them.
         together: whether the network is split, so that no rank can run it without the others.
+        accuracies: names of those to count; by default those of `measurable`.
+
+    Raises:
+        UserError: the benchmark has no accuracy that the method can be measured by.
     """
 
     def __init__(
@@ -79,6 +85,7 @@ class Evaluator:
         batch_size: int,
         ranks: Ranks | None = None,
         together: bool = False,
+        accuracies: Sequence[str] | None = None,
     ) -> None:
         self.method = method
         self.benchmark = benchmark
@@ -86,19 +93,22 @@ class Evaluator:
         self.batch_size = batch_size
         self.ranks = ranks or Ranks()
         self.together = together and self.ranks.size > 1
+        self.accuracies = tuple(accuracies or measurable(method, benchmark))
+        self._own: dict[int, Classes] = {}
 
     @torch.no_grad()
     def count(
         self,
         tasks: Sequence[int],
-        seen: range,
+        seen: Collection[int],
         confused: range = range(0),
         observer: Observer | None = None,
     ) -> Counts:
         """Correct answers on each of `tasks`.
 
         Class-IL chooses among the classes seen so far (and, for a task of the future, those up
-        to its own); task-IL among the classes of the example's own task.
+        to its own; before a stream without boundaries, all); task-IL among the classes of the
+        example's own task. Confusions leave out examples of classes that have not been seen.
 
         Args:
             tasks: which tasks to evaluate.
@@ -107,9 +117,9 @@ class Evaluator:
                 by the benchmark's first accuracy (class-IL, domain-IL); of none by default.
             observer: sees all scores; this rank's share of them where there are several.
         """
-        training = self.method.training
+        training, seen = self.method.training, Classes.of(seen)
         self.method.eval()
-        counts = self._zeros(len(tasks), seen.stop if confused else 0)
+        counts = self._zeros(len(tasks), seen if confused else Classes())
         turn = 0
         for place, task in enumerate(tasks):
             counts.total.append(
@@ -126,8 +136,8 @@ class Evaluator:
         alone = self.ranks.size == 1 or not counts.total
         return counts if alone else counts.mapped(self.ranks.sum_counts)
 
-    def _zeros(self, n_tasks: int, n_confused: int) -> Counts:
-        """Counts of nothing yet: of so many tasks, and of confusions of so many classes."""
+    def _zeros(self, n_tasks: int, confused: Classes) -> Counts:
+        """Counts of nothing yet: of so many tasks, and of confusions of these classes."""
         device = self.benchmark.device
 
         def zeros(*shape: int) -> Tensor:
@@ -135,16 +145,16 @@ class Evaluator:
 
         return Counts(
             [],
-            {name: zeros(n_tasks) for name in self.benchmark.accuracies},
-            zeros(n_confused, n_confused) if n_confused else None,
-            self.benchmark.class_names[:n_confused],
+            {name: zeros(n_tasks) for name in self.accuracies},
+            zeros(len(confused), len(confused)) if confused else None,
+            tuple(self.benchmark.class_names[label] for label in confused),
         )
 
     def _count_task(
         self,
         task: int,
         place: int,
-        seen: range,
+        seen: Classes,
         turn: int,
         counts: Counts,
         confused: bool,
@@ -155,9 +165,7 @@ class Evaluator:
         Returns how many examples the whole task has.
         """
         split = self.benchmark.evaluation(task)
-        own = self.benchmark.classes(task)
-        ranges = {"class_il": range(max(seen.stop, own.stop)), "task_il": own, "domain_il": own}
-        first = next(iter(counts.correct))
+        among, first = self._among(task, seen), self.accuracies[0]
         batches = zip(split.x.split(self.batch_size), split.y.split(self.batch_size), strict=True)
         for number, (raw, y) in enumerate(batches, turn):
             if number % self.ranks.size != self.ranks.rank:
@@ -165,22 +173,62 @@ class Evaluator:
                     continue
                 # FSDP gathers the parameters in a collective call: every rank runs every batch.
                 raw, y = raw[:0], y[:0]
-            logits = self.method.predict(self.transform(raw, None))
+            logits = self._scores(raw, task)
             if observer is not None:
-                observer(task, logits, y, ranges[first])
+                observer(task, logits, y, among[first])
             for name, correct in counts.correct.items():
-                among = ranges[name]
-                choice = logits[:, among.start : among.stop].argmax(1) + among.start
+                choice = among[name].labels(among[name].select(logits).argmax(1))
                 correct[place] += (choice == y).sum()
                 if confused and name == first and counts.confusion is not None:
-                    _add_pairs(counts.confusion, y, choice)
+                    self._add_pairs(counts.confusion, seen, y, choice)
         return len(split.y)
 
+    def _scores(self, raw: Tensor, task: int) -> Tensor:
+        """Class scores [B, classes]; the method learns the task's index only where it needs it."""
+        predict: Any = self.method.predict
+        x = self.transform(raw, None)
+        scores: Tensor = predict(x, task) if self.method.needs_task_id else predict(x)
+        return scores
 
-def _add_pairs(confusion: Tensor, y: Tensor, choice: Tensor) -> None:
-    """Count (y, choice), int64 [B] each, in [C, C]; a bincount would make the host wait."""
-    pairs = y * confusion.shape[1] + choice
-    confusion.view(-1).scatter_add_(0, pairs, torch.ones_like(pairs))
+    def _among(self, task: int, seen: Classes) -> dict[str, Classes]:
+        """Accuracy's name → the classes that are chosen among for an example of `task`."""
+        own = self._own.setdefault(task, Classes.of(self.benchmark.classes(task)))
+        known = seen
+        if self.benchmark.boundaries or not seen:
+            known = seen | self.benchmark.seen(task)
+        return {"class_il": known, "task_il": own, "domain_il": own}
+
+    def _add_pairs(self, confusion: Tensor, seen: Classes, y: Tensor, choice: Tensor) -> None:
+        """Count (y, choice), labels int64 [B] each, in [C, C] of the C classes seen.
+
+        A bincount would make the host wait.
+        """
+        row, column = seen.positions(y), seen.positions(choice)
+        pairs = row * confusion.shape[1] + column
+        ones = torch.ones_like(pairs)
+        if not self.benchmark.boundaries:  # in a stream that was not trained to its end
+            known = seen.mask(y)
+            pairs, ones = pairs * known, ones * known
+        confusion.view(-1).scatter_add_(0, pairs, ones)
+
+
+def measurable(method: Method, benchmark: Scenario) -> tuple[str, ...]:
+    """Names of the benchmark's accuracies that are defined for `method`.
+
+    Class-IL is not where the method must be told the task of an example.
+
+    Raises:
+        UserError: none is.
+    """
+    names = benchmark.accuracies
+    if method.needs_task_id:
+        names = tuple(name for name in names if name != "class_il")
+    if not names:
+        raise UserError(
+            f"{type(method).__name__} must be told the task of an example, which a "
+            f"{benchmark.kind} benchmark does not give at test time"
+        )
+    return names
 
 
 def is_due(task: int, n_tasks: int, every: int) -> bool:

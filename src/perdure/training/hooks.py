@@ -14,6 +14,7 @@ from torch import Tensor
 from perdure.buffers.base import Buffer
 from perdure.datasets.arrays import Split
 from perdure.datasets.batch import Batch
+from perdure.datasets.classes import Classes
 from perdure.datasets.scenarios import Scenario
 from perdure.datasets.transforms import Scale
 from perdure.models.base import Method, Task
@@ -65,11 +66,25 @@ class Hooks:
         """What the method may know of task `index`; joint training has all classes at once."""
         joint = self.settings.joint
         last = self.benchmark.n_tasks - 1 if joint else index
+        n_tasks = self.benchmark.n_tasks if self.method.needs_n_tasks else None
+        if not (joint or self.benchmark.boundaries):
+            return Task(index, Classes(), Classes(), n_tasks=n_tasks)
         return Task(
             index,
-            range(self.benchmark.n_classes) if joint else self.benchmark.classes(index),
-            range(max(self.benchmark.classes(t).stop for t in range(last + 1))),
+            Classes.of(range(self.benchmark.n_classes) if joint else self.benchmark.classes(index)),
+            self.benchmark.seen(last),
+            past=self.benchmark.seen(-1 if joint else index - 1),
+            n_tasks=n_tasks,
         )
+
+    def see(self, drawn: int) -> None:
+        """In a stream without boundaries, `drawn` training examples have come by now.
+
+        The method knows the labels that have occurred, and nothing of those to come.
+        """
+        if not self.settings.joint:
+            task = self.method.task
+            task.classes = task.seen = self.benchmark.seen(task.index, drawn)
 
     def grow_to(self, index: int, grown: Callable[[int], None] = lambda task: None) -> None:
         """Give the method the structure of the tasks up to `index`, one after another.
@@ -115,12 +130,15 @@ class Hooks:
     def after_task(self, split: Split) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The task is trained. Returns what is known of its examples, to be offered now.
 
+        Of the end of a stream without boundaries the method is told nothing.
+
         Returns:
             Their stored fields, and the information that the buffer's policy needs, by name; both
             empty where examples are offered at each step.
         """
-        self._seed("after_task")
-        self.method.after_task(self._all_of(split), self.memory)
+        if self.benchmark.boundaries:
+            self._seed("after_task")
+            self.method.after_task(self._all_of(split), self.memory)
         stored: dict[str, Tensor] = {}
         info: dict[str, Tensor] = {}
         if self.stores:

@@ -117,7 +117,7 @@ class Phases:
             phase.batch_size or settings.batch_size,
             self._streams,
             task.index,
-            settings.epochs if phase.epochs is None else phase.epochs,
+            settings.epochs_of(task.index) if phase.epochs is None else phase.epochs,
             settings.iterations if phase.epochs is None else None,
             self._least,
             first_epoch=first_epoch,
@@ -226,7 +226,7 @@ class Phases:
         return length(
             n,
             main.batch_size or settings.batch_size,
-            settings.epochs if main.epochs is None else main.epochs,
+            settings.epochs_of(task) if main.epochs is None else main.epochs,
             settings.iterations if main.epochs is None else None,
             self._least,
         )

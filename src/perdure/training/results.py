@@ -19,15 +19,24 @@ class Results:
         accuracies: names of the accuracies measured: class_il, task_il, domain_il.
         n_tasks: tasks of the benchmark.
         facts: known from the start: model, dataset, seed, …
+        known: names of the accuracies that the benchmark has; those that are not measured, since
+            they are not defined for the method, have None in every metric.
 
     Attributes:
         counts: all evaluations.
         confusion: of the newest evaluation at a task's end.
     """
 
-    def __init__(self, accuracies: tuple[str, ...], n_tasks: int, facts: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        accuracies: tuple[str, ...],
+        n_tasks: int,
+        facts: dict[str, Any],
+        known: tuple[str, ...] = (),
+    ) -> None:
         self.counts = AccuracyCounts(accuracies, n_tasks)
         self.confusion: Confusion | None = None
+        self.known = known or accuracies
         self.facts = dict(facts)
         self.status = "running"
 
@@ -58,7 +67,10 @@ class Results:
             **self.facts,
             "status": self.status,
             "accuracy_matrix": self.counts.matrix(),
-            **self.counts.metrics(),
+            **{
+                metric: {name: values.get(name) for name in self.known}
+                for metric, values in self.counts.metrics().items()
+            },
             "per_class_accuracy": None if confusion is None else confusion.per_class_accuracy(),
             "confusion": None if confusion is None else confusion.as_json(),
             **now,

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from perdure.config.rules import RULES
 from perdure.config.schema import LossScope, Mode, TrainingConfig, check_precision
+from perdure.config.task_sizes import epochs_of
 from perdure.errors import UserError
 from perdure.ranks import environment
 
@@ -25,7 +26,8 @@ class Settings(TrainingConfig):
 
     Attributes:
         batch_size: examples of the current task a step, over all ranks.
-        epochs: passes over each task.
+        epochs: passes over each task: an integer, a list of one a task, or {"first": 160,
+            "rest": 20}; `epochs_of` gives those of a task.
         iterations: steps a task, instead of `epochs`.
         stop_after: train only the first so many tasks.
         seed: seed of every random draw of training; the network's weights are drawn when it is
@@ -33,7 +35,7 @@ class Settings(TrainingConfig):
     """
 
     batch_size: int
-    epochs: int = 1
+    epochs: Any = 1
     iterations: int | None = None
     stop_after: int | None = None
     seed: int = 0
@@ -50,6 +52,10 @@ class Settings(TrainingConfig):
             if key.startswith(_GROUPS) and hasattr(self, name):
                 rule.check(name, getattr(self, name))
         check_precision(self)
+
+    def epochs_of(self, task: int) -> int:
+        """Passes over `task`, where `iterations` does not say how long it is trained."""
+        return epochs_of(self.epochs, task)
 
     @property
     def joint(self) -> bool:

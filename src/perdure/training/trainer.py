@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -30,15 +30,16 @@ from perdure.training.checks import (
     smallest_batch,
 )
 from perdure.training.clock import Clock
-from perdure.training.evaluation import Evaluator, is_due, measured
+from perdure.training.evaluation import Evaluator, is_due, measurable
 from perdure.training.hooks import Hooks
+from perdure.training.measuring import Measuring
 from perdure.training.optim import OptimizerFactory, add_new_parameters
 from perdure.training.phases import Phases
 from perdure.training.progress import Progress
 from perdure.training.recording import Launch, Recording
 from perdure.training.results import Results
 from perdure.training.saving import CheckpointHook
-from perdure.training.schedules import constant_rate, monitored, plateau_every
+from perdure.training.schedules import constant_rate
 from perdure.training.settings import Settings
 from perdure.training.state import Position, TrainState
 from perdure.training.step import Step
@@ -99,7 +100,7 @@ class Trainer:
             self._hooks.memory,
             self._least,
         )
-        self._phases.check(benchmark.accuracies)
+        self._phases.check(measurable(method, benchmark))
         self._hooks.grow_to(0)
         self._step = Step(
             method,
@@ -110,7 +111,7 @@ class Trainer:
             device,
             self._control,
         )
-        self._evaluator = Evaluator(
+        evaluator = Evaluator(
             method, benchmark, self._transform, settings.eval_batch_size, ranks, split
         )
         self.state = TrainState(
@@ -118,7 +119,7 @@ class Trainer:
             *self._phases.main_optimizer(0),
             self._step.scaler,
             self._step.replay,
-            Results(benchmark.accuracies, benchmark.n_tasks, recording.facts),
+            Results(evaluator.accuracies, benchmark.n_tasks, recording.facts, benchmark.accuracies),
             Clock(launch.started),
             recording.recorders,
             seed=settings.seed,
@@ -129,6 +130,7 @@ class Trainer:
             self.state, recording.checkpoints, settings.joint, benchmark.split, recording.emit
         )
         check_optimizer(method, self.state.optimizer)
+        self._measure = Measuring(evaluator, self._hooks, self.state, settings, recording.emit)
         self._progress = Progress(recording, self.state)
 
     @property
@@ -180,7 +182,7 @@ class Trainer:
         results = self.state.results
         try:
             if self.settings.evaluate_future and self.position.global_step == 0:
-                self._evaluate(trained=-1, boundary=True)
+                self._measure.untrained()
             while self.position.task < self.n_tasks:
                 with self.state.clock.phase("training"):
                     self._train_task()
@@ -275,6 +277,8 @@ class Trainer:
         task.epoch = epoch - stream.first_epoch
         for raw, y, labels in stream.batches(epoch, position.step):
             task.step, task.lr = position.step, state.optimizer.param_groups[0]["lr"]
+            if not self.benchmark.boundaries:
+                self._hooks.see(position.step * stream.batch_size + len(labels))
             loss = self._step(raw, y, labels, state.optimizer, position)
             state.loss.add(loss)
             if self._step.logged:
@@ -301,8 +305,7 @@ class Trainer:
         self._step_scheduler(Per.epoch)
         if every and position.epoch % every == 0 and not self._is_over(stream):
             self.saving.require_finite_state()
-            values = self._evaluate(trained=self._last_task(), boundary=False)
-            self._follow(values)
+            values = self._measure(self._split, boundary=False)
             if self.saving.wants_epochs():
                 self.saving.save(position.task, position.epoch, measured=values)
 
@@ -326,8 +329,7 @@ class Trainer:
         state.use_main()
         values: dict[str, float] = {}
         if is_due(task, self.n_tasks, self.settings.evaluate_every_task):
-            values = self._evaluate(trained=self._last_task(), boundary=True)
-            self._follow(values)
+            values = self._measure(self._split, boundary=True)
         else:
             state.results.skip(task)
         epochs = position.epoch
@@ -338,20 +340,12 @@ class Trainer:
             self._exit_if(self._control.read(position.global_step)[0])
 
     def _step_scheduler(self, counted: Per) -> None:
-        """Step the scheduler after each of what it counts; one on a plateau has `_follow`."""
+        """Step the scheduler after each of what it counts; one on a plateau follows accuracy."""
         scheduler = self.state.scheduler
         if scheduler is None or self.settings.scheduler_per is not counted:
             return
         if not isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step()
-
-    def _follow(self, values: Mapping[str, float]) -> None:
-        """Step a scheduler on a plateau by what an evaluation has just measured."""
-        scheduler = self.state.scheduler
-        if not isinstance(scheduler, ReduceLROnPlateau):
-            return
-        if self.position.epoch % plateau_every(scheduler, self.settings) == 0:
-            scheduler.step(values[monitored(scheduler, self.benchmark.accuracies)])
 
     # --- between steps ------------------------------------------------------------------------
 
@@ -369,32 +363,3 @@ class Trainer:
         # torchrun ends all ranks soon after the first one exits: the checkpoint must be written.
         self._control.ranks.barrier()
         raise PreemptedError(reason)
-
-    def _evaluate(self, trained: int, boundary: bool) -> dict[str, float]:
-        """Measure accuracy on the tasks seen so far (or on all), and send it to the recorders."""
-        started, position = time.perf_counter(), self.position
-        everything = self.settings.evaluate_future or self.settings.joint
-        n = self.benchmark.n_tasks if everything else trained + 1
-        seen = range(0) if trained < 0 else self.method.task.seen
-        with self.state.clock.phase("evaluation"):
-            if trained >= 0:
-                self._hooks.before_evaluation(self._split)
-            # What classes are taken for is kept of a task's end alone.
-            confused = range(trained + 1 if boundary else 0)
-            counts = self._evaluator.count(range(n), seen, confused)
-            accuracy = self.state.results.add(counts, trained, boundary)
-        self.recording.emit(
-            events.Evaluation(
-                position.task,
-                position.epoch,
-                position.global_step,
-                boundary,
-                accuracy,
-                self.benchmark.split,
-                time.perf_counter() - started,
-            )
-        )
-        return measured(accuracy, trained)
-
-    def _last_task(self) -> int:
-        return self.benchmark.n_tasks - 1 if self.settings.joint else self.position.task

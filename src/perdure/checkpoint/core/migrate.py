@@ -33,6 +33,14 @@ _LATER: Mapping[str, Any] = {"one_forward": False, "updates": 1, "loss_scope": N
 
 _HEAD: Mapping[str, Any] = {"_target_": "perdure.backbones.heads.Linear", "growing": False}
 """The group `head` before there was one, beside a backbone: the backbone's own."""
+_LATER_DATASET: Mapping[str, Any] = {
+    "class_sizes": None,
+    "initial_classes": None,
+    "increment": None,
+    "noise": {"kind": None, "rate": 0.0},
+    "imbalance": None,
+}
+"""The same for keys of `dataset`."""
 
 _OF_THE_CLASS = ("needs_buffer", "joint")
 """Keys of `model` that repeated what its class says."""
@@ -78,6 +86,8 @@ def migrated_configuration(args: Mapping[str, Any], first_format: bool = False) 
     if isinstance(found.get("training"), Mapping):
         implied = {**_IMPLIED, **_LATER} if first_format else _LATER
         found["training"] = {**implied, **found["training"]}
+    if isinstance(found.get("dataset"), Mapping):
+        found["dataset"] = {**_LATER_DATASET, **found["dataset"]}
     if "backbone" in found:
         found.setdefault("head", dict(_HEAD))
     return found
