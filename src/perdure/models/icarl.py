@@ -22,7 +22,7 @@ class ICaRL(Method):
 
     Rebuffi et al. 2017, "iCaRL: incremental classifier and representation learning":
 
-    - Alg. 3: on the task's examples and the exemplars, for the classes s … t of the task
+    - Alg. 3: on the task's examples and the exemplars, for classes s … t, new in the task
       L = −Σ_{y=s}^{t} [δ log g_y + (1−δ) log(1−g_y)] − Σ_{y<s} [q_y log g_y + (1−q_y) log(1−g_y)],
       with g the sigmoid of the logits and q that of the network before the task.
     - Alg. 4 and 5: exemplars by herding, as many of each class (`buffer=herding`, the default).
@@ -63,10 +63,12 @@ class ICaRL(Method):
         self.old.learn(self.backbone)
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
-        z, n_old = batch.in_scope(self(batch.x)), self.task.classes.start
-        target = F.one_hot(batch.y_in_scope, z.shape[1]).to(z.dtype)
-        if n_old:
-            target[:, :n_old] = self.old(batch.x)[:, :n_old].sigmoid()
+        z = self(batch.x)
+        target = F.one_hot(batch.y, z.shape[1]).to(z.dtype)
+        if self.task.past:
+            is_old = self.task.past.mask(torch.arange(z.shape[1], device=z.device))
+            target = torch.where(is_old, self.old(batch.x).sigmoid(), target)
+        z, target = batch.in_scope(z), batch.in_scope(target)
         bce = F.binary_cross_entropy_with_logits(z, target, reduction="none")
         return batch.mean(bce.mean(1))
 

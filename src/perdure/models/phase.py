@@ -27,6 +27,8 @@ class Phase:
         class_balanced: whether every class gives as many examples as the rarest one, drawn anew
             for each epoch; of a "held-out" phase, as many are held out of each class.
         after_storing: whether it comes after `after_task` and the task's end of the buffer.
+        evaluated: whether it prepares a task's evaluation alone, and is skipped where there is none
+            (`training.evaluate_every_task`): what it changes must not reach later tasks.
         held_out: part of each class of the task, and of the memory, that no other phase sees.
     """
 
@@ -39,6 +41,7 @@ class Phase:
     clip_norm: float | None = None
     class_balanced: bool = False
     after_storing: bool = False
+    evaluated: bool = False
     held_out: tuple[float, float] = (0.0, 0.0)
 
     @property

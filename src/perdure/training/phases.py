@@ -7,7 +7,7 @@ from the seed, so that a resumed run makes the same batches again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from perdure.models.base import Method, Task
 from perdure.models.memory import Memory
 from perdure.models.phase import MAIN, Phase, check_phases
 from perdure.randomness import Streams
+from perdure.training.evaluation import is_due
 from perdure.training.optim import OptimizerFactory
 from perdure.training.replay import stores_each_step
 from perdure.training.schedules import count
@@ -80,12 +81,22 @@ class Phases:
         self._memory = memory
         self._least = least
         self._held: tuple[int, HeldOut] | None = None
-        self._phases = [method.phases(task) for task in tasks]
+        n_tasks, every = settings.stop_after or len(tasks), settings.evaluate_every_task
+        self._phases = [
+            self._of_evaluated(method.phases(task), is_due(task.index, n_tasks, every))
+            for task in tasks
+        ]
         stores_at_step = stores_each_step(method, memory.buffer)
         for phases in self._phases:
             check_phases(phases, type(method).__name__, stores_at_step)
         lengths = [self._main_length(task.index) for task in tasks]
         self.schedule_lengths = [count(lengths, task.index, settings) for task in tasks]
+
+    @staticmethod
+    def _of_evaluated(phases: Sequence[Phase], is_evaluated: bool) -> Sequence[Phase]:
+        if is_evaluated:
+            return phases
+        return [replace(each, epochs=0) if each.evaluated else each for each in phases]
 
     def of(self, task: int) -> Sequence[Phase]:
         """The phases of `task`, in order."""

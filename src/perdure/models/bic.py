@@ -1,0 +1,138 @@
+"""BiC: large scale incremental learning (bias correction of the new classes' scores)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perdure.backbones.base import Backbone
+from perdure.datasets.batch import Batch
+from perdure.errors import UserError
+from perdure.models.base import Data, Loss, Method, Task
+from perdure.models.phase import Phase
+from perdure.models.teacher import Teacher, frozen
+
+
+class Correction(nn.Module):
+    """q = α o + β on the scores o of `classes`, of `n` in all; from (1, 0) on."""
+
+    mask: Tensor
+
+    def __init__(self, classes: Sequence[int], n: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1))
+        self.beta = nn.Parameter(torch.zeros(1))
+        mask = torch.tensor([float(label in classes) for label in range(n)])
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, scores: Tensor, learns: bool) -> Tensor:
+        """float [B, n] -> [B, n]; without gradients of α and β unless it `learns`."""
+        alpha, beta = (
+            (self.alpha, self.beta) if learns else (self.alpha.detach(), self.beta.detach())
+        )
+        return scores * (1 + self.mask * (alpha - 1)) + self.mask * beta
+
+
+class BiC(Method):
+    """Distillation, then a linear correction of the new classes' scores on held-out examples.
+
+    Wu et al. 2019, "Large scale incremental learning", sec. 3 and 4, for n old classes and m new:
+
+    - stage 1, on the task's examples and the exemplars without those held out, eq. 1 to 3:
+      L = λ L_d + (1−λ) CE with λ = n / (n + m) and L_d = −Σ_k π̂_k log π_k over the old classes,
+      the softmax of both networks' scores over T.
+    - stage 2, with the network fixed, eq. 4 and 5: q_k = α o_k + β for the new classes, by
+      cross-entropy on examples held out of both, as many of each class.
+
+    The (α, β) of every earlier task stay and take part in the teacher's scores, in stage 1 and in
+    predictions. The first task has no stage 2 and holds nothing out. The exemplars are chosen
+    after stage 2, by herding as in the paper (`buffer=herding`, the default here).
+
+    Args:
+        temperature: T.
+        held_out: part of each old class's exemplars that is held out, and as many of a new class.
+        bias_epochs: of stage 2.
+        bias_lr: its learning rate.
+    """
+
+    keeps_exemplars = True
+    store_at = "task"
+    joint = False
+    scenarios = ("class-incremental",)
+    loss_scope = "seen"
+    needs_boundaries = True
+    needs_full_parameters = True
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        temperature: float,
+        held_out: float,
+        bias_epochs: int,
+        bias_lr: float,
+    ) -> None:
+        super().__init__(backbone)
+        if not temperature > 0:
+            raise UserError(f"model.temperature={temperature}: divides scores; must be above 0")
+        if not 0 < held_out < 1:
+            raise UserError(f"model.held_out={held_out}: is a part; must be between 0 and 1")
+        if bias_epochs < 1:
+            raise UserError(f"model.bias_epochs={bias_epochs}: trains α, β; must be 1 or more")
+        self.temperature = temperature
+        self.held_out = held_out
+        self.bias_epochs = bias_epochs
+        self.bias_lr = bias_lr
+        self.corrections = nn.ModuleList()
+
+    def grow(self, task: Task) -> None:
+        self.old = Teacher(self.backbone)
+        if task.index:
+            self.corrections.append(Correction(task.classes - task.past, self.backbone.n_classes))
+
+    def phases(self, task: Task) -> Sequence[Phase]:
+        if not task.index:
+            return (Phase(data="task+memory"),)
+        return (
+            Phase(data="task+memory", held_out=(self.held_out, self.held_out)),
+            Phase(
+                "bias",
+                "held-out",
+                self.bias_epochs,
+                optimizer={"lr": self.bias_lr},
+                class_balanced=True,
+            ),
+        )
+
+    def parameter_groups(self, phase: Phase) -> list[dict[str, Any]]:
+        part = self.backbone if phase.is_main else self.corrections[-1]
+        return [{"params": list(part.parameters())}]
+
+    def before_task(self, data: Data) -> None:
+        self.old.learn(self.backbone)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._corrected(self.backbone(x))
+
+    def _corrected(self, z: Tensor) -> Tensor:
+        for number, each in enumerate(self.corrections, 1):
+            z = each(z, self.task.phase == "bias" and number == len(self.corrections))
+        return z
+
+    def loss(self, batch: Batch, *replay: Batch) -> Loss:
+        if self.task.phase == "bias":
+            with frozen(self.backbone):
+                z = self.backbone(batch.x)
+            return batch.cross_entropy(self._corrected(z))
+        z, past = self(batch.x), self.task.past
+        loss = batch.cross_entropy(z)
+        if not past:
+            return loss
+        with torch.no_grad():
+            old = past.select(self._corrected(self.old(batch.x)))
+        target = (old / self.temperature).softmax(1)
+        response = (past.select(z) / self.temperature).log_softmax(1)
+        share = len(past) / len(self.task.seen)
+        return share * batch.mean(-(target * response).sum(1)) + (1 - share) * loss
