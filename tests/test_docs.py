@@ -19,9 +19,9 @@ from perdure.config.build import locate
 from perdure.config.folder import CONF, options
 from perdure.config.overrides import Arguments
 from perdure.config.published import published
-from perdure.config.schema import validate
 from perdure.config.stored import GROUPS, StoredConfig
 from perdure.config.trust import refuse_locations
+from perdure.config.validation import validate
 from perdure.errors import UserError
 from perdure.io.files import require_own
 from perdure.io.redaction import Addresses

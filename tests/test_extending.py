@@ -14,8 +14,8 @@ from omegaconf import open_dict
 from process import environment, train_in
 
 from perdure.config.build import locate
-from perdure.config.schema import validate
 from perdure.config.typed import typed
+from perdure.config.validation import validate
 from perdure.models.base import Method
 from perdure.run.assemble import make_trainer
 from perdure.run.method_checks import check_method

@@ -19,8 +19,8 @@ from perdure.backbones.base import Backbone
 from perdure.checkpoint.core.encode import plain
 from perdure.config.compose import compose, register
 from perdure.config.folder import CONF
-from perdure.config.schema import validate
 from perdure.config.typed import typed
+from perdure.config.validation import validate
 from perdure.datasets.arrays import Arrays, Split
 from perdure.datasets.sources import MNIST
 from perdure.distributed.process_group import Ranks, join

@@ -12,7 +12,7 @@ from perdure.cli import reproduce
 from perdure.cli.processes import TRAIN, Usage
 from perdure.cli.reproduce import Run, Setting
 from perdure.config.recipe import notices
-from perdure.config.schema import validate
+from perdure.config.validation import validate
 from perdure.run.api import compose
 
 ER = Setting(

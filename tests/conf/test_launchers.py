@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from perdure.config.compose import configuration
 from perdure.config.folder import CONF
-from perdure.config.schema import validate
+from perdure.config.validation import validate
 
 LAUNCHERS = sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))
 SEARCHES = sorted(path.stem for path in (CONF / "search").glob("*.yaml"))

@@ -12,7 +12,7 @@ import perdure
 from perdure.config.folder import options
 from perdure.config.loading import loading
 from perdure.config.overrides import Arguments
-from perdure.config.schema import validate
+from perdure.config.validation import validate
 
 LOCAL = """\
 # @package _global_

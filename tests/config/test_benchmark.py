@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 import perdure
 from perdure.config.benchmark import PARTS
 from perdure.config.folder import CONF, SHARED, options
-from perdure.config.schema import validate
+from perdure.config.validation import validate
 from perdure.errors import UserError
 
 CLASSES = {

@@ -11,7 +11,7 @@ import perdure
 from perdure.config.benchmark import PARTS
 from perdure.config.build import locate
 from perdure.config.folder import options
-from perdure.config.schema import validate
+from perdure.config.validation import validate
 from perdure.errors import UserError
 
 GROUPS = (

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import perdure
-from perdure.config.schema import validate
 from perdure.config.task_sizes import are_epochs, epochs_of, sizes_of
 from perdure.config.typed import as_plain, typed
+from perdure.config.validation import validate
 from perdure.errors import UserError
 
 

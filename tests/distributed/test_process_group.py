@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import perdure
-from perdure.config.schema import Parallel, ReplaySync, TrainingConfig, validate
+from perdure.config.schema import Parallel, ReplaySync, TrainingConfig
+from perdure.config.validation import validate
 from perdure.distributed.process_group import Ranks
 from perdure.errors import UserError
 from perdure.ranks import environment, rendezvous

@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 import perdure
 from perdure.checkpoint.core.migrate import migrated
 from perdure.config.folder import CONF, options
-from perdure.config.schema import Config, validate
+from perdure.config.schema import Config
 from perdure.config.typed import typed
+from perdure.config.validation import validate
 from perdure.errors import UserError
 from perdure.models.base import Method
 from perdure.models.replay import uses_buffer

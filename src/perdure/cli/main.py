@@ -29,8 +29,8 @@ from perdure.config.build import import_from_here
 from perdure.config.folder import CONF
 from perdure.config.overrides import Arguments, readable, without_null_choices
 from perdure.config.recipe import notices
-from perdure.config.schema import validate
 from perdure.config.suggestions import require_no_flags
+from perdure.config.validation import validate
 from perdure.errors import ExitRun, PeerLostError, PerdureError, PreemptedError, UserError
 from perdure.io.files import require_own
 from perdure.io.redaction import ADDRESSES

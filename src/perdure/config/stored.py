@@ -20,8 +20,8 @@ from perdure.config.compare import BENCHMARK, is_free, is_within, listed
 from perdure.config.compose import compose_with_options
 from perdure.config.overrides import Arguments, leaves, parse, quoted
 from perdure.config.protocol import MARK, marked
-from perdure.config.schema import require_component
 from perdure.config.trust import TARGET, Trust, advice, lookup, texts
+from perdure.config.validation import require_component
 from perdure.errors import UserError
 from perdure.io.redaction import redacted
 

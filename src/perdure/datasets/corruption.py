@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from perdure.config.rules import RULES
-from perdure.config.schema import NoiseConfig, NoiseKind, check_noise
+from perdure.config.schema import NoiseConfig, NoiseKind
+from perdure.config.validation import check_noise
 from perdure.datasets.classes import Classes
 from perdure.errors import UserError
 from perdure.randomness import Streams

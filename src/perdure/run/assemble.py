@@ -19,9 +19,10 @@ from perdure.checkpoint.core.manager import CheckpointManager, Policy, stem
 from perdure.config.build import build
 from perdure.config.compare import require_same
 from perdure.config.folder import CHECKOUT
-from perdure.config.schema import Config, Direction, Mode, validate
+from perdure.config.schema import Config, Direction, Mode
 from perdure.config.trust import refuse_locations
 from perdure.config.typed import as_plain, typed
+from perdure.config.validation import validate
 from perdure.datasets.fetch import time_limit
 from perdure.datasets.scenarios import Scenario
 from perdure.datasets.streams import length

@@ -17,9 +17,10 @@ from perdure.checkpoint.core import ledger
 from perdure.config.compose import compose, run_timestamp
 from perdure.config.loading import loading
 from perdure.config.overrides import Arguments, quoted
-from perdure.config.schema import Config, validate
+from perdure.config.schema import Config
 from perdure.config.trust import refuse_locations
 from perdure.config.typed import as_plain, typed
+from perdure.config.validation import validate
 from perdure.errors import UserError
 from perdure.io.files import require_own
 from perdure.io.redaction import ADDRESSES

@@ -7,8 +7,9 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from perdure.config.rules import RULES
-from perdure.config.schema import LossScope, Mode, TrainingConfig, check_precision
+from perdure.config.schema import LossScope, Mode, TrainingConfig
 from perdure.config.task_sizes import epochs_of
+from perdure.config.validation import check_precision
 from perdure.errors import UserError
 from perdure.ranks import environment
 
