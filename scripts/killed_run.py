@@ -56,6 +56,12 @@ CASES = {
     "ewc-online": Case(("model=ewc-online",)),
     "si": Case(("model=si",)),
     "lwf": Case(("model=lwf",)),
+    "gem": Case(("model=gem",)),
+    "mir": Case(("model=mir", "model.candidates=30")),
+    "mer": Case(("model=mer",)),
+    "scr": Case(("model=scr", "model.replayed=20")),
+    "slda": Case(("model=slda", "model.base_epochs=1")),
+    "hat": Case(("model=hat",)),
 }
 
 

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hydra import compose
+from omegaconf import DictConfig
+
+from perdure.config.compose import configuration
+from perdure.config.overrides import Arguments
+
 FILES = {
     "lab/__init__.py": "",
     "lab/scaling.py": "def scaled(loss, strength):\n    return strength * loss\n",
@@ -62,3 +68,11 @@ def modules_of(run: Path) -> set[str]:
     """The user's modules that the run in this folder has kept."""
     code = run / "code" / "modules"
     return {str(path.relative_to(code)) for path in code.rglob("*.py")}
+
+
+def composed(*words: str) -> DictConfig:
+    """What a command composes, Hydra's own part with it."""
+    command = Arguments(words)
+    overrides = [*command.search_path, *(t.text for t in command.overrides), "timestamp=now"]
+    with configuration(command.config_folders):
+        return compose("train", overrides=overrides, return_hydra_config=True)

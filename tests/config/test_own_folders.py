@@ -6,21 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose
-from lab import make_lab
+from lab import composed, make_lab
 from omegaconf import DictConfig, OmegaConf
 
-from perdure.config.compose import configuration
 from perdure.config.folder import CONF
-from perdure.config.overrides import Arguments
-
-
-def composed(*words: str) -> DictConfig:
-    """What a command composes, Hydra's own part with it."""
-    command = Arguments(words)
-    overrides = [*command.search_path, *(t.text for t in command.overrides), "timestamp=now"]
-    with configuration(command.config_folders):
-        return compose("train", overrides=overrides, return_hydra_config=True)
 
 
 def plain(config: DictConfig, group: str) -> Any:

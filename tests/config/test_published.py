@@ -46,6 +46,15 @@ def test_a_row_applies_to_its_method_benchmark_and_buffer_size(
     ]
 
 
+def test_a_row_applies_to_a_method_that_chooses_its_buffer() -> None:
+    """The method's file has the ring of tasks that the row's protocol asks for."""
+    expected = {"model.margin": 1.0, "optimizer.lr": 0.01}
+    config = perdure.compose("model=gem", "buffer.size=200")
+    assert values(config, *expected) == expected
+    (message,) = told("model=gem", "buffer.size=200", "buffer=reservoir")
+    assert "gem-200 differs: buffer._target_=perdure.buffers.reservoir.Reservoir" in message
+
+
 @pytest.mark.parametrize(
     "free",
     [

@@ -137,8 +137,10 @@ def test_trains_on_one_task_after_another(
     losses = [e.loss for e in listener.of(events.StepLog)]
     assert len(losses) == summary["global_step"] >= 2 * STEPS
     trained = {name for name, p in trainer.method.named_parameters() if p.requires_grad}
-    # A method that trains nothing (SLDA) has no loss.
-    assert all(loss == loss and abs(loss) < 100 if trained else loss is None for loss in losses)
+    # One that trains nothing (SLDA) has no loss; one may leave out a step with an empty memory.
+    taken = [loss for loss in losses if loss is not None]
+    assert len(taken) >= len(losses) - 1 if trained else not taken
+    assert all(loss == loss and abs(loss) < 100 for loss in taken)
     for task in ("task 0", "task 1"):
         state = torch.load(io.BytesIO(keep.files[task]), weights_only=True)["model"]
         weights.append({name: state[name] for name in trained & state.keys()})

@@ -44,7 +44,7 @@ def gradients(method: Any, k: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("k", [1, 4, 12])
 def test_no_reference_is_left_in_conflict(make: Make, k: int) -> None:
-    """Eq. 8: ⟨g̃, g_k⟩ ≥ 0 for every k, by the smallest change that reaches it."""
+    """⟨g̃, g_k⟩ ≥ 0 for every k, by the smallest change that reaches it."""
     method = make(GEM, margin=0.0, ridge=0.0)
     g, references = gradients(method, k)
     change = projected(method, g, references) - g

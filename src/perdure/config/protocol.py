@@ -146,7 +146,9 @@ class Protocol:
         for folder in self._folders:
             path = folder / group / f"{self._values.get(group)}.yaml"
             if path.is_file():
-                return dict(yaml.load(path.read_bytes(), LOADER) or {})
+                content = dict(yaml.load(path.read_bytes(), LOADER) or {})
+                # Which other options it chooses is seen in these groups.
+                return {key: value for key, value in content.items() if key != "defaults"}
         return None
 
 

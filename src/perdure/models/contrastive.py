@@ -20,7 +20,8 @@ def supervised_contrastive(z: Tensor, y: Tensor, temperature: float) -> Tensor:
     Returns:
         [].
     """
-    similarity = z.float() @ z.float().T / temperature
+    with torch.autocast(z.device.type, enabled=False):  # differences of 1/τ size count
+        similarity = z.float() @ z.float().T / temperature
     itself = torch.eye(len(y), dtype=torch.bool, device=y.device)
     others = similarity.masked_fill(itself, -torch.inf)
     log_probability = similarity - torch.logsumexp(others, 1, keepdim=True)

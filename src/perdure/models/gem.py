@@ -20,10 +20,10 @@ from perdure.models.replay import Replay
 class GEM(Method):
     """Change the gradient as little as lets the loss on no earlier task's memory grow.
 
-    Lopez-Paz & Ranzato 2017, "Gradient episodic memory for continual learning", eq. 8 to 11 and
-    Alg. 1: with G the gradients g_k of the mean losses on the memory of each earlier task, one a
-    row, g̃ = g where Gg ≥ 0, else g̃ = g + Gᵀv with v = argmin ½ vᵀGGᵀv + (Gg)ᵀv, v ≥ 0. The memory
-    holds the last examples of each task. As in the authors' code v ≥ margin, which favors
+    Lopez-Paz & Ranzato 2017, "Gradient episodic memory for continual learning", section 3 (the dual
+    program) and Alg. 1: with G the gradients g_k of the mean losses on the memory of each earlier
+    task, one a row, g̃ = g where Gg ≥ 0, else g̃ = g + Gᵀv, v = argmin ½ vᵀGGᵀv + (Gg)ᵀv, v ≥ 0. The
+    memory holds the last examples of each task. As in the authors' code v ≥ margin, which favors
     transfer to the earlier tasks, and a ridge is added to GGᵀ.
 
     Deviations: one head over all classes, of which later ones count as wrong answers, where the

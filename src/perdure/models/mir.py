@@ -20,10 +20,10 @@ from perdure.models.replay import Replay
 class MIR(Method):
     """Replay the candidates whose loss would grow most by a step on the new examples alone.
 
-    Aljundi et al. 2019, "Online continual learning with maximally interfered retrieval", eq. 1 and
-    Alg. 1: θᵛ = θ − α ∇L(f_θ(X_t), Y_t), a virtual step of plain SGD, and the criterion MI-1 of a
-    candidate x drawn from the memory, s(x) = l(f_θᵛ(x), y) − l(f_θ(x), y); one step follows on
-    the new batch and on the candidates with the largest s.
+    Aljundi et al. 2019, "Online continual learning with maximally interfered retrieval", section
+    3.1 and Alg. 1: θᵛ = θ − α ∇L(f_θ(X_t), Y_t), a virtual step of plain SGD, and the criterion
+    MI-1 of a candidate x drawn from the memory, s(x) = l(f_θᵛ(x), y) − l(f_θ(x), y); one step
+    follows on the new batch and on the candidates with the largest s.
 
     Deviations: the candidates are drawn from all that is stored, where the authors' code leaves out
     the current task's; they are scored in evaluation mode, so that scoring changes no batch
