@@ -19,7 +19,8 @@ from perdure.datasets.classes import Classes
 from perdure.datasets.scenarios import ClassIncremental
 from perdure.errors import UserError
 from perdure.models.base import Task
-from perdure.models.bic import BiC, Correction
+from perdure.models.bic import BiC
+from perdure.models.correction import Correction
 from perdure.models.memory import Memory
 from perdure.models.phase import Phase
 from perdure.testing import check_method
