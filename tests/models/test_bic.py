@@ -14,11 +14,13 @@ from perdure.buffers.base import Buffer
 from perdure.buffers.herding import Herding
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.batch import Batch
+from perdure.datasets.blurry import Blurry
 from perdure.datasets.classes import Classes
 from perdure.datasets.scenarios import ClassIncremental
 from perdure.errors import UserError
 from perdure.models.base import Task
-from perdure.models.bic import BiC, Correction
+from perdure.models.bic import BiC
+from perdure.models.correction import Correction
 from perdure.models.memory import Memory
 from perdure.models.phase import Phase
 from perdure.testing import check_method
@@ -195,3 +197,17 @@ def test_resumes_and_splits(reset: bool) -> None:
 def test_values_that_make_no_sense_are_refused(key: str, value: float) -> None:
     with pytest.raises(UserError, match=rf"^model\.{key}={value}: "):
         BiC(MLP((1, 28, 28), 10, (12,)), **{**OPTIONS, key: value})
+
+
+def test_classes_may_come_again(tiny: Arrays) -> None:
+    """In a blurry stream a class is old and of the task at once; its weights are the old ones."""
+    benchmark = Blurry(tiny, 3, disjoint_ratio=0.5, blurry_ratio=0.2, class_order="random")
+    assert set(benchmark.classes(0)) & set(benchmark.classes(2))
+    check_method(
+        BiC,
+        OPTIONS,
+        buffer=lambda: Herding(40, 10),
+        benchmark=benchmark,
+        settings={"epochs": 1, "batch_size": 30},
+        shards=(2,),
+    )

@@ -18,6 +18,7 @@ from perdure.buffers.herding import Herding
 from perdure.config.schema import LossScope
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.batch import Batch
+from perdure.datasets.blurry import Blurry
 from perdure.datasets.scenarios import ClassIncremental, Scenario
 from perdure.datasets.transforms import Scale
 from perdure.models.icarl import ICaRL
@@ -163,3 +164,16 @@ def test_resumes_and_splits() -> None:
     check = partial(check_method, ICaRL, buffer=lambda: Herding(40, 10))
     check({"mirror": True})
     check(backbone=growing, settings={"epochs": 1, "loss_scope": LossScope.seen})
+
+
+def test_classes_may_come_again(tiny: Arrays) -> None:
+    """In a blurry stream a class is old and of the task at once; its weights are the old ones."""
+    benchmark = Blurry(tiny, 3, disjoint_ratio=0.5, blurry_ratio=0.2, class_order="random")
+    assert set(benchmark.classes(0)) & set(benchmark.classes(2))
+    check_method(
+        ICaRL,
+        buffer=lambda: Herding(40, 10),
+        benchmark=benchmark,
+        settings={"epochs": 1, "batch_size": 30},
+        shards=(2,),
+    )

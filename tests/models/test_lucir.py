@@ -17,6 +17,7 @@ from perdure.buffers.base import Buffer
 from perdure.buffers.herding import Herding
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.batch import Batch
+from perdure.datasets.blurry import Blurry
 from perdure.datasets.classes import Classes
 from perdure.datasets.scenarios import ClassIncremental, Scenario
 from perdure.errors import UserError
@@ -180,3 +181,18 @@ def test_values_that_make_no_sense_are_refused(options: dict[str, Any], message:
 def test_another_head_is_refused() -> None:
     with pytest.raises(UserError, match="must be head=growing-cosine"):
         LUCIR(MLP((1, 28, 28), 10, (16,)), **OPTIONS)
+
+
+def test_classes_may_come_again(tiny: Arrays) -> None:
+    """In a blurry stream a class is old and of the task at once; its weights are the old ones."""
+    benchmark = Blurry(tiny, 3, disjoint_ratio=0.5, blurry_ratio=0.2, class_order="random")
+    assert set(benchmark.classes(0)) & set(benchmark.classes(2))
+    check_method(
+        LUCIR,
+        {**OPTIONS, "finetune_epochs": 1},
+        buffer=lambda: Herding(40, 10),
+        benchmark=benchmark,
+        settings={"epochs": 1, "batch_size": 30},
+        shards=(2,),
+        backbone=make_network,
+    )

@@ -12,28 +12,10 @@ from perdure.backbones.base import Backbone
 from perdure.datasets.batch import Batch
 from perdure.errors import UserError
 from perdure.models.base import Data, Loss, Method, Task
+from perdure.models.correction import Correction
+from perdure.models.options import at_least
 from perdure.models.phase import Phase
 from perdure.models.teacher import Teacher, frozen
-
-
-class Correction(nn.Module):
-    """q = α o + β on the scores o of `classes`, of `n` in all; from (1, 0) on."""
-
-    mask: Tensor
-
-    def __init__(self, classes: Sequence[int], n: int) -> None:
-        super().__init__()
-        self.alpha = nn.Parameter(torch.ones(1))
-        self.beta = nn.Parameter(torch.zeros(1))
-        mask = torch.tensor([float(label in classes) for label in range(n)])
-        self.register_buffer("mask", mask, persistent=False)
-
-    def forward(self, scores: Tensor, learns: bool) -> Tensor:
-        """float [B, n] -> [B, n]; without gradients of α and β unless it `learns`."""
-        alpha, beta = (
-            (self.alpha, self.beta) if learns else (self.alpha.detach(), self.beta.detach())
-        )
-        return scores * (1 + self.mask * (alpha - 1)) + self.mask * beta
 
 
 class BiC(Method):
@@ -79,8 +61,8 @@ class BiC(Method):
             raise UserError(f"model.temperature={temperature}: divides scores; must be above 0")
         if not 0 < held_out < 1:
             raise UserError(f"model.held_out={held_out}: is a part; must be between 0 and 1")
-        if bias_epochs < 1:
-            raise UserError(f"model.bias_epochs={bias_epochs}: trains α, β; must be 1 or more")
+        at_least(1, bias_epochs=bias_epochs)
+        at_least(0, bias_lr=bias_lr)
         self.temperature = temperature
         self.held_out = held_out
         self.bias_epochs = bias_epochs

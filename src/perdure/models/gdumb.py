@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from perdure.backbones.base import Backbone
 from perdure.datasets.batch import Batch
 from perdure.errors import UserError
 from perdure.models.base import Data, Loss, Method, Task
+from perdure.models.cutmix import mix
 from perdure.models.memory import Memory
+from perdure.models.options import at_least
 from perdure.models.phase import Phase
 from perdure.models.teacher import Teacher
 
@@ -55,18 +55,12 @@ class GDumb(Method):
         clip_norm: float,
     ) -> None:
         super().__init__(backbone)
-        for key, count in (("epochs", epochs), ("batch_size", batch_size)):
-            if count < 1:
-                raise UserError(
-                    f"model.{key}={count}: of training on the memory; must be 1 or more"
-                )
+        at_least(1, epochs=epochs, batch_size=batch_size)
+        at_least(0, lr_min=lr_min)
         if not 0 <= cutmix <= 1:
             raise UserError(f"model.cutmix={cutmix}: is a probability; must be between 0 and 1")
-        if not (lr_min >= 0 and clip_norm > 0):
-            raise UserError(
-                f"model.lr_min={lr_min}, model.clip_norm={clip_norm}: bound the steps; lr_min must "
-                "be 0 or more, clip_norm above 0"
-            )
+        if not clip_norm > 0:
+            raise UserError(f"model.clip_norm={clip_norm}: bounds a norm; must be above 0")
         self.cutmix = cutmix
         self.first = Teacher(backbone)
         restarts = "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts"
@@ -96,26 +90,3 @@ class GDumb(Method):
         z, y = batch.in_scope(self(x)), batch.y_in_scope
         own, mixed = (F.cross_entropy(z, labels, reduction="none") for labels in (y, y[other]))
         return batch.mean(share * own + (1 - share) * mixed)
-
-
-def mix(x: Tensor, other: Tensor, area: float, row: float, column: float) -> tuple[Tensor, float]:
-    """CutMix: a rectangle of each image from another one, cut off at the border.
-
-    Args:
-        x: float [B, C, H, W].
-        other: int64 [B], which image gives the rectangle.
-        area: of the rectangle before it is cut off, as a part of the image.
-        row, column: its center, as parts of height and width.
-
-    Returns:
-        The images, and the part of each that is its own.
-    """
-    height, width = x.shape[2:]
-    bounds = []
-    for size, center in ((height, row), (width, column)):
-        half, middle = int(size * sqrt(area)) // 2, int(size * center)
-        bounds += [max(0, middle - half), min(size, middle + half)]
-    top, bottom, left, right = bounds
-    x = x.clone()
-    x[:, :, top:bottom, left:right] = x[other, :, top:bottom, left:right]
-    return x, 1 - (bottom - top) * (right - left) / (height * width)

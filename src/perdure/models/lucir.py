@@ -15,6 +15,7 @@ from perdure.backbones.heads import Cosine
 from perdure.datasets.batch import Batch
 from perdure.errors import UserError
 from perdure.models.base import Data, Loss, Method, Task
+from perdure.models.options import at_least
 from perdure.models.phase import Phase
 from perdure.models.teacher import Teacher, frozen
 
@@ -63,12 +64,9 @@ class LUCIR(Method):
         super().__init__(backbone)
         if not isinstance(backbone.head, Cosine) or not backbone.grows:
             raise UserError("head: LUCIR appends cosine weights; must be head=growing-cosine")
-        given = {"less_forget": less_forget, "margin": margin, "finetune_epochs": finetune_epochs}
-        for key, value in given.items():
-            if not 0 <= value < float("inf"):
-                raise UserError(f"model.{key}={value}: is a weight or a length; must be 0 or more")
-        if hardest < 1:
-            raise UserError(f"model.hardest={hardest}: counts new classes; must be 1 or more")
+        at_least(0, less_forget=less_forget, margin=margin)
+        at_least(0, finetune_epochs=finetune_epochs, finetune_lr=finetune_lr)
+        at_least(1, hardest=hardest)
         self.less_forget = less_forget
         self.margin = margin
         self.hardest = hardest

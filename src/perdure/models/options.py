@@ -1,0 +1,16 @@
+"""Checks of a method's hyperparameters: a value out of range is one sentence."""
+
+from __future__ import annotations
+
+from perdure.errors import UserError
+
+
+def at_least(least: float, **options: float) -> None:
+    """Refuse values below `least`, and those that are infinite or NaN.
+
+    Raises:
+        UserError: names the first of them as a key of the configuration, `model.<name>=<value>`.
+    """
+    for key, value in options.items():
+        if not least <= value < float("inf"):
+            raise UserError(f"model.{key}={value}: out of range; must be {least:g} or more")
