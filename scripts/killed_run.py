@@ -62,6 +62,10 @@ CASES = {
     "scr": Case(("model=scr", "model.replayed=20")),
     "slda": Case(("model=slda", "model.base_epochs=1")),
     "hat": Case(("model=hat",)),
+    "icarl": Case(("model=icarl",)),
+    "lucir": Case(("model=lucir", "model.finetune_epochs=2")),
+    "bic": Case(("model=bic", "model.bias_epochs=4", "model.held_out=0.3")),
+    "gdumb": Case(("model=gdumb", "model.epochs=3")),
 }
 
 
