@@ -127,7 +127,9 @@ def test_killed_within_a_phase_it_ends_alike(here: Path) -> None:
     assert stopped.at[1] > 1, "within the second phase, whose epochs follow the first one's"
     again = train_in(here, *often)
     assert again.returncode == 0, again.stderr
-    assert len(json.loads((here / "run" / "results.json").read_text())["resumes"]) == 1
+    (resumed,) = json.loads((here / "run" / "results.json").read_text())["resumes"]
+    assert stopped.path.name in resumed["from"], "from the last one, in the second phase"
+    assert not list((here / "run" / "checkpoints").glob("*.damaged*"))
     compared = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "compare_ends.py"), "run", "calm"],
         cwd=here,

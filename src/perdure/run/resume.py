@@ -141,7 +141,7 @@ def latest_intact(folder: Path, limits: Limits = DEFAULT_LIMITS) -> RestorePoint
     """
     from perdure.checkpoint.core import format as files
     from perdure.checkpoint.core.archive import TooLargeError
-    from perdure.checkpoint.core.ledger import broken, entries, is_full_name
+    from perdure.checkpoint.core.ledger import IN_ORDER, broken, entries, is_full_name
 
     home = RunFiles(folder).checkpoints
     full = [entry for entry in entries(home) if entry.full]
@@ -150,7 +150,8 @@ def latest_intact(folder: Path, limits: Limits = DEFAULT_LIMITS) -> RestorePoint
     for entry in reversed(full):
         try:
             state = files.read(entry.path, limits.n_bytes)
-            if list(state.get("position", {}).values()) not in ([], entry.at):
+            position = state.get("position", {})
+            if position and [position.get(key) for key in IN_ORDER] != entry.at:
                 raise UserError(f"{entry.path}: damaged (its sidecar names another position)")
             require_of_run(state.get("args"), run, entry.path)
         except (files.NewerFormatError, TooLargeError):  # it may be intact

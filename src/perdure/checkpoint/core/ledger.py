@@ -20,6 +20,10 @@ _OURS = re.compile(r"step-\d+_full\.pth|(task\d+|joint)\.\d+(_full)?\.pth|.+_(\d
 """Names that a run gives its own files."""
 
 
+IN_ORDER = ("task", "epoch", "step", "global_step")
+"""What of a `Position` tells checkpoints apart."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A committed checkpoint, by the metadata in its sidecar.
@@ -43,7 +47,7 @@ class Entry:
 
     @property
     def at(self) -> list[int]:
-        """Task, epoch, step and global step, in the order of `Position`."""
+        """The numbers of `IN_ORDER`."""
         global_step, task, epoch, step = self.order
         return [task, epoch, step, global_step]
 
