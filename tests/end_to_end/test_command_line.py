@@ -16,11 +16,11 @@ MISTAKES = [
     (["+buffer.sise=3"], "buffer.sise=3: buffer takes size, batch_size"),
     (
         ["dataset=base"],
-        "dataset=base: is what all benchmarks share and none itself; choose mnist-360, perm-",
+        "dataset=base: is what all benchmarks share and none itself; choose mnist-",
     ),
     (
         ["dataset=mnist"],
-        "choose mnist-360, perm-mnist, rot-mnist, seq-cifar10, seq-cifar100, seq-fmnist",
+        "choose mnist-360, perm-mnist, rot-mnist, seq-cifar10",
     ),
     (["dataset.source=mnist"], "dataset.source=mnist: must name a class"),
     (["seed=abc"], "seed: Value 'abc' of type 'str' could not be converted to Integer"),

@@ -73,7 +73,7 @@ def pairs() -> Iterator[Any]:
         yield pytest.param(model, buffer, marks=marks)
 
 
-@pytest.mark.parametrize(("model", "buffer"), pairs())
+@pytest.mark.parametrize(("model", "buffer"), list(pairs()))
 def test_resuming_from_a_saved_state_changes_no_bit(model: str, buffer: str, tiny: Arrays) -> None:
     config = compose(f"model={model}", f"buffer={buffer}", *SMALL)
     typed_config = typed(config)
