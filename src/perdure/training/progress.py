@@ -24,6 +24,8 @@ class Progress:
     def __init__(self, recording: Recording, state: TrainState) -> None:
         self.recording = recording
         self.state = state
+        # Now, before a resume grows the network: the first task's, however often it is resumed.
+        self._n_parameters = sum(p.numel() for p in state.method.trainable())
         self._rate = (time.monotonic(), 0)
         self._next_tick = 0.0
 
@@ -36,7 +38,7 @@ class Progress:
                 state.config,
                 state.summary(),
                 n_tasks,
-                sum(p.numel() for p in state.method.trainable()),
+                self._n_parameters,
                 str(state.device),
                 state.position.global_step,
                 tuple(notices),
