@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from kit import MakeTrainer
+from kit import Listener, MakeTrainer
 from torch import Tensor, nn
 
 from perdure.backbones.heads import Cosine
@@ -24,6 +24,7 @@ from perdure.models.er import ER
 from perdure.models.memory import Memory
 from perdure.models.phase import Phase
 from perdure.models.sgd import FineTuning
+from perdure.tracking.events import RunStart
 from perdure.training.optim import SGD
 from perdure.training.trainer import Trainer
 
@@ -159,6 +160,19 @@ def test_reductions_that_fix_the_parameters_are_refused_where_they_grow(
     with pytest.raises(UserError, match=r"Blocks grows with the tasks, and training\.exact=false"):
         make(Blocks, shards=2, exact=False)
     assert make(Blocks, shards=1, exact=False).fit()["status"] == "finished"
+
+
+def test_a_resumed_run_starts_by_telling_the_same(make: MakeTrainer) -> None:
+    saved, told = Saved(), []
+    make(Blocks, checkpoints=saved).fit()
+    for content in (None, saved.states[-2]):
+        listener = Listener()
+        trainer = make(Blocks, recorders=[listener])
+        if content is not None:
+            trainer.load_state_dict(torch.load(io.BytesIO(content), weights_only=True))
+        trainer.fit()
+        told.append(listener.of(RunStart)[0].n_parameters)
+    assert told[0] == told[1], "those of the first task, as results and report show them"
 
 
 class Groups(FineTuning):

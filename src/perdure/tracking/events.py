@@ -35,6 +35,7 @@ class RunStart(Event):
     n_tasks: int
     """How many tasks this run trains (1 when training jointly)."""
     n_parameters: int
+    """Trained ones in the first task; a method may add some for later ones."""
     device: str
     global_step: int = 0
     notices: tuple[str, ...] = ()
