@@ -20,6 +20,7 @@ from perdure.models.er import ER
 from perdure.models.lwf import LwF
 from perdure.models.memory import Memory
 from perdure.models.sgd import FineTuning
+from perdure.models.slda import SLDA
 from perdure.testing import check_method
 from perdure.training.optim import SGD
 
@@ -86,6 +87,22 @@ def test_what_needs_boundaries_is_refused(
     changes = {} if buffer is None else {"buffer": buffer()}
     with pytest.raises(UserError, match=message):
         make_trainer(method, benchmark=RotatingPairs(few, seed=3), **changes)
+
+
+@pytest.mark.parametrize("base_epochs", [0, 1])
+def test_a_method_of_one_phase_needs_no_boundaries(
+    make_trainer: MakeTrainer, few: Arrays, base_epochs: int
+) -> None:
+    def trainer() -> Any:
+        return make_trainer(
+            lambda network: SLDA(network, 1e-4, base_epochs), benchmark=RotatingPairs(few, seed=3)
+        )
+
+    if base_epochs:
+        with pytest.raises(UserError, match="SLDA does something when a task ends"):
+            trainer()
+    else:
+        assert trainer().fit()["average_accuracy"]["class_il"] > 0.2
 
 
 class Multihead(FineTuning):

@@ -14,9 +14,11 @@ from perdure.config.rules import check_stop_after
 from perdure.config.schema import LossScope, Parallel, ReplaySync
 from perdure.config.task_sizes import check_epochs
 from perdure.datasets.batch import Transform
+from perdure.datasets.classes import Classes
 from perdure.datasets.scenarios import Scenario
 from perdure.errors import UserError
-from perdure.models.base import Method
+from perdure.models.base import Method, Task
+from perdure.models.phase import MAIN
 from perdure.models.replay import draws_by_task, uses_buffer
 from perdure.ranks import shards
 from perdure.training.replay import stores_each_step
@@ -135,7 +137,8 @@ def _check_boundaries(method: Method, benchmark: Scenario, buffer: Buffer | None
         return
     name = type(method).__name__
     stores = uses_buffer(method) and not stores_each_step(method, buffer)
-    if method.needs_boundaries or stores or any(map(method.defines, ("after_task", "phases"))):
+    phased = tuple(method.phases(Task(0, Classes(), Classes()))) != (MAIN,)
+    if method.needs_boundaries or stores or phased or method.defines("after_task"):
         what = "stores examples" if stores else "does something"
         raise UserError(
             f"{name} {what} when a task ends, and a {benchmark.kind} stream has no tasks; choose "
