@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
+from perdure import testing
 from perdure.tracking.events import Event, Recorder
 from perdure.training.trainer import Trainer
 
 MakeTrainer = Callable[..., Trainer]
+
+check_method = partial(testing.check_method, every=5)
+"""For the methods of the repository, of which there are many."""
 
 
 class Listener(Recorder):

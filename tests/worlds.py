@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from perdure.backbones.base import Backbone
 from perdure.checkpoint.core.encode import plain
+from perdure.config.build import locate
 from perdure.config.compose import compose, register
 from perdure.config.folder import CONF
 from perdure.config.typed import typed
@@ -95,11 +98,33 @@ FOUR = ("training.shards=4",)
 # A buffer of 7 and draws of 3 leave the last shard's replay empty at every step.
 SMALL = ("buffer.size=7", "buffer.batch_size=3")
 EPOCH = ("dataset.iterations=null", "dataset.epochs=1", "backbone=mlp")
-METHODS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+OWN = {
+    "gdumb": ("model.epochs=3",),
+    "gem": ("buffer.size=60",),  # 12 of each task: three a shard, which batch norm needs
+    "hat": ("optimizer.momentum=0",),
+    "mer": ("optimizer.momentum=0",),
+}
+"""Options without which a method does not go with `BASE`, or takes long."""
 
+
+def methods() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each method whose batches can be split, and the overrides that choose it."""
+    for path in sorted((CONF / "model").glob("*.yaml")):
+        # Composing each would cost every rank seconds.
+        if locate(OmegaConf.load(path)["_target_"], "model").additive:
+            yield path.stem, (f"model={path.stem}", *OWN.get(path.stem, ()))
+
+
+METHODS = dict(methods())
+UNEVEN = ("agem", "der", "derpp", "er", "er-ace", "gem", "hat", "mer", "sgd", "si")
 EXACT: dict[str, tuple[str, ...]] = {
-    **{f"{m}-noisy": (f"model={m}", "buffer.size=30", *NOISY, *FOUR) for m in METHODS},
-    **{f"{m}-uneven": (f"model={m}", *SMALL, *EPOCH, *FOUR) for m in METHODS},
+    # HAT refuses networks with batch norm.
+    **{
+        f"{m}-noisy": ("buffer.size=30", *w, *NOISY, *FOUR)
+        for m, w in METHODS.items()
+        if m != "hat"
+    },
+    **{f"{m}-uneven": (*METHODS[m], *SMALL, *EPOCH, *FOUR) for m in UNEVEN},
     "bf16": ("model=derpp", "training.precision=bf16", "training.clip_norm=0.5", *FOUR),
     "fp16": ("model=derpp", "training.precision=fp16", "training.clip_norm=0.5", *FOUR),
     "balanced": ("model=er", "buffer=class-balanced", "buffer.size=20", *FOUR),

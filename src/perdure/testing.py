@@ -47,6 +47,7 @@ def check_method(
     optimizer: Callable[[Groups], torch.optim.Optimizer] = lambda groups: SGD(groups, lr=0.05),
     settings: Mapping[str, Any] | None = None,
     shards: Sequence[int] = (1, 2),
+    every: int = 1,
 ) -> None:
     """Train `method` on a few digits, and require what every method of Perdure keeps.
 
@@ -64,6 +65,7 @@ def check_method(
         optimizer: makes the optimizer of the parameter groups.
         settings: of training, as `perdure.training.settings.Settings` takes them.
         shards: into how many parts batches are split, one run each.
+        every: resumes from every so many-th step.
 
     Raises:
         AssertionError: what differs, and from where the run was resumed.
@@ -79,7 +81,7 @@ def check_method(
     )
     kind = type(trial.trainer().method)
     for n in shards if kind.additive else [1]:
-        _check_resumes(trial, n)
+        _check_resumes(trial, n, every)
     _check_purity(trial)
     if kind.evaluable == "anytime":
         often = trial.trainer(evaluate_every=1)
@@ -152,10 +154,10 @@ class _Saved:
     def finish(self) -> None: ...
 
 
-def _check_resumes(trial: _Trial, shards: int) -> None:
+def _check_resumes(trial: _Trial, shards: int, every: int) -> None:
     saved = _Saved()
     whole = _end(trial.trainer(saved, shards=shards))
-    for number, (position, content) in enumerate(saved.states[:-1]):
+    for number, (position, content) in enumerate(saved.states[:-1:every]):
         torch.manual_seed(number)  # what is drawn must not follow from what was drawn before
         trainer = trial.trainer(shards=shards)
         trainer.load_state_dict(torch.load(io.BytesIO(content), weights_only=True))

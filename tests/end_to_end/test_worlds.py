@@ -44,8 +44,10 @@ def test_the_world_size_changes_no_bit(ends: Any, case: str, n: int) -> None:
 
 def test_the_cases_differ(ends: Any) -> None:
     """What agrees above is no constant: no two cases end with the same weights."""
-    heads = [end["model"]["backbone.head.weight"] for end in ends[1].values()]
-    different = {tuple(head.flatten().tolist()) for head in heads}
+    different = {
+        tuple(float(value.double().sum()) for value in end["model"].values())
+        for end in ends[1].values()
+    }
     assert len(different) >= len(worlds.EXACT)
 
 

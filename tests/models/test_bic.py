@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from kit import check_method
 from torch import Tensor
 
 from perdure.backbones.mlp import MLP
@@ -23,7 +24,6 @@ from perdure.models.bic import BiC
 from perdure.models.correction import Correction
 from perdure.models.memory import Memory
 from perdure.models.phase import Phase
-from perdure.testing import check_method
 from perdure.training.optim import SGD, OptimizerFactory
 from perdure.training.settings import Settings
 from perdure.training.trainer import Trainer

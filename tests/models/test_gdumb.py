@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from kit import check_method
 from torch import Tensor
 
 from perdure.backbones.mlp import MLP
@@ -23,7 +24,6 @@ from perdure.models.cutmix import mix
 from perdure.models.gdumb import GDumb
 from perdure.models.memory import Memory
 from perdure.models.phase import Phase
-from perdure.testing import check_method
 from perdure.training.settings import Settings
 from perdure.training.trainer import Trainer
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from kit import check_method
 from torch import Tensor
 
 from perdure.backbones.mlp import MLP
@@ -18,7 +19,6 @@ from perdure.errors import UserError
 from perdure.models.agem import AGEM
 from perdure.models.gem import GEM
 from perdure.models.gradients import flat_gradient, unflatten
-from perdure.testing import check_method
 from perdure.training.checks import check
 from perdure.training.settings import Settings
 from perdure.training.trainer import Trainer

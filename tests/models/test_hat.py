@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from kit import MakeTrainer
+from kit import MakeTrainer, check_method
 from torch import Tensor
 
 from perdure.backbones.base import Backbone
@@ -21,7 +21,7 @@ from perdure.datasets.classes import Classes
 from perdure.errors import UserError
 from perdure.models.base import Task
 from perdure.models.hat import HAT
-from perdure.testing import check_method, digits
+from perdure.testing import digits
 from perdure.training.optim import SGD, OptimizerFactory
 from perdure.training.settings import Settings
 from perdure.training.trainer import Trainer

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from kit import check_method
 from torch import Tensor
 
 from perdure.backbones.heads import Linear
@@ -23,7 +24,6 @@ from perdure.datasets.scenarios import ClassIncremental, Scenario
 from perdure.datasets.transforms import Scale
 from perdure.models.icarl import ICaRL
 from perdure.models.memory import Memory
-from perdure.testing import check_method
 from perdure.training.settings import Settings
 from perdure.training.trainer import Trainer
 

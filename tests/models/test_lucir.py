@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from kit import check_method
 from torch import Tensor
 
 from perdure.backbones.heads import Cosine
@@ -23,7 +24,6 @@ from perdure.datasets.scenarios import ClassIncremental, Scenario
 from perdure.errors import UserError
 from perdure.models.base import Task
 from perdure.models.lucir import LUCIR
-from perdure.testing import check_method
 from perdure.training.optim import SGD, OptimizerFactory
 from perdure.training.settings import Settings
 from perdure.training.trainer import Trainer

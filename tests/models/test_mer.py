@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from kit import check_method
 from torch import Tensor, nn
 
 from perdure.buffers.base import Buffer
@@ -18,7 +19,6 @@ from perdure.errors import UserError
 from perdure.models.base import Loss, Method
 from perdure.models.mer import MER
 from perdure.models.replay import Replay
-from perdure.testing import check_method
 from perdure.training.optim import SGD
 
 DEFAULTS = {"beta": 1.0, "gamma": 1.0, "repeats": 1, "inner": "batch", "replayed": 10}

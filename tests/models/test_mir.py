@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from kit import check_method
 from torch import Tensor, nn
 
 from perdure.backbones.mlp import MLP
@@ -18,7 +19,6 @@ from perdure.errors import UserError
 from perdure.models.base import Loss, Method
 from perdure.models.mir import MIR
 from perdure.models.replay import Replay
-from perdure.testing import check_method
 
 Digits = Callable[..., Batch]
 Make = Callable[..., Any]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from kit import check_method
 from torch import Tensor
 
 from perdure.backbones.mlp import MLP
@@ -24,7 +25,6 @@ from perdure.models.contrastive import supervised_contrastive
 from perdure.models.memory import Memory
 from perdure.models.scr import SCR
 from perdure.randomness import Streams
-from perdure.testing import check_method
 
 Digits = Callable[..., Batch]
 Make = Callable[..., Any]

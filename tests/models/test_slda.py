@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kit import MakeTrainer
+from kit import MakeTrainer, check_method
 from torch import Tensor
 
 from perdure.backbones.mlp import MLP
@@ -21,7 +21,6 @@ from perdure.errors import UserError
 from perdure.models.base import StepOutput, Task
 from perdure.models.memory import Memory
 from perdure.models.slda import SLDA
-from perdure.testing import check_method
 
 Digits = Callable[..., Batch]
 

@@ -309,6 +309,13 @@ def smallest_batch(
     return needed
 
 
+def smallest_phase_batch(method: Method, benchmark: Scenario, settings: Settings) -> int:
+    """`smallest_batch` of phases with other examples than the task's, of which any may be left."""
+    if settings.sync_batchnorm or trains_on_one(method.backbone, benchmark):
+        return 1
+    return 2 * settings.n_shards
+
+
 def trains_on_one(network: nn.Module, benchmark: Scenario) -> bool:
     """Whether `network` can be trained on a single example, which batch norm may refuse."""
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

@@ -52,7 +52,8 @@ class Phases:
         tasks: all tasks of the benchmark.
         optimizers: makes the optimizer that the configuration names.
         memory: what the buffer holds.
-        least: examples that a batch must have.
+        least: examples that a batch must have where a task is trained on its own examples alone,
+            whose number was checked, and where it has other phases.
 
     Attributes:
         schedule_lengths: how many times the schedule of each task's main phase is stepped before
@@ -71,7 +72,7 @@ class Phases:
         tasks: Sequence[Task],
         optimizers: OptimizerFactory,
         memory: Memory,
-        least: int,
+        least: tuple[int, int],
     ) -> None:
         self._method = method
         self._settings = settings
@@ -119,10 +120,13 @@ class Phases:
             task.index,
             settings.epochs_of(task.index) if phase.epochs is None else phase.epochs,
             settings.iterations if phase.epochs is None else None,
-            self._least,
+            self._least_of(task.index),
             first_epoch=first_epoch,
             class_balanced=phase.class_balanced and phase.data != "held-out",
         )
+
+    def _least_of(self, task: int) -> int:
+        return self._least[list(self._phases[task]) != [MAIN]]
 
     def _examples(self, phase: Phase, task: Task, split: Split) -> Split:
         holder = next((other for other in self.of(task.index) if any(other.held_out)), None)
@@ -228,7 +232,7 @@ class Phases:
             main.batch_size or settings.batch_size,
             settings.epochs_of(task) if main.epochs is None else main.epochs,
             settings.iterations if main.epochs is None else None,
-            self._least,
+            self._least_of(task),
         )
 
 

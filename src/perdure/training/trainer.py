@@ -28,6 +28,7 @@ from perdure.training.checks import (
     joined_batches,
     sizes,
     smallest_batch,
+    smallest_phase_batch,
 )
 from perdure.training.clock import Clock
 from perdure.training.evaluation import Evaluator, is_due, measurable
@@ -98,7 +99,7 @@ class Trainer:
             tasks,
             optimizers or OptimizerFactory(),
             self._hooks.memory,
-            self._least,
+            (self._least, smallest_phase_batch(method, benchmark, settings)),
         )
         self._phases.check(measurable(method, benchmark))
         self._hooks.grow_to(0)
