@@ -70,7 +70,7 @@ def weights_of(run: Path) -> Any:
     return end_of(run)["model"]
 
 
-@pytest.mark.parametrize("n", [1, 4])
+@pytest.mark.parametrize("n", [pytest.param(1, marks=pytest.mark.exhaustive), 4])
 def test_a_network_in_parts_is_saved_whole(tmp_path: Path, n: int) -> None:
     """Saved on 2 ranks, it resumes on 1 and on 4, and agrees with a plain run within rounding."""
     fsdp = (*SHORT, "training.parallel=fsdp")

@@ -214,6 +214,7 @@ def test_an_artifact_is_measured_though_the_folder_stands_further(
     assert results["evaluation"]["position"]["task"] == 1
 
 
+@pytest.mark.exhaustive
 def test_a_folder_that_stands_further_is_not_set_back(
     wandb_server: StandIn, tmp_path: Path
 ) -> None:
@@ -317,6 +318,7 @@ def test_a_folder_sent_as_a_new_run_is_resumed_there(wandb_server: StandIn, tmp_
         assert (there["project"], there["id"]) == ("new", moved["id"])
 
 
+@pytest.mark.exhaustive
 def test_a_run_is_never_resumed_in_a_folder_of_another_that_is_called_the_same(
     wandb_server: StandIn, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from kit import Listener, MakeTrainer
+from kit import Listener, MakeTrainer, check_method
 from torch import Tensor
 
 from perdure.datasets.batch import Batch
@@ -21,7 +21,6 @@ from perdure.models.er import ER
 from perdure.models.memory import Memory
 from perdure.models.phase import Phase
 from perdure.models.sgd import FineTuning
-from perdure.testing import check_method
 from perdure.tracking.events import StepLog, TaskStart
 from perdure.training.optim import SGD
 
@@ -83,6 +82,7 @@ class Corrected(Seen):
 def test_phases_resume_at_every_step(kind: type[Seen], reset: bool) -> None:
     check_method(
         kind,
+        every=1,
         settings={"reset_optimizer": reset, "epochs": 1},
         optimizer=lambda groups: SGD(groups, lr=0.05, momentum=0.5),
     )
