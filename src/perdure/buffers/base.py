@@ -40,6 +40,8 @@ class Buffer:
                 "class derived from perdure.buffers.policy.StepPolicy or TaskPolicy"
             )
         self.policy = policy
+        # Known once: to ask an abstract class costs more at each step.
+        self._by_step = policy if isinstance(policy, StepPolicy) else None
         self.track_tasks = policy.uses_tasks
         self.changes = 0
         self._fields: dict[str, Tensor] = {}
@@ -116,11 +118,11 @@ class Buffer:
             return
         if self.track_tasks and "task" not in fields:
             fields = {**fields, "task": torch.full_like(fields["y"], offer.task)}
-        if isinstance(policy, StepPolicy):
-            rows, slots = policy.place(offer, uniforms)
+        if self._by_step is not None:
+            rows, slots = self._by_step.place(offer, uniforms)
             if rows:
                 self._put(fields, offer, rows, slots)
-        else:
+        elif isinstance(policy, TaskPolicy):
             self._replace(fields, offer, *policy.choose(self.on_host, offer, uniforms))
         policy.seen += len(offer)
 

@@ -141,8 +141,10 @@ class Batch:
             logits, y = columns(logits, scope), positions(self.y, scope)
         elif len(self.scopes) > 1:
             return self._summed_over_scopes(logits) / self.total
+        elif (scope := self.scopes[0][1]) is None:
+            y = self.y
         else:
-            logits, y = self.in_scope(logits), self.y_in_scope
+            logits, y = columns(logits, scope), positions(self.y, scope)
         if len(self) == self.total:
             return F.cross_entropy(logits, y)
         return F.cross_entropy(logits, y, reduction="sum") / self.total

@@ -80,6 +80,7 @@ class Replicated:
         width = batch_size * buffer.policy.numbers_per_example
         self._offers = BlockStream(streams, "remember", width, part)
         self._uniform: dict[str, UniformSlots] = {}
+        self._n_draws = len(method_draws(method))
         self._drawn: DrawnSlots | None = None
         if isinstance(method.replays, tuple):
             self._drawn = DrawnSlots(buffer, streams, method.replays)
@@ -109,7 +110,7 @@ class Replicated:
 
     def _select(self, n: int, at: At) -> list[dict[str, Tensor]]:
         """The fields of each of the uniform draws of `n` examples, gathered together."""
-        replays, key = len(method_draws(self.method)), purpose(at)
+        replays, key = self._n_draws, purpose(at)
         if key not in self._uniform:
             self._uniform[key] = UniformSlots(self.buffer, self.streams, key, replays, self._part)
         fields = self.buffer.select(self._uniform[key].at(n, at))
@@ -135,7 +136,7 @@ class Replicated:
             at: the position, which keys the random decisions.
             info: what the buffer's policy needs of each example, [B, …] each.
         """
-        offers = self._offers.at(without_update(at))
+        offers = self._offers.at(without_update(at) if "update" in at else at)
         self.buffer.add({**fields, **stored}, labels, offers, at.get("task", 0), info)
 
     def rewrite(self, slots: Tensor, fields: dict[str, Tensor]) -> None:

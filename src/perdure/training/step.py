@@ -90,6 +90,8 @@ class Step:
 
     def begin(self, phase: Phase) -> None:
         """Train on batches of `phase` from now on."""
+        own = self.settings.loss_scope
+        self._loss_scope = own.name if own else self.method.loss_scope
         self._of_task = phase.data == "task"
         self._draws = self._of_task and bool(self.method.replays)
         self._stores = self._of_task and stores_each_step(self.method, self._buffer)
@@ -165,11 +167,14 @@ class Step:
         if self.replay is not None:
             draws = self.replay.draw(raw, y, at) if self._draws else self.replay.nothing(raw, y)
         n = start = raw.shape[0]
-        views = self._views(n + sum([draw.total for draw in draws]), at)
-        own = self.settings.loss_scope
-        now, past = scopes(own.name if own else self.method.loss_scope, self.method.task)
-        if not self._of_task:  # examples of the memory are among those that are trained on
-            now = past
+        views = None
+        if self._augments:
+            views = self._views(n + sum([draw.total for draw in draws]), at)
+        now = past = None
+        if self._loss_scope != "full":
+            now, past = scopes(self._loss_scope, self.method.task)
+            if not self._of_task:  # examples of the memory are among those that are trained on
+                now = past
         batches = [Batch(raw, y, self.transform, _rows(views, 0, n), scope=now)]
         for draw in draws:
             stored = draw.fields
@@ -185,11 +190,11 @@ class Step:
     def _views(self, total: int, at: At) -> Tensor | None:
         """The augmentation of each view of `total` examples, [total, …] or [total, views, …].
 
+        None where a transform draws nothing after all.
+
         Drawn once for the global examples of all parts, and copied without waiting: every rank
         takes its slice of the same choices, whatever the world size.
         """
-        if not self._augments:
-            return None
         place = {key: at[key] for key in ("task", "epoch", "step")}
         first = at.get("update", 0) * self.method.views
         parts = range(first, first + self.method.views)
@@ -227,18 +232,12 @@ class Step:
                     references = self._gradients(method.references(*parts[1:]))
         except ValueError as error:
             raise _batch_norm_error(error, self.settings.n_shards) from error
-        if not isinstance(output, StepOutput):
-            output = StepOutput(output)
-        loss = output.loss
-        result = PassResult(
-            None,
-            output.remember,
-            references,
-            output.rows,
-            output.sums,
-            output.rewrite,
-            output.log,
-        )
+        loss: Tensor | None
+        if isinstance(output, StepOutput):
+            loss, more = output.loss, (output.rows, output.sums, output.rewrite, output.log)
+            result = PassResult(None, output.remember, references, *more)
+        else:
+            loss, result = output, PassResult(None, references=references)
         if loss is None:
             return result
         if not loss.requires_grad:
