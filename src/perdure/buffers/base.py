@@ -107,9 +107,10 @@ class Buffer:
             ValueError: the policy needs information that is not there.
         """
         info = info or {}
-        missing = [key for key in self.policy.needs if key not in info]
-        if missing:
-            raise ValueError(f"{type(self.policy).__name__} needs {', '.join(missing)}")
+        if self.policy.needs:
+            missing = [key for key in self.policy.needs if key not in info]
+            if missing:
+                raise ValueError(f"{type(self.policy).__name__} needs {', '.join(missing)}")
         self._offer(fields, Offer(labels, task, info), uniforms)
 
     def _offer(self, fields: dict[str, Tensor], offer: Offer, uniforms: Uniforms) -> None:

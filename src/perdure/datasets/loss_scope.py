@@ -87,9 +87,6 @@ def _indices(scope: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tens
 
 def joined(parts: Iterable[Scopes]) -> Scopes:
     """The scopes of batches one after another."""
-    parts = list(parts)
-    if all(len(part) == 1 and part[0][1] is None for part in parts):  # as almost always
-        return ((sum([part[0][0] for part in parts]), None),)
     runs: list[tuple[int, Scope]] = []
     for n, scope in (run for part in parts for run in part):
         if runs and (runs[-1][1] == scope or not (n and runs[-1][0])):
