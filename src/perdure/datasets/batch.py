@@ -212,6 +212,6 @@ def join(batches: Sequence[Batch]) -> Batch:
         sum(batch.total for batch in found),
         torch.cat([batch.all_y for batch in found]) if parts else None,
     )
-    if any([len(batch.scopes) > 1 or batch.scopes[0][1] is not None for batch in found]):
+    if any(len(batch.scopes) > 1 or batch.scopes[0][1] is not None for batch in found):
         whole.scopes = joined(batch.scopes for batch in found)
     return whole
