@@ -15,11 +15,13 @@ from kit import Listener, MakeTrainer, check_method
 from torch import Tensor
 
 from perdure.datasets.batch import Batch
+from perdure.datasets.transforms import CropFlip
 from perdure.errors import UserError
 from perdure.models.base import Data, Loss, Method, StepOutput, Task
 from perdure.models.er import ER
 from perdure.models.memory import Memory
 from perdure.models.phase import Phase
+from perdure.models.replay import Replay
 from perdure.models.sgd import FineTuning
 from perdure.tracking.events import StepLog, TaskStart
 from perdure.training.optim import SGD
@@ -358,3 +360,68 @@ def test_the_number_of_tasks_is_told_where_it_is_needed(make_trainer: MakeTraine
     other = make_trainer(FineTuning, iterations=2)
     other.fit()
     assert other.method.task.n_tasks is None
+
+
+class Renewing(FineTuning):
+    """Stores logits, and renews those of what it replays."""
+
+    replays = (Replay(8), Replay(5))
+    stored_fields = ("logits",)
+
+    def loss(self, batch: Batch, *replay: Batch) -> Loss:
+        z = self(batch.x)
+        if not replay[0]:
+            return StepOutput(batch.cross_entropy(z), {"logits": z})
+        new = {
+            draw: {"logits": past["index"][:, None] + torch.full((len(past), 10), 100.0 * draw)}
+            for draw, past in enumerate(replay)
+        }
+        return StepOutput(batch.cross_entropy(z), {"logits": torch.zeros_like(z)}, rewrite=new)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_stored_fields_of_replayed_examples_are_rewritten(
+    make_trainer: MakeTrainer, shards: int
+) -> None:
+    trainer = make_trainer(Renewing, iterations=40, stop_after=1, shards=shards)
+    trainer.fit()
+    assert trainer.state.buffer is not None
+    logits = trainer.state.buffer.contents()["logits"]
+    slots = torch.arange(len(logits), dtype=torch.float32)
+    of_draw = [(logits[:, 0] == slots + 100 * draw) for draw in (0, 1)]
+    new = (logits == 0).all(1)
+    assert (of_draw[0] | of_draw[1] | new).all(), "each has its own slot's value, or is new"
+    assert all(int(found.sum()) > 3 for found in of_draw)
+    check_method(Renewing)
+
+
+class TwoViews(FineTuning):
+    """Keeps the two views of the first batch."""
+
+    views = 2
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__(backbone)
+        self.seen: list[Tensor] = []
+
+    def loss(self, batch: Batch, *replay: Batch) -> Loss:
+        assert torch.equal(batch.x, batch.view(0))
+        self.seen.append(torch.stack([batch.view(0), batch.view(1)]))
+        return batch.cross_entropy(self(batch.view(1)))
+
+
+def test_views_are_further_draws_of_the_augmentation(make_trainer: MakeTrainer) -> None:
+    views = []
+    for shards in (1, 3):
+        trainer = make_trainer(
+            TwoViews, iterations=1, stop_after=1, shards=shards, transform=CropFlip(padding=3)
+        )
+        trainer.fit()
+        views.append(torch.cat(trainer.method.seen, 1))
+    assert torch.equal(views[0], views[1]), "drawn for each example of the global batch"
+    assert not torch.equal(views[0][0], views[0][1])
+    plain = make_trainer(FineTuning, iterations=1, stop_after=1, transform=CropFlip(padding=3))
+    step, noted = plain.method.loss, []
+    object.__setattr__(plain.method, "loss", lambda b, *r: (noted.append(b.x), step(b, *r))[1])
+    plain.fit()
+    assert torch.equal(noted[0], views[0][0]), "the first view is the only one of other methods"
