@@ -18,7 +18,9 @@ from perdure.checkpoint.core.format import read
 from perdure.checkpoint.core.ledger import newest
 from perdure.config.compose import compose, register
 from perdure.config.typed import typed as as_config
+from perdure.datasets.batch import Batch
 from perdure.errors import PreemptedError, UserError
+from perdure.models.bic import BiC
 from perdure.run.assemble import make_trainer, run
 from perdure.run.fork import Fork
 from perdure.run.preemption import StopFlag
@@ -413,3 +415,38 @@ def test_the_row_of_the_table_is_so(row: str, ended: Path, midway: Path, by_step
 def test_each_row_of_the_table_is_tested() -> None:
     rows = re.findall(r"^\| (`.*?) \|", DOCS.read_text(), re.M)
     assert rows == list(ROWS)
+
+
+class HaltError(Exception):
+    pass
+
+
+def test_within_a_later_phase_the_lengths_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How long the phases before it took cannot be told from another batch size."""
+
+    def halting(self: BiC, batch: Batch, *replay: Batch, loss: Any = BiC.loss) -> Any:
+        if self.task.phase == "bias" and self.task.epoch == 2:
+            raise HaltError
+        return loss(self, batch, *replay)
+
+    monkeypatch.setattr(BiC, "loss", halting)
+    words = (
+        "model=bic", "model.bias_epochs=3", "model.held_out=0.3", "buffer.size=60",
+        "dataset.iterations=20", "checkpoint.save=true", "checkpoint.every=1",
+        "tracking.console=off",
+    )  # fmt: skip
+    with pytest.raises(HaltError):
+        perdure.train(*words, folder=tmp_path / "run")
+    monkeypatch.undo()
+    entry = newest(tmp_path / "run" / "checkpoints")
+    assert entry is not None
+    path = entry.path
+    forking = (f"checkpoint.load={path}", "checkpoint.fork=true", "tracking.console=off")
+    with pytest.raises(
+        UserError, match=r"dataset\.batch_size=20.* stands within phase 1 of task 1"
+    ):
+        perdure.train(*forking, "dataset.batch_size=20", folder=tmp_path / "other")
+    results = perdure.train(*forking, "optimizer.lr=0.02", folder=tmp_path / "alike")
+    assert results["status"] == "finished"
