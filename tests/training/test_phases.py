@@ -171,6 +171,15 @@ def test_an_option_that_the_optimizer_lacks_is_one_sentence(make_trainer: MakeTr
         make_trainer(Odd, iterations=2).fit()
 
 
+@pytest.mark.parametrize("phase", [-1, 2])
+def test_a_position_in_a_phase_that_there_is_not(make_trainer: MakeTrainer, phase: int) -> None:
+    trainer = make_trainer(Tuned)
+    state = trainer.state_dict()
+    state["position"] = {**state["position"], "step": 1, "phase": phase, "phase_start": 0}
+    with pytest.raises(ValueError, match=f"task 0 has no phase {phase}"):
+        make_trainer(Tuned).load_state_dict(state)
+
+
 class Repeated(ER):
     """Three updates a batch, with an interpolation at its end."""
 

@@ -157,12 +157,18 @@ class Trainer:
         """Give the method, and its optimizer, the structure that they have at `position`.
 
         A task that begins there has not been grown into yet.
+
+        Raises:
+            ValueError: the task has no such phase.
         """
         if self._hooks.grows:
             last = min(position.last_begun, self.n_tasks - 1)
             self._hooks.grow_to(last, self._renew_optimizer)
         if position.task < self.n_tasks and not position.task_begins:
-            phase = self._phases.of(position.task)[position.phase]
+            phases = self._phases.of(position.task)
+            if not 0 <= position.phase < len(phases):
+                raise ValueError(f"task {position.task} has no phase {position.phase}")
+            phase = phases[position.phase]
             if not phase.is_main:
                 self.state.use(*self._phases.own_optimizer(phase))
 
