@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from perdure.backbones.base import Backbone
 from perdure.datasets.batch import Batch
 from perdure.errors import UserError
-from perdure.models.base import Data, Loss, Method, Task
+from perdure.models.base import Loss, Task
 from perdure.models.correction import Correction
 from perdure.models.options import at_least
 from perdure.models.phase import Phase
-from perdure.models.teacher import Teacher, frozen
+from perdure.models.teacher import Taught, frozen
 
 
-class BiC(Method):
+class BiC(Taught):
     """Distillation, then a linear correction of the new classes' scores on held-out examples.
 
     Wu et al. 2019, "Large scale incremental learning", sec. 3 and 4, for n old classes and m new:
@@ -39,14 +39,6 @@ class BiC(Method):
         bias_epochs: of stage 2.
         bias_lr: its learning rate.
     """
-
-    keeps_exemplars = True
-    store_at = "task"
-    joint = False
-    scenarios = ("class-incremental",)
-    loss_scope = "seen"
-    needs_boundaries = True
-    needs_full_parameters = True
 
     def __init__(
         self,
@@ -70,7 +62,7 @@ class BiC(Method):
         self.corrections = nn.ModuleList()
 
     def grow(self, task: Task) -> None:
-        self.old = Teacher(self.backbone)
+        super().grow(task)
         if task.index:
             self.corrections.append(Correction(task.classes - task.past, self.backbone.n_classes))
 
@@ -91,9 +83,6 @@ class BiC(Method):
     def parameter_groups(self, phase: Phase) -> list[dict[str, Any]]:
         part = self.backbone if phase.is_main else self.corrections[-1]
         return [{"params": list(part.parameters())}]
-
-    def before_task(self, data: Data) -> None:
-        self.old.learn(self.backbone)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._corrected(self.backbone(x))

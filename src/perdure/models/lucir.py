@@ -14,13 +14,13 @@ from perdure.backbones.base import Backbone
 from perdure.backbones.heads import Cosine
 from perdure.datasets.batch import Batch
 from perdure.errors import UserError
-from perdure.models.base import Data, Loss, Method, Task
+from perdure.models.base import Data, Loss, Task
 from perdure.models.options import at_least
 from perdure.models.phase import Phase
-from perdure.models.teacher import Teacher, frozen
+from perdure.models.teacher import Taught, frozen
 
 
-class LUCIR(Method):
+class LUCIR(Taught):
     """Cosine scores, features that keep their direction, and a margin to the new classes.
 
     Hou et al. 2019, "Learning a unified classifier incrementally via rebalancing", eq. 3 to 11, on
@@ -43,14 +43,6 @@ class LUCIR(Method):
         finetune_epochs: of the balanced phase; 0 leaves it out.
         finetune_lr: its learning rate.
     """
-
-    keeps_exemplars = True
-    store_at = "task"
-    joint = False
-    scenarios = ("class-incremental",)
-    loss_scope = "seen"
-    needs_boundaries = True
-    needs_full_parameters = True
 
     def __init__(
         self,
@@ -79,7 +71,7 @@ class LUCIR(Method):
         return self.backbone.head
 
     def grow(self, task: Task) -> None:
-        self.old = Teacher(self.backbone)
+        super().grow(task)
         self.new = task.classes - task.past
 
     def phases(self, task: Task) -> Sequence[Phase]:
@@ -96,7 +88,7 @@ class LUCIR(Method):
         return [{"params": self.trainable() if phase.is_main else list(self.head.parameters())}]
 
     def before_task(self, data: Data) -> None:
-        self.old.learn(self.backbone)
+        super().before_task(data)
         if not (self.task.past and self.new):
             return
         labels = torch.tensor(list(self.new), device=self.head.eta.device)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from perdure.backbones.base import Backbone
+from perdure.models.base import Data, Method, Task
 
 
 class Teacher(nn.Module):
@@ -45,6 +46,24 @@ class Teacher(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """The input of the head. x: float [B, C, H, W] -> [B, n_features]."""
         return self.network.features(x)
+
+
+class Taught(Method):
+    """A class-incremental method with exemplars, whose network before the task teaches it."""
+
+    keeps_exemplars = True
+    store_at = "task"
+    joint = False
+    scenarios = ("class-incremental",)
+    loss_scope = "seen"
+    needs_boundaries = True
+    needs_full_parameters = True
+
+    def grow(self, task: Task) -> None:
+        self.old = Teacher(self.backbone)
+
+    def before_task(self, data: Data) -> None:
+        self.old.learn(self.backbone)
 
 
 @contextmanager
