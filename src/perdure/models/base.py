@@ -112,6 +112,9 @@ class Method(nn.Module):
         needs_n_tasks: whether it must be told at the start how many tasks there are.
         evaluable: whether it can be measured "anytime", or at a "task end" alone.
         plain_sgd: whether it moves the weights itself, which momentum and weight decay disturb.
+        base: name of the method that it is the same as, to the bit, with the hyperparameters of
+            `zero_strength`, on a network without batch norm and with one loss scope for both.
+        zero_strength: these hyperparameters, as ("alpha=0", …).
     """
 
     replays: int | tuple[Replay, ...] = 0
@@ -129,6 +132,8 @@ class Method(nn.Module):
     needs_n_tasks: ClassVar[bool] = False
     evaluable: ClassVar[Literal["anytime", "task end"]] = "anytime"
     plain_sgd: ClassVar[bool] = False
+    base: ClassVar[str | None] = None
+    zero_strength: ClassVar[tuple[str, ...]] = ()
 
     task: Task
     """The current task; the trainer sets it."""
@@ -277,6 +282,13 @@ class Method(nn.Module):
             memory: what the buffer holds; after a task's end its examples too.
             data: training examples of the current task.
         """
+
+    def frozen_state(self) -> dict[str, Tensor]:
+        """What no later training changes, by name; asked when a task has ended.
+
+        What it names then keeps its bits to the end of the run. By default nothing.
+        """
+        return {}
 
     @property
     def lr(self) -> float:

@@ -30,6 +30,8 @@ class EWCOnline(Method):
     """
 
     needs_full_parameters = True
+    base = "sgd"
+    zero_strength = ("strength=0",)
 
     fisher: Tensor
     anchor: Tensor

@@ -93,6 +93,9 @@ class HAT(Method):
         self._gates.values = ()
         return logits
 
+    def frozen_state(self) -> dict[str, Tensor]:
+        return {f"embeddings.{t}": e.detach() for t, e in enumerate(self.embeddings)}
+
     @torch.no_grad()
     def after_backward(self, references: Tensor | None) -> None:
         protect(self.layers, self.used.split(self.units))

@@ -31,6 +31,8 @@ class LwF(Method):
     joint = False
     scenarios = ("class-incremental",)
     needs_full_parameters = True
+    base = "sgd"
+    zero_strength = ("alpha=0",)
 
     def __init__(self, backbone: Backbone, alpha: float, temperature: float) -> None:
         super().__init__(backbone)

@@ -28,6 +28,8 @@ class SI(Method):
     """
 
     needs_full_parameters = True
+    base = "sgd"
+    zero_strength = ("c=0",)
 
     omega: Tensor
     importance: Tensor

@@ -103,5 +103,10 @@ class SLDA(Method):
         self.bias.copy_(-0.5 * (weight * mean).sum(1))
         self.bias.masked_fill_(self.count == 0, torch.finfo(torch.float32).min)
 
+    def frozen_state(self) -> dict[str, Tensor]:
+        head = {f"head.{name}" for name in self.backbone.head.state_dict()}
+        state = self.backbone.state_dict()
+        return {name: value for name, value in state.items() if name not in head}
+
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:
         return self.backbone.features(x) @ self.weight.T + self.bias
