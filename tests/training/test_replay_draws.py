@@ -185,7 +185,7 @@ def test_sizes_that_make_no_sense_are_refused(size: Any) -> None:
 
 
 def test_a_grouping_that_is_not_known_is_refused() -> None:
-    with pytest.raises(ValueError, match="uniform or by task, not by 'color'"):
+    with pytest.raises(ValueError, match="uniform, by task or by class, not by 'color'"):
         Replay(1, "color")  # type: ignore[arg-type]
 
 
@@ -200,3 +200,25 @@ def test_parts_of_a_buffer_cannot_serve_what_needs_the_whole() -> None:
     for policy in (ClassRing(20, 5, 10), Herding(20, 5)):
         with pytest.raises(UserError, match=rf"replay_sync=local with buffer={policy.name}: which"):
             local(ER, policy)
+
+
+class Classes(Method):
+    """Two examples of each class, then one of each earlier task."""
+
+    replays = (Replay(2, "class"), Replay(1, "task"))
+
+
+def test_a_draw_by_class_has_each_class_that_is_held() -> None:
+    """Of the current task too, ascending, whatever the order of their slots."""
+    replay = made(Classes, Reservoir(40, 7))
+    labels = torch.tensor([5, 3, 3, 9, 5, 3, 5, 9, 3, 5])
+    for task in (0, 1):
+        replay.add({"raw": raw_of(labels), "y": labels}, {}, labels.numpy(), {"task": task})
+    for step in range(20):
+        three, five, nine, first_task = drawn(replay, task=1, step=step)
+        assert [part["y"].tolist() for part in (three, five, nine)] == [[3, 3], [5, 5], [9, 9]]
+        assert all(len(set(part["index"].tolist())) == 2 for part in (three, five, nine))
+        assert first_task["task"].tolist() == [0]
+    seven = torch.full((1,), 7)
+    replay.add({"raw": raw_of(seven), "y": seven}, {}, seven.numpy(), {"task": 2})
+    assert [part["y"][0].item() for part in drawn(replay, task=2, step=0)[:4]] == [3, 5, 7, 9]

@@ -17,17 +17,18 @@ class Replay:
             whole memory in the order of its slots.
         by: "uniform" is one draw from the whole memory. "task" is one draw for each earlier task of
             which the memory holds examples, in the order of the tasks, each of `size` examples of
-            that task; there may be none.
+            that task; there may be none. "class" is one for each class of which it holds examples,
+            of the current task's too, in the order of the labels.
     """
 
     size: int | Literal["all"] | None = None
-    by: Literal["uniform", "task"] = "uniform"
+    by: Literal["uniform", "task", "class"] = "uniform"
 
     def __post_init__(self) -> None:
         if self.size not in (None, "all") and not (isinstance(self.size, int) and self.size > 0):
             raise ValueError(f"a replay draw takes 1 example or more, or all, not {self.size!r}")
-        if self.by not in ("uniform", "task"):
-            raise ValueError(f"a replay draw is uniform or by task, not by {self.by!r}")
+        if self.by not in ("uniform", "task", "class"):
+            raise ValueError(f"a replay draw is uniform, by task or by class, not by {self.by!r}")
 
 
 class Replaying(Protocol):
@@ -43,9 +44,9 @@ def method_draws(method: Replaying | type[Replaying]) -> tuple[Replay, ...]:
     return (Replay(),) * given if isinstance(given, int) else given
 
 
-def draws_by_task(method: Replaying | type[Replaying]) -> bool:
-    """Whether a method draws from the examples of one task."""
-    return any(draw.by == "task" for draw in method_draws(method))
+def draws_by_group(method: Replaying | type[Replaying]) -> bool:
+    """Whether a method draws from the examples of one task or class, of which there are many."""
+    return any(draw.by != "uniform" for draw in method_draws(method))
 
 
 def uses_buffer(method: Replaying | type[Replaying]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from perdure.config.trust import lookup
 from perdure.errors import UserError
 from perdure.models.base import Method
-from perdure.models.replay import draws_by_task
+from perdure.models.replay import draws_by_group
 from perdure.run.fork import LENGTH, Fork
 from perdure.run.fork_optimizer import load_optimizer
 from perdure.training.replay import Local
@@ -157,7 +157,7 @@ def _load_results(trainer: Trainer, fork: Fork) -> None:
 def _missing_fields(method: Method, shape: tuple[int, int, int], saved: Mapping[str, Any]) -> str:
     """Why the method cannot replay what the buffer holds; empty where it can."""
     fields = saved["fields"]
-    needed = [*method.stored_fields, *["task"] * draws_by_task(method)]
+    needed = [*method.stored_fields, *["task"] * draws_by_group(method)]
     missing = [key for key in dict.fromkeys(needed) if key not in fields]
     if fields and missing:
         return f"{type(method).__name__} needs {', '.join(missing)} of each example"

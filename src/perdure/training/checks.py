@@ -19,7 +19,7 @@ from perdure.datasets.scenarios import Scenario
 from perdure.errors import UserError
 from perdure.models.base import Method, Task
 from perdure.models.phase import MAIN
-from perdure.models.replay import draws_by_task, uses_buffer
+from perdure.models.replay import draws_by_group, method_draws, uses_buffer
 from perdure.ranks import shards
 from perdure.training.replay import stores_each_step
 from perdure.training.settings import Settings
@@ -191,17 +191,19 @@ def check_optimizer(method: Method, optimizer: torch.optim.Optimizer) -> None:
 
 
 def _check_references(method: Method, benchmark: Scenario, settings: Settings) -> None:
-    """Refuse more reference gradients, one of each earlier task, than there is memory for."""
-    if not (draws_by_task(method) and method.defines("references")):
+    """Refuse more reference gradients than there is memory for: one of each task or class."""
+    if not (draws_by_group(method) and method.defines("references")):
         return
     n_tasks = settings.stop_after or benchmark.n_tasks
+    groups = {"task": n_tasks - 1, "class": benchmark.n_classes, "uniform": 1}
+    n = sum(groups[draw.by] for draw in method_draws(method))
     numbers, shards = sum(p.numel() for p in method.trainable()), settings.n_shards
-    needed = 4 * numbers * (n_tasks - 1) * shards
+    needed = 4 * numbers * n * shards
     if needed > _REFERENCE_BYTES:
         in_shards = f" in {shards} shards" if shards > 1 else ""
         raise UserError(
             f"dataset.n_tasks={n_tasks}: {type(method).__name__} computes a gradient of "
-            f"{numbers:,} numbers for each of {n_tasks - 1} earlier tasks{in_shards}, "
+            f"{numbers:,} numbers for each of {n} replay draws{in_shards}, "
             f"{needed / 1e9:.1f} GB at each step; must be {_REFERENCE_BYTES / 1e9:.1f} GB or less: "
             "give a smaller network or fewer tasks (dataset.stop_after)"
         )

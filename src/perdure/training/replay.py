@@ -15,7 +15,7 @@ from perdure.buffers.policy import Policy
 from perdure.distributed.process_group import Ranks
 from perdure.errors import UserError
 from perdure.models.base import Method
-from perdure.models.replay import draws_by_task, method_draws
+from perdure.models.replay import draws_by_group, method_draws
 from perdure.randomness import Streams
 from perdure.ranks.shards import bounds, of_rank
 from perdure.training.draws import At, BlockStream
@@ -75,7 +75,7 @@ class Replicated:
         self.method = method
         self.streams = streams
         self._part = part
-        if "task" in method.stored_fields or draws_by_task(method):
+        if "task" in method.stored_fields or draws_by_group(method):
             buffer.track_tasks = True
         width = batch_size * buffer.policy.numbers_per_example
         self._offers = BlockStream(streams, "remember", width, part)
@@ -104,7 +104,7 @@ class Replicated:
         return [ReplayDraw(fields, n) for fields in self._select(n, at)]
 
     def nothing(self, raw: Tensor, y: Tensor) -> list[ReplayDraw]:
-        """Empty draws like `raw` and `y`; none by task, of which there are as many as tasks."""
+        """Empty draws like `raw` and `y`; none by task or class, of which there are none yet."""
         draws = [draw for draw in method_draws(self.method) if draw.by == "uniform"]
         return [ReplayDraw({"raw": raw[:0], "y": y[:0]}, 0) for _ in draws]
 

@@ -72,7 +72,7 @@ class DrawnSlots:
     """The slots of draws that a method describes one by one, as `Replay` objects.
 
     Args:
-        buffer: the buffer, which tracks tasks where a draw is by task.
+        buffer: the buffer, which tracks tasks where a draw is by task or class.
         streams: the run's random streams.
         draws: the draws.
     """
@@ -81,8 +81,7 @@ class DrawnSlots:
         self._buffer = buffer
         self._streams = streams
         self._draws = draws
-        self._by_task: list[np.ndarray] = []
-        self._grouped: tuple[int, int] | None = None
+        self._groups: dict[str, tuple[tuple[int, int], list[np.ndarray]]] = {}
 
     def at(self, at: At) -> list[np.ndarray]:
         """The slots of each draw of this step, int64 [n] each."""
@@ -90,10 +89,10 @@ class DrawnSlots:
         found: list[np.ndarray] = []
         for number, draw in enumerate(self._draws):
             generator = self._streams.numpy(key, **place, part=number)
-            if draw.by == "task":
-                pools = self._of_earlier_tasks(at.get("task", 0))
-            else:
+            if draw.by == "uniform":
                 pools = [np.arange(len(self._buffer))]
+            else:
+                pools = self._pools(draw.by, at.get("task", 0))
             found += [pool[self._chosen(draw, len(pool), generator.random)] for pool in pools]
         return found
 
@@ -106,17 +105,22 @@ class DrawnSlots:
         chosen: np.ndarray = subsets(random((1, n)), held)[0]
         return chosen
 
-    def _of_earlier_tasks(self, task: int) -> list[np.ndarray]:
-        """The slots of each task before `task` that the memory has examples of."""
+    def _pools(self, by: str, task: int) -> list[np.ndarray]:
+        """The slots of each task before `task`, or of each class, that the memory has examples of.
+
+        They are found anew when the memory has changed.
+        """
         key = (self._buffer.changes, task)
-        if self._grouped != key:
-            tasks = self._buffer.on_host.tasks
-            order = np.argsort(tasks, kind="stable")
-            order = order[: np.searchsorted(tasks[order], task)]
-            cuts = np.flatnonzero(np.diff(tasks[order])) + 1
-            self._by_task = [part for part in np.split(order, cuts) if len(part)]
-            self._grouped = key
-        return self._by_task
+        if self._groups.get(by, ((-1, -1),))[0] != key:
+            held = self._buffer.on_host
+            groups = held.labels if by == "class" else held.tasks
+            order = np.argsort(groups, kind="stable")
+            if by == "task":
+                order = order[: np.searchsorted(groups[order], task)]
+            cuts = np.flatnonzero(np.diff(groups[order])) + 1
+            pools = [part for part in np.split(order, cuts) if len(part)]
+            self._groups[by] = (key, pools)
+        return self._groups[by][1]
 
 
 def gathered(buffer: Buffer, slots: Sequence[np.ndarray]) -> list[dict[str, Tensor]]:
