@@ -29,6 +29,7 @@ COMMANDS = [
     line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S) for line in block.splitlines()
 ]
 TRAIN = [shlex.split(c)[2:] for c in COMMANDS if c.startswith("python train.py")]
+AUDITS = [shlex.split(c)[1:] for c in COMMANDS if c.startswith("perdure audit")]
 SHORT = ("dataset.iterations=4", "tracking.console=off", "dataset.stop_after=2")
 
 
@@ -48,11 +49,21 @@ def test_every_block_is_one_of_a_file_or_of_commands() -> None:
     first = [line for language, line in shown if language in ("python", "yaml")]
     assert sum(line.removeprefix("# ") in FILES for line in first) == len(first) - len(ICARL) - 1
     assert len(shown) == len(first) + sum(language == "bash" for language, _ in shown)
-    assert len(TRAIN) + 1 == len(COMMANDS)
+    assert len(TRAIN) + len(AUDITS) + 1 == len(COMMANDS)
     for path in re.findall(r"`((?:src|conf|tests|docs)/[\w./-]+)`", PAGE):
         assert (ROOT / path).exists() or path in FILES, path
     for link in re.findall(r"\]\(([^)#]+)\)", PAGE):
         assert (ROOT / "docs" / link).is_file(), link
+
+
+@pytest.mark.parametrize("words", AUDITS, ids=" ".join)
+def test_every_audit_passes(lab: Path, words: list[str]) -> None:
+    """As an outsider runs it: real processes, in a folder outside the repository."""
+    command = [sys.executable, "-m", "perdure", *words]
+    done = subprocess.run(command, cwd=lab, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "no check failed"
+    assert re.search(r"world size +passed +the same bits on 1 and 2 processes", done.stdout)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "perdure"
 LAYERS = (
     {"__main__", "testing", "utils"},
     {"cli"},
-    {"sweeps"},
+    {"sweeps", "audit"},
     {"run"},
     {"wandb"},
     {"checkpoint"},

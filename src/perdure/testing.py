@@ -8,15 +8,19 @@ def test_mine():
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from perdure.audit.exactness import (
+    Saved,
+    require_exact_resumes,
+    require_neutral_measuring,
+    require_pure_loss,
+)
 from perdure.backbones.base import Backbone
 from perdure.backbones.mlp import MLP
 from perdure.buffers.base import Buffer
@@ -31,10 +35,7 @@ from perdure.randomness import seed_initialization
 from perdure.training.optim import SGD, Groups, OptimizerFactory
 from perdure.training.recording import Recording
 from perdure.training.settings import Settings
-from perdure.training.state import Position, SaveContext, SavedCheckpoint
 from perdure.training.trainer import Trainer
-
-_PARTS = ("model", "optimizer", "main_optimizer", "buffer")
 
 
 def check_method(
@@ -81,11 +82,10 @@ def check_method(
     )
     kind = type(trial.trainer().method)
     for n in shards if kind.additive else [1]:
-        _check_resumes(trial, n, every)
-    _check_purity(trial)
+        require_exact_resumes(trial, n, lambda n: range(0, n, every))
+    require_pure_loss(trial)
     if kind.evaluable == "anytime":
-        often = trial.trainer(evaluate_every=1)
-        _require_same(_end(often), _end(trial.trainer()), "evaluated after every epoch")
+        require_neutral_measuring(trial)
     if kind.joint:
         trial.trainer(mode=Mode.joint).fit()
 
@@ -113,7 +113,7 @@ class _Trial:
     optimizer: Callable[[Groups], torch.optim.Optimizer]
     settings: Mapping[str, Any]
 
-    def trainer(self, checkpoints: _Saved | None = None, **changes: Any) -> Trainer:
+    def trainer(self, checkpoints: Saved | None = None, **changes: Any) -> Trainer:
         settings = Settings(**{**self.settings, **changes})
         seed_initialization(settings.seed)
         return Trainer(
@@ -124,95 +124,3 @@ class _Trial:
             Buffer(self.buffer()),
             recording=Recording(checkpoints=checkpoints),
         )
-
-
-@dataclass
-class _Saved:
-    """Keeps the state at every step as a checkpoint file would hold it."""
-
-    states: list[tuple[Position, bytes]] = field(default_factory=list)
-
-    def save(self, state: dict[str, Any], context: SaveContext) -> None:
-        file = io.BytesIO()
-        torch.save(state, file)
-        self.states.append((Position(**context.position.as_dict()), file.getvalue()))
-
-    def step_due(self, position: Position) -> bool:
-        return True
-
-    def time_due(self) -> bool:
-        return False
-
-    def wants_epochs(self) -> bool:
-        return False
-
-    def take_saved(self) -> list[SavedCheckpoint]:
-        return []
-
-    def wait(self) -> None: ...
-
-    def finish(self) -> None: ...
-
-
-def _check_resumes(trial: _Trial, shards: int, every: int) -> None:
-    saved = _Saved()
-    whole = _end(trial.trainer(saved, shards=shards))
-    for number, (position, content) in enumerate(saved.states[:-1:every]):
-        torch.manual_seed(number)  # what is drawn must not follow from what was drawn before
-        trainer = trial.trainer(shards=shards)
-        trainer.load_state_dict(torch.load(io.BytesIO(content), weights_only=True))
-        at = f"task {position.task}, phase {position.phase}, epoch {position.epoch}"
-        where = f"shards={shards}, resumed at {at}, step {position.step}"
-        _require_same(_end(trainer), whole, where)
-
-
-def _check_purity(trial: _Trial) -> None:
-    trainer = trial.trainer()
-    method, loss = trainer.method, trainer.method.loss
-    networks = {
-        f"{name}.{key}" for name, net in method.named_children() for key, _ in net.named_buffers()
-    }
-
-    def watched(*batches: Any) -> Any:
-        before = {key: value.clone() for key, value in method.state_dict().items()}
-        output = loss(*batches)
-        for key, value in method.state_dict().items():
-            if key not in networks and not torch.equal(value, before[key]):
-                raise AssertionError(
-                    f"loss changed {key}; return what belongs to each example as rows or remember, "
-                    "and change state in after_step"
-                )
-        return output
-
-    object.__setattr__(method, "loss", watched)
-    trainer.fit()
-
-
-def _end(trainer: Trainer) -> dict[str, Any]:
-    """Train to the end; what must be the same however often the run was interrupted."""
-    results = trainer.fit()
-    state = trainer.state_dict()
-    found = {key: state[key] for key in _PARTS if key in state}
-    return {"accuracy_matrix": results["accuracy_matrix"], **found}
-
-
-def _require_same(found: Any, expected: Any, where: str) -> None:
-    for path in _differences(found, expected, ""):
-        raise AssertionError(f"{where}: {path.removeprefix('.')} differs from the whole run's")
-
-
-def _differences(a: Any, b: Any, path: str) -> Iterator[str]:
-    """Where two nested values are not the same to the bit."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        if a.keys() != b.keys():
-            yield path
-        for key in a.keys() & b.keys():
-            yield from _differences(a[key], b[key], f"{path}.{key}")
-    elif isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            yield from _differences(x, y, f"{path}[{i}]")
-    elif isinstance(a, Tensor) and isinstance(b, Tensor):
-        if a.shape != b.shape or a.dtype != b.dtype or not torch.equal(a, b):
-            yield path
-    elif a != b:
-        yield path

@@ -110,6 +110,7 @@ class Method(nn.Module):
             then undefined.
         needs_boundaries: whether it must be told where one task ends and the next begins.
         needs_n_tasks: whether it must be told at the start how many tasks there are.
+        needs_n_classes: whether it reads `backbone.n_classes`, how many classes there will be.
         evaluable: whether it can be measured "anytime", or at a "task end" alone.
         plain_sgd: whether it moves the weights itself, which momentum and weight decay disturb.
         base: name of the method that it is the same as, to the bit, with the hyperparameters of
@@ -130,6 +131,7 @@ class Method(nn.Module):
     needs_task_id: ClassVar[bool] = False
     needs_boundaries: ClassVar[bool] = False
     needs_n_tasks: ClassVar[bool] = False
+    needs_n_classes: ClassVar[bool] = False
     evaluable: ClassVar[Literal["anytime", "task end"]] = "anytime"
     plain_sgd: ClassVar[bool] = False
     base: ClassVar[str | None] = None

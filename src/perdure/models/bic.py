@@ -40,6 +40,8 @@ class BiC(Taught):
         bias_lr: its learning rate.
     """
 
+    needs_n_classes = True
+
     def __init__(
         self,
         backbone: Backbone,

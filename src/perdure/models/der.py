@@ -22,6 +22,8 @@ class DER(Method):
 
     replays = 1
     stored_fields = ("logits",)
+    base = "sgd"
+    zero_strength = ("alpha=0",)
 
     def __init__(self, backbone: Backbone, alpha: float) -> None:
         super().__init__(backbone)

@@ -23,8 +23,8 @@ class DERpp(Method):
 
     replays = 2
     stored_fields = ("logits",)
-    base = "der"
-    zero_strength = ("beta=0",)
+    base = "sgd"
+    zero_strength = ("alpha=0", "beta=0")
 
     def __init__(self, backbone: Backbone, alpha: float, beta: float) -> None:
         super().__init__(backbone)

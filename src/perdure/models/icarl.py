@@ -45,6 +45,7 @@ class ICaRL(Method):
     scenarios = ("class-incremental",)
     needs_boundaries = True
     needs_full_parameters = True
+    needs_n_classes = True
 
     means: Tensor
     known: Tensor

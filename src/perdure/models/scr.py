@@ -37,6 +37,7 @@ class SCR(Method):
     replays = (Replay(),)
     additive = False
     needs_full_parameters = True
+    needs_n_classes = True
 
     def __init__(
         self,

@@ -36,6 +36,7 @@ class SLDA(Method):
     """
 
     needs_full_parameters = True
+    needs_n_classes = True
     count: Tensor
     mean: Tensor
     covariance: Tensor

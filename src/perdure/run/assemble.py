@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig
 
 import perdure
+from perdure.backbones.base import Backbone
 from perdure.buffers.base import Buffer
 from perdure.checkpoint.core.cadence import Cadence
 from perdure.checkpoint.core.manager import CheckpointManager, Policy, stem
@@ -247,10 +248,19 @@ def make_method(
     benchmark: Scenario,
     device: torch.device,
     network: Mapping[str, Any] | None = None,
+    around: Callable[[Backbone], Backbone] = lambda network: network,
 ) -> Method:
-    """The method around its backbone, on `device`: fresh, or with the weights `network`."""
+    """The method around its backbone, on `device`: fresh, or with the weights `network`.
+
+    Args:
+        config: the groups `model`, `backbone` and `head`, and the seed.
+        benchmark: the tasks.
+        device: where the method goes.
+        network: a state of the backbone.
+        around: what the method gets instead of the backbone.
+    """
     seed_initialization(config.seed)
-    backbone = make_network(config, benchmark, network)
+    backbone = around(make_network(config, benchmark, network))
     node = {key: value for key, value in config.model.items() if key != "name"}
     method: Method = build(node, "model", backbone)
     return method.to(device)
