@@ -97,8 +97,8 @@ class Excerpt(Scenario):
     def n_evaluation(self, task: int) -> int:
         return len(self.evaluation(task))
 
-    def joint(self) -> Split:
-        return _joined([self.train(task) for task in range(self.n_tasks)])
+    def joint(self, n_tasks: int | None = None) -> Split:
+        return _joined([self.train(task) for task in range(n_tasks or self.n_tasks)])
 
     def classes(self, task: int) -> Collection[int]:
         found = Classes()

@@ -41,6 +41,8 @@ _ROUNDED = 1e-3
 
 def memory(trial: Trial, run: WatchedRun) -> str:
     """The buffer must stay within its capacity, and hold what was offered and nothing else."""
+    if run.trainer.method.keeps_all_data:
+        raise InapplicableError("the method declares keeps_all_data: it is a bound")
     if run.in_memory:
         raise FindingError(run.in_memory)
     if not trial.capacity:

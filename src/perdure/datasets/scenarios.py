@@ -160,9 +160,12 @@ class Scenario(ABC):
         """How many examples measure accuracy on `task`."""
         return self._count(self._held_out, task)
 
-    def joint(self) -> Split:
-        """The training examples of all tasks as one; beside it there is never more than a task."""
-        ends = list(accumulate(self.n_train(task) for task in range(self.n_tasks)))
+    def joint(self, n_tasks: int | None = None) -> Split:
+        """The training examples of all tasks, or of the first so many, as one.
+
+        Beside it there is never more than a task.
+        """
+        ends = list(accumulate(self.n_train(task) for task in range(n_tasks or self.n_tasks)))
         x = self._train.x.new_empty((ends[-1], *self.shape))
         y = self._train.y.new_empty(ends[-1])
         for task, end in enumerate(ends):

@@ -96,6 +96,8 @@ class Method(nn.Module):
             `buffer.batch_size`, or a tuple of `Replay`; 0 draws nothing. Where its size
             follows from a hyperparameter, `__init__` sets it anew.
         keeps_exemplars: whether it has a buffer though it draws nothing from it at a step.
+        keeps_all_data: whether it trains on the examples of all tasks so far (a phase on
+            "all-seen"): it is a bound on what continual learning reaches.
         stored_fields: what `loss` returns to be stored with each example, besides bytes and label.
         store_at: when examples are offered to the buffer: each "step", or at the end of a "task".
         joint: whether training on all tasks at once makes sense.
@@ -120,6 +122,7 @@ class Method(nn.Module):
 
     replays: int | tuple[Replay, ...] = 0
     keeps_exemplars: ClassVar[bool] = False
+    keeps_all_data: ClassVar[bool] = False
     stored_fields: ClassVar[tuple[str, ...]] = ()
     store_at: ClassVar[Literal["step", "task"]] = "step"
     joint: ClassVar[bool] = True

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-PhaseData = Literal["task", "memory", "task+memory", "held-out"]
+PhaseData = Literal["task", "memory", "task+memory", "held-out", "all-seen"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Phase:
         name: unlike those of the task's other phases. The optimizer of `main` is the run's own,
             which `training.reset_optimizer` may keep; any other phase has a fresh one.
         data: the examples: the task's, the buffer's, both, or those that `held_out` set apart.
+            "all-seen" are those of every task so far, which a bound on continual learning has.
             Replay is drawn, and examples are offered to the buffer, on "task" alone.
         epochs: passes; None trains as long as the benchmark says, 0 skips the phase.
         batch_size: examples a step; None is the benchmark's.
@@ -53,13 +54,16 @@ class Phase:
 MAIN = Phase()
 
 
-def check_phases(phases: Sequence[Phase], method: str, stores_at_step: bool) -> None:
+def check_phases(
+    phases: Sequence[Phase], method: str, stores_at_step: bool, keeps_all_data: bool = False
+) -> None:
     """Refuse phases that cannot be trained or resumed.
 
     Args:
         phases: of one task, in order.
         method: name of the class, for the message.
         stores_at_step: whether the buffer changes from step to step.
+        keeps_all_data: whether the method says that it has the examples of all tasks so far.
 
     Raises:
         ValueError: says which.
@@ -73,6 +77,14 @@ def check_phases(phases: Sequence[Phase], method: str, stores_at_step: bool) -> 
     order = [phase.after_storing for phase in phases]
     if order != sorted(order):
         raise ValueError(f"{method}.phases gives {names}: those after storing must come last")
+    everything = [phase.name for phase in phases if phase.data == "all-seen"]
+    if everything and not keeps_all_data:
+        raise ValueError(
+            f"{method}.phases: {everything[0]} is trained on the examples of all tasks so far; "
+            "declare keeps_all_data = True"
+        )
+    if everything and any(any(phase.held_out) for phase in phases):
+        raise ValueError(f"{method}.phases: one on all that was seen goes with nothing held out")
     if sum(any(phase.held_out) for phase in phases) > 1:
         raise ValueError(f"{method}.phases: one phase alone may say what is held out")
     is_split = any(phase.data == "task+memory" or phase.held_out[1] for phase in phases)

@@ -11,6 +11,7 @@ from perdure.backbones.base import Backbone
 from perdure.datasets.batch import Batch
 from perdure.errors import UserError
 from perdure.models.base import Data, Loss, Method, StepOutput, Task
+from perdure.models.features_state import features_state
 from perdure.models.memory import Memory
 from perdure.models.phase import MAIN, Phase
 
@@ -105,9 +106,7 @@ class SLDA(Method):
         self.bias.masked_fill_(self.count == 0, torch.finfo(torch.float32).min)
 
     def frozen_state(self) -> dict[str, Tensor]:
-        head = {f"head.{name}" for name in self.backbone.head.state_dict()}
-        state = self.backbone.state_dict()
-        return {name: value for name, value in state.items() if name not in head}
+        return features_state(self.backbone)
 
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:
         return self.backbone.features(x) @ self.weight.T + self.bias

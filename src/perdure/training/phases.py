@@ -89,7 +89,7 @@ class Phases:
         ]
         stores_at_step = stores_each_step(method, memory.buffer)
         for phases in self._phases:
-            check_phases(phases, type(method).__name__, stores_at_step)
+            check_phases(phases, type(method).__name__, stores_at_step, method.keeps_all_data)
         lengths = [self._main_length(task.index) for task in tasks]
         self.schedule_lengths = [count(lengths, task.index, settings) for task in tasks]
 
@@ -109,7 +109,7 @@ class Phases:
         Args:
             phase: one of the task's.
             task: the current task.
-            split: its training examples.
+            split: its training examples; those of all tasks so far where the phase says so.
             first_epoch: number of the phase's first epoch within the task.
         """
         settings = self._settings
@@ -132,7 +132,12 @@ class Phases:
         holder = next((other for other in self.of(task.index) if any(other.held_out)), None)
         if holder is None or phase.after_storing:
             memory = self._of_memory(split) if "memory" in phase.data else split
-            parts = {"task": [split], "memory": [memory], "task+memory": [split, memory]}
+            parts = {
+                "task": [split],
+                "all-seen": [split],
+                "memory": [memory],
+                "task+memory": [split, memory],
+            }
             return _joined(parts.get(phase.data, []), split)
         memory, held = self._of_memory(split), self._held_out(task, split, holder)
         if phase.data == "held-out":
@@ -222,9 +227,8 @@ class Phases:
     def _main_length(self, task: int) -> Length:
         settings, main = self._settings, self._main(task)
         before = min(self._memory.capacity, sum(self._sizes[:task]))
-        n = (0 if main.data == "memory" else self._sizes[task]) + (
-            before if "memory" in main.data else 0
-        )
+        sizes = {"memory": 0, "all-seen": sum(self._sizes[: task + 1])}
+        n = sizes.get(main.data, self._sizes[task]) + (before if "memory" in main.data else 0)
         if main.epochs == 0:
             return Length(0, 0, 0)
         return length(

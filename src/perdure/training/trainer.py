@@ -243,6 +243,8 @@ class Trainer:
         begins = position.task_begins or number > position.phase
         if begins:
             position.begin_phase(number)
+        if phase.data == "all-seen":
+            split = self.benchmark.joint(task.index + 1)
         stream = self._phases.stream(phase, task, split, position.phase_start)
         if not stream.steps:
             return
