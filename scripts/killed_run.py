@@ -66,6 +66,10 @@ CASES = {
     "lucir": Case(("model=lucir", "model.finetune_epochs=2")),
     "bic": Case(("model=bic", "model.bias_epochs=4", "model.held_out=0.3")),
     "gdumb": Case(("model=gdumb", "model.epochs=3")),
+    "cumulative": Case(("model=cumulative",)),
+    "from-scratch": Case(("model=from-scratch",)),
+    "independent": Case(("model=independent",)),
+    "frozen-backbone": Case(("model=frozen-backbone",)),
 }
 
 

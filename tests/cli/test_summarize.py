@@ -52,6 +52,24 @@ def test_a_row_is_a_setting(sweep: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert float(rows[0]["std"]) == pytest.approx(0.1414, abs=1e-4)
 
 
+def test_costs_have_their_units(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for job, scale in (("0", 1), ("1", 3)):
+        file = sweep / job / "results.json"
+        cost = {"bytes": {"total": 500_000 * scale}, "flops": 10**9 * scale}
+        more = {"cost": cost, "cpu_seconds": {"total": 2.0 * scale}}
+        file.write_text(json.dumps({**json.loads(file.read_text()), **more}))
+    assert main([str(sweep)]) == 0
+    heads, _, er, sgd = (
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in capsys.readouterr().out.splitlines()
+    )
+    assert heads[-3:] == ["bytes", "flops", "cpu_seconds"]
+    assert er[-3:] == ["1.0 MB", "2.0 GFLOP", "4.0 s"]
+    assert sgd[-3:] == ["", "", ""]
+    rows = {row["metric"]: row for row in csv.DictReader((sweep / "summary.csv").open())}
+    assert float(rows["bytes"]["mean"]) == 10**6
+
+
 def test_other_keys_can_be_averaged_over(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(sweep), "--over", "seed", "model"]) == 0
     assert "| all " in capsys.readouterr().out

@@ -167,6 +167,16 @@ def test_the_summary_has_the_last_figures_and_the_best() -> None:
         "forward_transfer": None,
         "seconds": {"training": 1.5},
         "cpu_seconds": {"training": 1.25},
+        "cost": {
+            "parameters": {"trainable": 7},
+            "bytes": {"total": 28},
+            "exemplars": {"held": 0},
+            "examples": {"trained": 10, "replayed": 5},
+            "flops": 300,
+            "step": {"flops": 30},
+            "phases": [],
+            "clock": {"peak_memory_bytes": 10**8},
+        },
     }
     assert rows.summary(results, {"after_task/class_il/avg_acc": 0.8}) == {
         "status": "finished",
@@ -175,6 +185,13 @@ def test_the_summary_has_the_last_figures_and_the_best() -> None:
         "best/class_il/avg_acc": 0.8,
         "seconds/training": 1.5,
         "cpu_seconds/training": 1.25,
+        "cost/parameters/trainable": 7,
+        "cost/bytes/total": 28,
+        "cost/exemplars/held": 0,
+        "cost/examples/trained": 10,
+        "cost/examples/replayed": 5,
+        "cost/flops": 300,
+        "cost/peak_memory_bytes": 10**8,
     }
 
 

@@ -75,6 +75,13 @@ class Buffer:
         return next(iter(self._fields.values())).device
 
     @property
+    def bytes_each(self) -> int:
+        """Bytes of one example with all its stored fields; 0 before the first one comes."""
+        return sum(
+            stored.element_size() * stored.shape[1:].numel() for stored in self._fields.values()
+        )
+
+    @property
     def on_host(self) -> Held:
         """Labels and tasks of the stored examples, in the order of their slots.
 

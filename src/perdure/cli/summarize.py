@@ -14,7 +14,7 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -25,8 +25,12 @@ import yaml
 from perdure.cli.processes import table
 from perdure.io.run_files import HYDRA, OVERRIDES, RunFiles
 from perdure.sweeps.jobs import decides_result
+from perdure.tracking.formatting import byte_size, duration, operations
 
 METRICS = ("average_accuracy", "forgetting")
+BYTES, FLOPS, SECONDS = "bytes", "flops", "cpu_seconds"
+"""What a run holds at its end, computed in training steps, and took of the processor."""
+_UNITS: dict[str, Callable[[Any], str]] = {BYTES: byte_size, FLOPS: operations, SECONDS: duration}
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,17 @@ def read(sweep: Path) -> Iterator[Run]:
 
 
 def _metrics(results: dict[str, Any]) -> dict[str, float]:
-    return {
+    found = {
         f"{metric}.{scenario}": value
         for metric in METRICS
         for scenario, value in (results.get(metric) or {}).items()
         if value is not None
     }
+    cost = results.get("cost")
+    if cost:
+        found |= {BYTES: cost["bytes"]["total"], FLOPS: cost["flops"]}
+    spent = (results.get("cpu_seconds") or {}).get("total")
+    return found if spent is None else {**found, SECONDS: spent}
 
 
 def _order(folder: Path) -> tuple[int, str]:
@@ -102,18 +111,20 @@ def summary(runs: Sequence[Run], over: Sequence[str]) -> dict[str, dict[str, lis
 
 
 def report(rows: dict[str, dict[str, list[float]]]) -> str:
-    """A Markdown table; percent, mean ± sample standard deviation."""
+    """A Markdown table: accuracies in percent, mean ± sample standard deviation; mean costs."""
     metrics = list(dict.fromkeys(metric for row in rows.values() for metric in row))
     lines = [["setting", "runs", *metrics]]
     for setting, row in rows.items():
         n = max(map(len, row.values()), default=0)
-        lines.append([setting, str(n), *(_mean_and_std(row.get(metric, [])) for metric in metrics)])
+        lines.append([setting, str(n), *(_cell(metric, row.get(metric, [])) for metric in metrics)])
     return table(lines)
 
 
-def _mean_and_std(values: Sequence[float]) -> str:
+def _cell(metric: str, values: Sequence[float]) -> str:
     if not values:
         return ""
+    if metric in _UNITS:
+        return _UNITS[metric](round(mean(values), 3))
     std = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
     return f"{100 * mean(values):.2f}{std}"
 

@@ -54,6 +54,16 @@ def byte_size(n_bytes: int) -> str:
     return f"{size:.1f} GB"
 
 
+def operations(flops: float) -> str:
+    """45,567,184,000 → `45.6 GFLOP`."""
+    size = float(flops)
+    for unit in ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "FLOP" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} PFLOP"
+
+
 def run_title(results: Mapping[str, Any]) -> str:
     """Method, benchmark and buffer in one phrase: `er on seq-mnist, buffer 500`."""
     size = results.get("buffer_size") or 0

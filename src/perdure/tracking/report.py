@@ -31,6 +31,7 @@ from perdure.tracking.formatting import (
 from perdure.tracking.heatmaps import Rows
 from perdure.tracking.html import html_document
 from perdure.tracking.report_classes import classes_section, confusion_section, task_hints
+from perdure.tracking.report_cost import cost_section
 
 MOST_SIDE_BY_SIDE = 12
 """Columns of matrices that stand beside each other; larger ones below each other, and smaller."""
@@ -81,6 +82,7 @@ def write_report(
         _section("Metrics", _metrics(results)),
         _section("Time", _phases(results)),
         "</div>",
+        _section("Cost", cost_section(results)),
         _section("Configuration", _facts(flattened(start.config), folded=True, marked=typed)),
         _section("Environment", _facts(_environment(start, results, folder))),
         _section("Files", _files(folder, results.get("status") == "finished")),

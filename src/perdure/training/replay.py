@@ -85,6 +85,11 @@ class Replicated:
         if isinstance(method.replays, tuple):
             self._drawn = DrawnSlots(buffer, streams, method.replays)
 
+    @property
+    def held(self) -> int:
+        """How many examples all processes hold together, each counted once."""
+        return len(self.buffer)
+
     def draw(self, raw: Tensor, y: Tensor, at: At) -> list[ReplayDraw]:
         """The step's draws; empty ones like `raw` and `y` while the buffer is empty.
 
@@ -197,6 +202,10 @@ class Local(Replicated):
         self._sizes = [stop - start for start, stop in bounds(buffer.size, ranks.size)]
         self._seen = [0] * ranks.size
         buffer.size = self._sizes[ranks.rank]
+
+    @property
+    def held(self) -> int:
+        return sum(map(min, self._seen, self._sizes))
 
     def draw(self, raw: Tensor, y: Tensor, at: At) -> list[ReplayDraw]:
         """This rank's part of each draw."""

@@ -15,6 +15,7 @@ from perdure.models.base import Method
 from perdure.tracking.events import Recorder
 from perdure.training import draws
 from perdure.training.clock import Clock
+from perdure.training.cost import CostLedger
 from perdure.training.replay import Replicated
 from perdure.training.results import PER_CLASS, Results
 
@@ -116,6 +117,8 @@ class TrainState:
     split: bool = False
     """Whether the network is in parts, one a rank; a checkpoint holds it whole."""
     position: Position = field(default_factory=Position)
+    cost: CostLedger | None = None
+    """What training costs; None counts nothing."""
     main: tuple[torch.optim.Optimizer, Any | None] | None = None
     """The main phase's optimizer and scheduler, while another phase has its own in their place."""
 
@@ -145,7 +148,10 @@ class TrainState:
         """What results.json holds now."""
         position = self.position
         return self.results.summary(
-            tasks_done=position.task, global_step=position.global_step, **self.clock.totals()
+            tasks_done=position.task,
+            global_step=position.global_step,
+            cost=None if self.cost is None else self.cost.summary(self.replay),
+            **self.clock.totals(),
         )
 
     def use(self, optimizer: torch.optim.Optimizer, scheduler: Any | None) -> None:
@@ -184,6 +190,7 @@ class TrainState:
                 "loss": self.loss.state_dict(),
                 **self._logged_state(),
                 "clock": self.clock.state_dict(),
+                "cost": None if self.cost is None else self.cost.state_dict(),
                 "recorders": {r.name: r.state_dict() for r in self.recorders},
             },
         }
@@ -252,6 +259,8 @@ class TrainState:
             self.logged[name] = LossMeter()
             self.logged[name].load_state_dict(saved)
         self.clock.load_state_dict(results["clock"])
+        if self.cost is not None:
+            self.cost.load_state_dict(results.get("cost"))
         for recorder in self.recorders:
             if recorder.name in results["recorders"]:
                 recorder.load_state_dict(results["recorders"][recorder.name])

@@ -7,27 +7,28 @@ Python.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from perdure.buffers.base import Buffer
-from perdure.config.schema import Parallel, Precision, ReplaySync
+from perdure.config.schema import Precision, ReplaySync
 from perdure.datasets.batch import Batch
 from perdure.datasets.loss_scope import scopes
 from perdure.datasets.transforms import Scale
 from perdure.distributed.control_flags import ControlFlags
 from perdure.distributed.process_group import Ranks
-from perdure.distributed.reduction import OrderedReduction, OverlappedReduction, Reduction
 from perdure.distributed.sharded_step import PassResult, ShardedStep
 from perdure.errors import UserError
 from perdure.models.base import Method, StepOutput
 from perdure.models.phase import MAIN, Phase
 from perdure.randomness import Streams, seed_generators
 from perdure.training.draws import BLOCK, At, BlockStream
+from perdure.training.network_setup import autocast, prepare_network, reduction_of
+from perdure.training.probe import Probe
 from perdure.training.replay import Local, Replicated, stores_each_step
 from perdure.training.settings import Settings
 from perdure.training.state import Position
@@ -73,7 +74,7 @@ class Step:
         elif buffer is not None:
             self.replay = Replicated(buffer, method, streams, settings.batch_size)
         self._augments = transform.is_random
-        self._autocast = _autocast(settings.precision, device)
+        self._autocast = autocast(settings.precision, device)
         self._calls = _Calls.of(method)
         self._seeds = [BlockStream(streams, "step", 1, part) for part in range(settings.n_shards)]
         # Before any optimizer knows the parameters: FSDP replaces them.
@@ -85,6 +86,8 @@ class Step:
             self._sharded = ShardedStep(method, ranks, settings.n_shards, reduction, local)
         self.logged: dict[str, Tensor] = {}
         """What the method logged at the last call, {name: []}."""
+        self.examples = (0, 0)
+        """Of the batch and of its replay draws at the last call, as often as they were used."""
         self._use_structure()
         self.begin(MAIN)
 
@@ -120,6 +123,7 @@ class Step:
         """
         at = {"task": position.task, "epoch": position.epoch, "step": position.step}
         batches = self._batches(raw, y, at)
+        n, replayed = len(raw), self._n_drawn
         result = self._update(batches, optimizer, at)
         objective = result.loss
         if self._calls.updates or self.settings.updates > 1:
@@ -128,7 +132,9 @@ class Step:
                 self.method.update = update
                 result = self._update(self._batches(raw, y, again), optimizer, again)
                 objective = result.loss
+                n, replayed = n + len(raw), replayed + self._n_drawn
             self.method.update = 0
+        self.examples = (n, replayed)
         if self._calls.after_batch:
             self.method.after_batch()
         self.logged = result.log
@@ -137,6 +143,21 @@ class Step:
         if self._stores and self.replay is not None:
             self.replay.add({"raw": raw, "y": y}, result.stored, labels, at)
         return objective
+
+    def probed(self, probe: Probe, *batch: Any) -> Tensor | None:
+        """The same, watched by `probe`."""
+        whole = self._forward_backward
+
+        def of_part(*parts: Any) -> PassResult:
+            with probe.part():
+                return whole(*parts)
+
+        self._forward_backward = of_part  # type: ignore[method-assign, assignment]
+        try:
+            with probe:
+                return self(*batch)
+        finally:
+            del self._forward_backward
 
     def _n_updates(self, batch: Batch) -> int:
         return self.method.updates(batch) if self._calls.updates else self.settings.updates
@@ -167,9 +188,10 @@ class Step:
         if self.replay is not None:
             draws = self.replay.draw(raw, y, at) if self._draws else self.replay.nothing(raw, y)
         n = start = raw.shape[0]
+        self._n_drawn = sum([draw.total for draw in draws])
         views = None
         if self._augments:
-            views = self._views(n + sum([draw.total for draw in draws]), at)
+            views = self._views(n + self._n_drawn, at)
         now = past = None
         if self._loss_scope != "full":
             now, past = scopes(self._loss_scope, self.method.task)
@@ -329,13 +351,6 @@ def _rows(views: Tensor | None, start: int, stop: int) -> Tensor | None:
     return None if views is None else views[start:stop]
 
 
-def _autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    if precision is Precision.fp32:
-        return nullcontext()
-    dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float16
-    return torch.autocast(device.type, dtype=dtype)
-
-
 def _batch_norm_error(error: ValueError, shards: int) -> Exception:
     """The UserError for torch's refusal of one value a channel; any other error as it is.
 
@@ -353,28 +368,3 @@ def _batch_norm_error(error: ValueError, shards: int) -> Exception:
         "a replay draw of a single example has no batch statistics, which the network's batch norm "
         "needs; give a larger buffer.batch_size and buffer.size"
     )
-
-
-def prepare_network(method: Method, ranks: Ranks, settings: Settings) -> Reduction:
-    """Change the network as `settings` says; returns the reduction of the shards' gradients.
-
-    What one process does not need is not imported.
-    """
-    if settings.sync_batchnorm and ranks.size > 1:
-        from perdure.distributed.batch_norm import synchronize
-
-        synchronize(method.backbone, ranks)
-    if settings.parallel is Parallel.fsdp and ranks.size > 1:
-        from perdure.distributed.fsdp import FSDPReduction, split
-
-        split(method.backbone, ranks)
-        return FSDPReduction(method.backbone)
-    return reduction_of(method, ranks, settings)
-
-
-def reduction_of(method: Method, ranks: Ranks, settings: Settings) -> Reduction:
-    """What sums the shards' gradients of the parameters that the method has now."""
-    parameters = method.trainable()
-    if settings.exact:
-        return OrderedReduction(parameters)
-    return OverlappedReduction(parameters, ranks)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from perdure.buffers.base import Buffer
@@ -31,6 +32,7 @@ from perdure.training.checks import (
     smallest_phase_batch,
 )
 from perdure.training.clock import Clock
+from perdure.training.cost import PROBED_STEP, CostLedger
 from perdure.training.evaluation import Evaluator, is_due, measurable
 from perdure.training.hooks import Hooks
 from perdure.training.measuring import Measuring
@@ -115,17 +117,20 @@ class Trainer:
         evaluator = Evaluator(
             method, benchmark, self._transform, settings.eval_batch_size, ranks, split
         )
+        clock = Clock(launch.started)
+        self._cost = CostLedger(method, clock, ranks, settings.n_shards)
         self.state = TrainState(
             method,
             *self._phases.main_optimizer(0),
             self._step.scaler,
             self._step.replay,
             Results(evaluator.accuracies, benchmark.n_tasks, recording.facts, benchmark.accuracies),
-            Clock(launch.started),
+            clock,
             recording.recorders,
             seed=settings.seed,
             config=recording.config,
             split=split,
+            cost=self._cost,
         )
         self.saving = CheckpointHook(
             self.state, recording.checkpoints, settings.joint, benchmark.split, recording.emit
@@ -259,6 +264,7 @@ class Trainer:
             self._hooks.before_phase(phase, number, stream.split)
         label = "all tasks" if self.settings.joint else self.benchmark.label(task.index)
         label = label if phase.is_main else f"{label} ({phase.name})"
+        self._cost.begin(task.index, phase.name, phase.data)
         self._progress.begin(label, stream)
         self._is_last = number == len(phases) - 1
         for epoch in range(position.epoch, stream.end):
@@ -283,12 +289,15 @@ class Trainer:
         """
         state, position, task = self.state, self.position, self.method.task
         last = stream.steps_of(epoch)
+        probed = min(PROBED_STEP, last - 1) if epoch == stream.first_epoch else -1
         task.epoch = epoch - stream.first_epoch
         for raw, y, labels in stream.batches(epoch, position.step):
             task.step, task.lr = position.step, state.optimizer.param_groups[0]["lr"]
             if not self.benchmark.boundaries:
                 self._hooks.see(position.step * stream.batch_size + len(labels))
-            loss = self._step(raw, y, labels, state.optimizer, position)
+            step = self._probed_step if position.step == probed else self._step
+            loss = step(raw, y, labels, state.optimizer, position)
+            self._cost.add(*self._step.examples)
             state.loss.add(loss)
             if self._step.logged:
                 state.log(self._step.logged)
@@ -303,6 +312,13 @@ class Trainer:
                 self._end_epoch(stream)
             if not self._is_over(stream):
                 self._between_steps()
+
+    def _probed_step(self, *batch: Any) -> Tensor | None:
+        """A step whose cost is counted as well."""
+        probe = self._cost.probe()
+        loss = self._step.probed(probe, *batch)
+        self._cost.probed(probe)
+        return loss
 
     def _is_over(self, stream: TaskStream) -> bool:
         """Whether `stream` was the task's last one, and is done."""

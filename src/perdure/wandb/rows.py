@@ -99,6 +99,12 @@ def summary(results: Mapping[str, Any], best: Mapping[str, float]) -> dict[str, 
             values[f"last/{name}/{short}"] = value
     for key, value in best.items():
         values[key.replace("after_task/", "best/", 1)] = value
+    cost = results.get("cost") or {}
+    for key in ("parameters", "bytes", "exemplars", "examples", "clock"):
+        for name, number in (cost.get(key) or {}).items():
+            values[f"cost/{key}/{name}".replace("/clock/", "/")] = number
+    if cost:
+        values["cost/flops"] = cost["flops"]
     for key in ("seconds", "cpu_seconds"):
         for phase, spent in (results.get(key) or {}).items():
             values[f"{key}/{phase}"] = spent
