@@ -174,4 +174,5 @@ def small(config: Config, whole: Scenario, n_tasks: int, n_train: int) -> Config
         size = min(int(buffer["size"]), max(least, offered // 3))
         drawn = min(int(buffer.get("batch_size", batch)), _BATCH)
         buffer = {**buffer, "size": size, "batch_size": drawn}
-    return replace(config, dataset=dataset, training=training, buffer=buffer)
+    budget = replace(config.budget, bytes=None)
+    return replace(config, dataset=dataset, training=training, buffer=buffer, budget=budget)

@@ -65,6 +65,7 @@ RULES = {
     ),
     "dataset.noise.rate": Rule(lambda value: 0 <= value < 1, "must be a fraction in [0, 1)"),
     "dataset.validation": Rule(lambda value: 0 <= value < 1, "must be a fraction in [0, 1)"),
+    "budget.bytes": _COUNT,
     "buffer.batch_size": _COUNT,
     "buffer.per_class": _COUNT,
     "tracking.wandb.finish_seconds": _above_zero("must be above 0 (seconds)"),

@@ -210,6 +210,13 @@ class DataConfig:
 
 
 @dataclass
+class BudgetConfig:
+    """What a run may keep from task to task."""
+
+    bytes: int | None = None
+
+
+@dataclass
 class Config:
     """The whole configuration; groups that name a `_target_` are checked when they are built."""
 
@@ -227,6 +234,7 @@ class Config:
     optimizer: Any = MISSING
     scheduler: Any = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -36,6 +36,7 @@ from perdure.randomness import seed_initialization
 from perdure.ranks import environment
 from perdure.run import device_setup
 from perdure.run.benchmark import make_tasks
+from perdure.run.budget import places
 from perdure.run.fork import Fork
 from perdure.run.method_checks import check_method, ignored_overrides, method_class, replay_size
 from perdure.run.network import make_network
@@ -184,12 +185,13 @@ def make_trainer(
         n, shards = sum(p.numel() for p in method.parameters()), settings(config).n_shards
         config = replace(config, threads=device_setup.threads_of(n, shards, launch.ranks))
         torch.set_num_threads(config.threads or 1)
+    sized = within_budget(config, benchmark, device)
     manager = make_checkpoints(
         config,
         folder or Path(),
         measurable(method, benchmark),
         n_epochs(config, benchmark),
-        replay_size(config, benchmark.n_classes),
+        replay_size(sized, benchmark.n_classes),
         {"versions": versions(device, code), **(metadata or {})},
         writes=launch.ranks.is_main,
     )
@@ -198,14 +200,14 @@ def make_trainer(
         checkpoints=manager if folder is not None else None,
         folder=folder or Path(),
         config=as_plain(config),
-        facts=facts(config, benchmark, device),
+        facts=facts(sized, benchmark, device),
     )
     return Trainer(
         method,
         benchmark,
         settings(config),
         OptimizerFactory(optimizer_of(config.optimizer), _scheduler(config.scheduler)),
-        make_buffer(config, benchmark),
+        make_buffer(sized, benchmark),
         build(config.dataset.transform, "dataset.transform"),
         recording,
         launch,
@@ -276,6 +278,22 @@ def make_buffer(config: Config, benchmark: Scenario) -> Buffer | None:
         return None
     counts = {"n_classes": benchmark.n_classes, "n_tasks": benchmark.n_tasks}
     return Buffer(build(config.buffer, "buffer", **counts))
+
+
+def within_budget(config: Config, benchmark: Scenario, device: torch.device) -> Config:
+    """`config` with the buffer that `budget.bytes` leaves; itself where there is no budget.
+
+    Raises:
+        UserError: the budget leaves no place.
+    """
+    if config.budget.bytes is None:
+        return config
+    method, buffer = make_method(config, benchmark, device), make_buffer(config, benchmark)
+    policy = None if buffer is None else buffer.policy
+    transform = build(config.dataset.transform, "dataset.transform")
+    own, budget = settings(config), config.budget.bytes
+    size = places(budget, method, policy, benchmark, own, transform)
+    return config if policy is None else replace(config, buffer={**config.buffer, "size": size})
 
 
 def settings(config: Config) -> Settings:

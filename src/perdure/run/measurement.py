@@ -108,10 +108,9 @@ class Measurement:
         self, folder: Path, timestamp: str, clock: Clock, notices: Sequence[str]
     ) -> dict[str, Any]:
         """Evaluate, and write what was found to `folder`; returns what results.json holds."""
-        facts = assemble.facts(
-            replace(self.config, timestamp=timestamp), self.benchmark, self.device
-        )
         benchmark = self.benchmark
+        sized = assemble.within_budget(self.config, benchmark, self.device)
+        facts = assemble.facts(replace(sized, timestamp=timestamp), benchmark, self.device)
         accuracies = measurable(self.method, benchmark)
         results = Results(accuracies, benchmark.n_tasks, facts, benchmark.accuracies)
         with clock.phase("evaluation"):
@@ -157,7 +156,8 @@ class Measurement:
                 f"checkpoint={self.request.reference}: {name} predicts with what it derives from "
                 "its buffer, which a file of weights alone has not; give a full checkpoint"
             )
-        buffer = assemble.make_buffer(self.config, self.benchmark)
+        sized = assemble.within_budget(self.config, self.benchmark, self.device)
+        buffer = assemble.make_buffer(sized, self.benchmark)
         if buffer is not None:
             buffer.load_state_dict(self.start.state["buffer"], self.device)
         settings = assemble.settings(self.config)

@@ -56,6 +56,12 @@ def check_method(
             f"buffer.size={size} with buffer.per_class={per_class}: the capacity is one or the "
             "other; leave buffer.size out, or add buffer.per_class=null"
         )
+    budget = config.budget.bytes
+    if budget is not None and (per_class is not None or sets_size):
+        key = "buffer.size" if per_class is None else "buffer.per_class"
+        raise UserError(
+            f"budget.bytes={budget} with {key}: both say how large the buffer is; give one of them"
+        )
     if config.training.mode is Mode.joint and not method.joint:
         raise UserError(
             f"model={name} with training=joint: {name} is not defined for training on all "
@@ -75,9 +81,12 @@ def replay_size(config: Config, n_classes: int) -> int:
 
 def replay_label(config: Config) -> str:
     """The same before the benchmark is there: the size, or the number of examples a class."""
-    per_class = config.buffer.get("per_class")
-    if per_class is not None and uses_buffer(method_class(config)):
-        return f"{per_class}-per-class"
+    per_class, budget = config.buffer.get("per_class"), config.budget.bytes
+    if uses_buffer(method_class(config)):
+        if per_class is not None:
+            return f"{per_class}-per-class"
+        if budget is not None:
+            return f"{budget}-bytes"
     return str(replay_size(config, 0))
 
 

@@ -51,7 +51,8 @@ table { border-collapse: separate; border-spacing: 2px; font-variant-numeric: ta
 .matrix.many { font-size: .68rem; border-spacing: 1px; }
 .matrix.many tbody td { min-width: 2.1rem; padding: .2rem .05rem; }
 .metrics { border-spacing: 0; } .metrics th, .metrics td { padding: .3rem 1.4rem .3rem 0; }
-.metrics th { text-align: left; font-weight: 500; } .metrics td { text-align: right; }
+.metrics th { text-align: left; font-weight: 500; }
+.metrics td { text-align: right; white-space: nowrap; }
 .metrics thead th { color: var(--muted); font-size: .85rem; }
 .metrics thead th:not(:first-child) { text-align: right; }
 .metrics tbody * { border-top: 1px solid var(--edge); } .metrics tbody tr { border: 0; }

@@ -90,6 +90,7 @@ def migrated_configuration(args: Mapping[str, Any], first_format: bool = False) 
         found["dataset"] = {**_LATER_DATASET, **found["dataset"]}
     if "backbone" in found:
         found.setdefault("head", dict(_HEAD))
+        found.setdefault("budget", {"bytes": None})
     return found
 
 
