@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from perdure.cli import reproduce
+from perdure.cli import reproduce, runs
 from perdure.cli.processes import TRAIN, Usage
 from perdure.cli.reproduce import Run, Setting
 from perdure.config.recipe import notices
@@ -32,7 +32,7 @@ class FakeRuns:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.commands: list[list[str]] = []
         self.status = 0
-        monkeypatch.setattr(reproduce, "python", self)
+        monkeypatch.setattr(runs, "python", self)
 
     def __call__(self, *arguments: str, log: Path) -> Usage:
         assert arguments[: len(TRAIN)] == TRAIN
@@ -102,13 +102,13 @@ def test_a_run_in_a_line() -> None:
 
 
 def test_what_is_finished_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = FakeRuns(monkeypatch)
+    fake = FakeRuns(monkeypatch)
     first = reproduce.reproduce([ER], [1, 2], 2, tmp_path)
     assert first[0]["accuracy"]["class_il"] == [1.0, 2.0]
     again = reproduce.reproduce([ER], [1, 2, 3], 1, tmp_path)
     assert again[0]["accuracy"]["class_il"] == [1.0, 2.0, 3.0]
     assert again[0]["cpu_seconds"] == 2.0
-    assert [command[1] for command in runs.commands[2:]] == ["seed=3"]
+    assert [command[1] for command in fake.commands[2:]] == ["seed=3"]
     assert json.loads((tmp_path / "reproduce.json").read_text())[0]["mean"] == again[0]["mean"]
     assert f"| {ER.name} |" in (tmp_path / "reproduce.md").read_text()
 
@@ -116,24 +116,24 @@ def test_what_is_finished_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_other_overrides_or_an_interrupted_run_start_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = FakeRuns(monkeypatch)
+    fake = FakeRuns(monkeypatch)
     reproduce.reproduce([ER], [1], 1, tmp_path)
     reproduce.reproduce([ER], [1], 1, tmp_path, ["optimizer.lr=0.5"])
-    assert runs.commands[1][:3] == [f"experiment={ER.name}", "seed=1", "optimizer.lr=0.5"]
+    assert fake.commands[1][:3] == [f"experiment={ER.name}", "seed=1", "optimizer.lr=0.5"]
     (tmp_path / ER.name / "seed-1.json").unlink()
     reproduce.reproduce([ER], [1], 1, tmp_path, ["optimizer.lr=0.5"])
-    assert len(runs.commands) == 3
+    assert len(fake.commands) == 3
 
 
 def test_a_failed_run_is_told_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = FakeRuns(monkeypatch)
-    runs.status = 1
+    fake = FakeRuns(monkeypatch)
+    fake.status = 1
     (row,) = reproduce.reproduce([ER], [1], 1, tmp_path)
     assert row["failures"] == {1: "what went wrong"}
     assert row["mean"] == {}
-    runs.status = 0
+    fake.status = 0
     (row,) = reproduce.reproduce([ER], [1], 1, tmp_path)
     assert row["failures"] == {}
 
@@ -174,9 +174,9 @@ def test_settings_are_chosen_by_the_start_of_their_names() -> None:
 def test_a_folder_of_the_user_is_named_before_all_overrides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = FakeRuns(monkeypatch)
+    fake = FakeRuns(monkeypatch)
     reproduce.reproduce([ER], [1], 1, tmp_path, ["--config-dir=/here", "threads=1"])
-    assert runs.commands[0][:4] == [
+    assert fake.commands[0][:4] == [
         "--config-dir=/here", f"experiment={ER.name}", "seed=1", "threads=1",
     ]  # fmt: skip
 

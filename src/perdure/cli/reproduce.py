@@ -15,22 +15,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from perdure.cli.processes import TRAIN, python, table
+from perdure.cli.processes import table
 from perdure.cli.published import fits_name
+from perdure.cli.runs import Ended, Job, run_all
 from perdure.config import tables
 from perdure.config.published import published
 from perdure.errors import UserError
-from perdure.io.run_files import RunFiles
 from perdure.tracking.formatting import scenario_name
 
 Percent = dict[str, float]
@@ -146,54 +144,37 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def reproduce(
     settings: Sequence[Setting],
     seeds: Sequence[int],
-    jobs: int,
+    at_a_time: int,
     folder: Path,
     overrides: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Run every setting with every seed, `jobs` at a time; returns the rows of reproduce.json."""
+    """Run every setting with every seed, so many at a time; returns reproduce.json's rows."""
     runs: dict[str, list[Run]] = {setting.name: [] for setting in settings}
-    with ThreadPoolExecutor(max(1, jobs)) as pool:
-        try:
-            waiting = {
-                pool.submit(run_once, setting, seed, folder, overrides): setting
-                for setting in settings
-                for seed in seeds
-            }
-            for done in as_completed(waiting):
-                setting, run = waiting[done], done.result()
-                runs[setting.name].append(run)
-                print(line(setting.name, run), flush=True)
-                report = [row(s, runs[s.name], not overrides) for s in settings if runs[s.name]]
-                (folder / "reproduce.json").write_text(json.dumps(report, indent=2) + "\n")
-                (folder / "reproduce.md").write_text(report_table(report) + "\n")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    jobs = [
+        (
+            (setting, seed),
+            Job(
+                (*setting.overrides, f"seed={seed}", *overrides),
+                folder / setting.name / f"seed-{seed}",
+            ),
+        )
+        for setting in settings
+        for seed in seeds
+    ]
+    report: list[dict[str, Any]] = []
+    for (setting, seed), ended in run_all(jobs, at_a_time):
+        run = run_of(seed, ended)
+        runs[setting.name].append(run)
+        print(line(setting.name, run), flush=True)
+        report = [row(s, runs[s.name], not overrides) for s in settings if runs[s.name]]
+        (folder / "reproduce.json").write_text(json.dumps(report, indent=2) + "\n")
+        (folder / "reproduce.md").write_text(report_table(report) + "\n")
     return report
 
 
-def run_once(setting: Setting, seed: int, folder: Path, overrides: Sequence[str]) -> Run:
-    """One process in a run folder of its own; what had finished there before is taken as it is."""
-    target = folder / setting.name / f"seed-{seed}"
-    record = target.with_name(f"{target.name}.json")
-    flags = [word for word in overrides if word.startswith("--")]  # Hydra takes them first
-    rest = [word for word in overrides if word not in flags]
-    command = [*flags, *setting.overrides, f"seed={seed}", *rest]
-    known = json.loads(record.read_text()) if record.is_file() else {}
-    if known.get("command") != command:
-        shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        log = target.with_suffix(".log")
-        used = python(*TRAIN, *command, f"hydra.run.dir={target}", log=log)
-        if used.status != 0:
-            last = log.read_text(errors="replace").strip().splitlines()[-1:]
-            reason = last[0] if last else f"exit status {used.status}"
-            return Run(seed, {}, used.wall_seconds, used.cpu_seconds, reason)
-        known = {"command": command, **asdict(used)}
-        record.write_text(json.dumps(known) + "\n")
-    average = json.loads(RunFiles(target).results.read_text())["average_accuracy"]
-    accuracy = {name: 100 * value for name, value in average.items()}
-    return Run(seed, accuracy, known["wall_seconds"], known["cpu_seconds"])
+def run_of(seed: int, ended: Ended) -> Run:
+    """What one process gave."""
+    return Run(seed, ended.accuracy, ended.wall_seconds, ended.cpu_seconds, ended.failure)
 
 
 # --- reporting ------------------------------------------------------------------------------------
