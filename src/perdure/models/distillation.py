@@ -43,3 +43,32 @@ def sigmoid_targets(z: Tensor, batch: Batch, old: Teacher, past: Classes) -> Ten
         return target
     is_old = past.mask(torch.arange(z.shape[1], device=z.device))
     return torch.where(is_old, old(batch.x).sigmoid(), target)
+
+
+def pooled(h: Tensor) -> Tensor:
+    """The squares of a feature map, summed over its width and over its height, in length 1.
+
+    As PODNet compares them (Douillard et al. 2020, sec. 3.1).
+
+    Args:
+        h: float [B, C, H, W], or [B, C], which is a map of one pixel.
+
+    Returns:
+        [B, C (H + W)].
+    """
+    squares = h.square() if h.dim() > 2 else h.square()[:, :, None, None]
+    return F.normalize(torch.cat([squares.sum(3).flatten(1), squares.sum(2).flatten(1)], 1))
+
+
+def similarity_distance(a: Tensor, b: Tensor) -> Tensor:
+    """‖G(a) − G(b)‖² / B², with the rows of the Gram matrix G in length 1.
+
+    Tung & Mori 2019, "Similarity-preserving knowledge distillation", eq. 1 to 4.
+
+    Args:
+        a: float [B, n].
+        b: float [B, m].
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        first, second = (F.normalize(z.float() @ z.float().T, dim=1) for z in (a, b))
+    return (first - second).square().mean()

@@ -14,7 +14,7 @@ from perdure.errors import UserError
 from perdure.models.base import Data, Loss, Task
 from perdure.models.distillation import softened
 from perdure.models.memory import Memory
-from perdure.models.options import at_least
+from perdure.models.options import above
 from perdure.models.phase import Phase
 from perdure.models.teacher import Taught
 
@@ -27,8 +27,8 @@ class WA(Taught):
 
     - L = (1−λ) CE + λ L_KD with λ = n / (n + m) and L_KD the cross-entropy of both networks'
       softmax over T, over the old classes;
-    - after a task, W_new ← γ W_new with γ = Mean(‖w_old‖) / Mean(‖w_new‖), eq. 8 and 9. The aligned
-      network is measured, and is the next teacher. The head has no bias: it stays zero;
+    - after a task, W_new ← γ W_new with γ = Mean(‖w_old‖) / Mean(‖w_new‖). The aligned network is
+      measured, and is the next teacher. The head has no bias: it stays zero;
     - weights of the head that are below 0 after a step are set to 0, so that lengths go with scores
       (weight clipping).
 
@@ -41,11 +41,9 @@ class WA(Taught):
 
     def __init__(self, backbone: Backbone, temperature: float, clip: bool) -> None:
         super().__init__(backbone)
-        at_least(0, temperature=temperature)
+        above(0, temperature=temperature)
         if not isinstance(backbone.head, nn.Linear | Linear):
             raise UserError("head: WA aligns weights without bias; must be head=linear")
-        if temperature == 0:
-            raise UserError(f"model.temperature={temperature}: divides scores; must be above 0")
         self.temperature = temperature
         self.clip = clip
         self._hold_biases()
