@@ -24,6 +24,7 @@ class RPC(ER):
 
     store_at = "task"
     needs_boundaries = True
+    needs_n_classes = True
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__(backbone)

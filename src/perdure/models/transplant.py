@@ -56,6 +56,7 @@ class Transplanting(Method):
     scenarios = ("class-incremental",)
     needs_boundaries = True
     needs_n_tasks = True
+    needs_n_classes = True
 
     def __init__(self, backbone: Backbone, gamma: float) -> None:
         super().__init__(backbone)
