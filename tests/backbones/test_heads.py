@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from perdure.backbones.base import Backbone
-from perdure.backbones.heads import NCM, UNSEEN, Cosine, Head, Identity, Linear, Proxy
+from perdure.backbones.heads import NCM, UNSEEN, Cosine, Head, Identity, Linear, Proxy, Simplex
 from perdure.backbones.mlp import MLP
 from perdure.errors import UserError
 from perdure.models.per_example import squared_gradients
@@ -233,6 +233,32 @@ def test_the_metric_of_class_means_is_one_of_two() -> None:
         NCM(D, C, "l1")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"^head\.proxies=0: must be an integer, 1 or more$"):
         Proxy(D, C, proxies=0)
+
+
+# --- regular simplex ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 100])
+def test_the_vertices_are_those_of_a_regular_simplex(n: int) -> None:
+    """Length 1, every pairwise cosine −1 / (n − 1), and the center in 0."""
+    vertices = Simplex(D, n).vertices.double()
+    assert vertices.shape == (n, n - 1)
+    wanted = torch.full((n, n), -1 / (n - 1), dtype=torch.float64).fill_diagonal_(1)
+    torch.testing.assert_close(vertices @ vertices.T, wanted, rtol=0, atol=1e-6)
+    torch.testing.assert_close(vertices.sum(0), torch.zeros(n - 1).double(), rtol=0, atol=1e-5)
+
+
+def test_the_scores_of_a_simplex_are_products_with_its_vertices() -> None:
+    head, x = Simplex(D, C).double(), features(4)
+    scores = head(x)
+    for f, row in zip(x, scores, strict=True):
+        u = head.project.weight @ f + head.project.bias
+        for c in range(C):
+            torch.testing.assert_close(row[c], head.vertices[c] @ u)
+    assert set(head.state_dict()) == {"project.weight", "project.bias"}
+    assert not head.vertices.requires_grad
+    with pytest.raises(UserError, match=r"^head=simplex: takes two classes or more$"):
+        Simplex(D, 1)
 
 
 # --- on a backbone --------------------------------------------------------------------------------

@@ -26,6 +26,10 @@ def test_it_is_frozen_in_evaluation_mode_and_has_weights_of_its_own() -> None:
     scores, features = teacher(x), teacher.features(x)
     assert not scores.requires_grad
     assert not features.requires_grad
+    maps, same = teacher.maps_and_features(x)
+    assert torch.equal(same, features)
+    assert len(maps) == 4
+    assert not any(h.requires_grad for h in maps)
     student(x)  # moves the student's batch statistics
     with torch.no_grad():
         for p in student.parameters():

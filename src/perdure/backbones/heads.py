@@ -1,4 +1,4 @@
-"""Heads (classifiers): linear, cosine (LUCIR), proxies (PODNet), nearest class mean; growing ones.
+"""Heads (classifiers): linear, cosine (LUCIR), proxies (PODNet), simplex (RPC), nearest class mean.
 
 A head maps features [B, n_features] to scores [B, n_classes]. A growing one (`head.growing=true`)
 starts without classes and appends a block of weights for those that a task brings; until then a
@@ -212,6 +212,37 @@ class Proxy(_Scaled):
         each = F.linear(F.normalize(features, dim=1), weight.flatten(0, 1))
         each = each.view(len(features), *weight.shape[:2])
         return (each.softmax(2) * each).sum(2)
+
+
+class Simplex(nn.Module):
+    """<s_c, u> with u = W f + b in n_classes - 1 dimensions and fixed s_c: Pernici et al. 2020.
+
+    The s_c are the vertices of a regular simplex: of length 1, with -1 / (n_classes - 1) as the
+    cosine of each two. W and b start as `nn.Linear` draws them.
+
+    Attributes:
+        vertices: float [n_classes, n_classes - 1]; in no checkpoint, since they follow from it.
+    """
+
+    vertices: Tensor
+
+    def __init__(self, n_features: int, n_classes: int) -> None:
+        super().__init__()
+        if n_classes < 2:
+            raise UserError("head=simplex: takes two classes or more")
+        self.project = nn.Linear(n_features, n_classes - 1)
+        # Column k of Helmert's matrix: k equal numbers, then one that makes their sum 0. Its rows
+        # are the unit vectors of n_classes dimensions less their mean, in a basis of their plane.
+        k = torch.arange(1, n_classes, dtype=torch.float64)
+        row = torch.arange(n_classes, dtype=torch.float64)[:, None]
+        helmert = ((row < k).double() - k * (row == k)) / (k * (k + 1)).sqrt()
+        unit = helmert * (n_classes / (n_classes - 1)) ** 0.5
+        self.register_buffer("vertices", unit.to(torch.get_default_dtype()), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, n_features] -> [B, n_classes]."""
+        u: Tensor = self.project(features)
+        return F.linear(u, self.vertices.to(u.dtype))
 
 
 class NCM(nn.Module):

@@ -13,6 +13,7 @@ from perdure.datasets.batch import Batch
 from perdure.errors import UserError
 from perdure.models.base import Loss, Task
 from perdure.models.correction import Correction
+from perdure.models.distillation import softened
 from perdure.models.options import at_least
 from perdure.models.phase import Phase
 from perdure.models.teacher import Taught, frozen
@@ -105,7 +106,6 @@ class BiC(Taught):
             return loss
         with torch.no_grad():
             old = past.select(self._corrected(self.old(batch.x)))
-        target = (old / self.temperature).softmax(1)
-        response = (past.select(z) / self.temperature).log_softmax(1)
+        distilled = batch.mean(softened(old, past.select(z), self.temperature))
         share = len(past) / len(self.task.seen)
-        return share * batch.mean(-(target * response).sum(1)) + (1 - share) * loss
+        return share * distilled + (1 - share) * loss

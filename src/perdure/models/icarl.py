@@ -12,6 +12,7 @@ from perdure.backbones.base import Backbone
 from perdure.backbones.heads import UNSEEN
 from perdure.datasets.batch import Batch
 from perdure.models.base import Data, Loss, Method, Task
+from perdure.models.distillation import sigmoid_targets
 from perdure.models.memory import Memory
 from perdure.models.phase import Phase
 from perdure.models.teacher import Teacher
@@ -65,10 +66,7 @@ class ICaRL(Method):
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
         z = self(batch.x)
-        target = F.one_hot(batch.y, z.shape[1]).to(z.dtype)
-        if self.task.past:
-            is_old = self.task.past.mask(torch.arange(z.shape[1], device=z.device))
-            target = torch.where(is_old, self.old(batch.x).sigmoid(), target)
+        target = sigmoid_targets(z, batch, self.old, self.task.past)
         z, target = batch.in_scope(z), batch.in_scope(target)
         bce = F.binary_cross_entropy_with_logits(z, target, reduction="none")
         return batch.mean(bce.mean(1))

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import sqrt
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from perdure.backbones.base import Backbone
 from perdure.backbones.heads import Cosine
 from perdure.datasets.batch import Batch
 from perdure.errors import UserError
-from perdure.models.base import Data, Loss, Task
+from perdure.models.base import Data, Loss
+from perdure.models.directions import GrowingDirections
 from perdure.models.options import at_least
-from perdure.models.phase import Phase
-from perdure.models.teacher import Taught, frozen
 
 
-class LUCIR(Taught):
+class LUCIR(GrowingDirections):
     """Cosine scores, features that keep their direction, and a margin to the new classes.
 
     Hou et al. 2019, "Learning a unified classifier incrementally via rebalancing", eq. 3 to 11, on
@@ -53,57 +50,26 @@ class LUCIR(Taught):
         finetune_epochs: int = 0,
         finetune_lr: float = 0.01,
     ) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, finetune_epochs, finetune_lr)
         if not isinstance(backbone.head, Cosine) or not backbone.grows:
             raise UserError("head: LUCIR appends cosine weights; must be head=growing-cosine")
         at_least(0, less_forget=less_forget, margin=margin)
-        at_least(0, finetune_epochs=finetune_epochs, finetune_lr=finetune_lr)
         at_least(1, hardest=hardest)
         self.less_forget = less_forget
         self.margin = margin
         self.hardest = hardest
-        self.finetune_epochs = finetune_epochs
-        self.finetune_lr = finetune_lr
 
-    @property
-    def head(self) -> Cosine:
-        assert isinstance(self.backbone.head, Cosine)
-        return self.backbone.head
-
-    def grow(self, task: Task) -> None:
-        super().grow(task)
-        self.new = task.classes - task.past
-
-    def phases(self, task: Task) -> Sequence[Phase]:
-        epochs = self.finetune_epochs if task.index else 0
-        options = {"lr": self.finetune_lr}
-        return (
-            Phase(data="task+memory"),
-            Phase(
-                "balanced", "memory", epochs, None, options, class_balanced=True, after_storing=True
-            ),
-        )
-
-    def parameter_groups(self, phase: Phase) -> list[dict[str, Any]]:
-        return [{"params": self.trainable() if phase.is_main else list(self.head.parameters())}]
-
-    def before_task(self, data: Data) -> None:
-        super().before_task(data)
-        if not (self.task.past and self.new):
-            return
+    def first_directions(self, data: Data) -> Tensor:
         labels = torch.tensor(list(self.new), device=self.head.eta.device)
         sums = torch.zeros(len(labels), self.backbone.n_features, device=labels.device)
-        with frozen(self.backbone):
-            for batch in data(1000):
-                f = F.normalize(self.backbone.features(batch.x), dim=1)
-                sums += (labels[:, None] == batch.y).to(f.dtype) @ f
-        self.head.imprint(self.new, sums)  # normalizes the sums, as it would the means
+        for batch in data(1000):
+            f = F.normalize(self.backbone.features(batch.x), dim=1)
+            sums += (labels[:, None] == batch.y).to(f.dtype) @ f
+        return sums  # of which the head takes the direction, as it would of the means
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
         if self.task.phase != "main":
-            with frozen(self.backbone):
-                f = self.backbone.features(batch.x)
-            return batch.cross_entropy(self.head(f))
+            return batch.cross_entropy(self.head(self.fixed_features(batch)))
         f = self.backbone.features(batch.x)
         cosines = self.head.cosines(f)
         loss = batch.cross_entropy(self.head.eta * cosines)
@@ -119,9 +85,3 @@ class LUCIR(Taught):
         own = cosines.gather(1, batch.y[:, None])
         each = (self.margin - own + new).relu().sum(1) * past.mask(batch.y)
         return each.sum() / past.mask(batch.all_y).sum().clamp(min=1)
-
-    def after_backward(self, references: Tensor | None) -> None:
-        if self.task.phase == "main":
-            for block in self.head.blocks[: -1 if self.new else None]:
-                fixed: nn.Parameter = block.weight  # type: ignore[assignment]
-                fixed.grad = None  # so that no momentum or weight decay moves it either

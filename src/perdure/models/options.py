@@ -14,3 +14,14 @@ def at_least(least: float, **options: float) -> None:
     for key, value in options.items():
         if not least <= value < float("inf"):
             raise UserError(f"model.{key}={value}: out of range; must be {least:g} or more")
+
+
+def above(bound: float, **options: float) -> None:
+    """Refuse values that are not above `bound`, and those that are infinite or NaN.
+
+    Raises:
+        UserError: names the first of them as `at_least` does.
+    """
+    for key, value in options.items():
+        if not bound < value < float("inf"):
+            raise UserError(f"model.{key}={value}: out of range; must be above {bound:g}")

@@ -47,6 +47,12 @@ class Teacher(nn.Module):
         """The input of the head. x: float [B, C, H, W] -> [B, n_features]."""
         return self.network.features(x)
 
+    @torch.no_grad()
+    def maps_and_features(self, x: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The backbone's `feature_maps`, and the input of the head. x: float [B, C, H, W]."""
+        maps = self.network.feature_maps(x)
+        return maps, self.network.pool(maps[-1])
+
 
 class Taught(Method):
     """A class-incremental method with exemplars, whose network before the task teaches it."""
