@@ -2,12 +2,15 @@
 
 perdure reproduce                                 settings with a band of accepted means, seeds 0-9
 perdure reproduce seq-mnist/er --seeds 0 1 2 3 4  those of this method and benchmark
-perdure reproduce dark-experience                 all of a paper that can be run
+perdure reproduce dark-experience --hours 2       of a paper as many as two CPU hours are enough for
+perdure reproduce dark-experience --estimate      how long that would take
 perdure reproduce --folder outputs/reproduce-…    continue what was interrupted
 
 Settings are the rows of conf/published/ (`perdure published` lists them). Further overrides
-(`dataset.stop_after=2`) apply to every run; the bands are not judged then. Leaves one folder a run,
-reproduce.json and reproduce.md. Exit status 1: a run failed, or a mean lies outside its band.
+(`dataset.stop_after=2`) apply to every run; nothing is judged then. A setting that differs from
+what was published gets ten further seeds. Leaves one folder a run, reproduce.json, reproduce.md,
+and results.md and results.csv with a verdict on each figure. Exit status 1: a run failed, or a
+mean lies outside its band.
 """
 
 from __future__ import annotations
@@ -16,20 +19,31 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from perdure.cli.processes import table
+from perdure.cli.estimates import cpu_seconds, needs_gpu
+from perdure.cli.processes import python, table
 from perdure.cli.published import fits_name
+from perdure.cli.results_page import Measured, lines_of, page, sheet
 from perdure.cli.runs import Ended, Job, run_all
 from perdure.config import tables
+from perdure.config.compose import register
+from perdure.config.folder import CHECKOUT
+from perdure.config.overrides import Arguments
 from perdure.config.published import published
 from perdure.errors import UserError
+from perdure.io.atomic import write_atomically
 from perdure.tracking.formatting import scenario_name
+from perdure.tracking.provenance import read_code
+
+MORE_SEEDS = 10
+"""Of a setting that differs from what was published."""
 
 Percent = dict[str, float]
 Bands = dict[str, tuple[float, float]]
@@ -108,16 +122,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overrides = [word for word in options.words if "=" in word]
     try:
         published.look_in([options.config_dir] if options.config_dir else [])
-        chosen = settings([*names, *options.only])
+        every = chosen = settings([*names, *options.only])
     except UserError as error:
         print(f"perdure: {error}", file=sys.stderr)
         return 2
     if options.config_dir:
         overrides.insert(0, f"--config-dir={Path(options.config_dir).resolve()}")
+    register(Arguments(tuple(overrides)).config_folders)
+    missing: dict[str, str] = {}
+    if options.estimate or options.hours is not None:
+        chosen, missing = plan(chosen, options, overrides)
+    if options.estimate:
+        return 0
     folder = options.folder or Path("outputs", f"reproduce-{datetime.now():%Y%m%d-%H%M%S}")
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     report = reproduce(chosen, options.seeds, options.jobs, folder, overrides)
+    if not overrides:
+        report = with_more_seeds(report, chosen, options, folder)
+        audits = {s.name: audit(s) for s in chosen} if options.audit else {}
+        rows = measured(report, [s.name for s in every], audits, missing)
+        write_results(rows, [folder, *([options.docs] if options.docs else [])])
     print(report_table(report))
     print(f"written to {folder}")
     return 1 if any(row["failures"] or False in row["inside"].values() for row in report) else 0
@@ -136,9 +161,114 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     # ER-500 varies by 1.7 (standard deviation) from seed to seed: three cannot tell a band of ±2.
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(10)))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    parser.add_argument("--hours", type=float, help="CPU hours to spend, in this order")
+    parser.add_argument(
+        "--estimate", action="store_true", help="say how long it takes, run nothing"
+    )
+    parser.add_argument("--audit", action="store_true", help="audit each method, too")
+    parser.add_argument("--no-more-seeds", action="store_true", help="keep to --seeds")
+    parser.add_argument(
+        "--docs", type=Path, metavar="DIR", help="results.md and .csv go there, too"
+    )
     parser.add_argument("--folder", type=Path, help="where the runs go; finished ones are kept")
     parser.add_argument("--config-dir", help="a folder with published/*.yaml of your own")
     return parser.parse_intermixed_args(arguments)
+
+
+def plan(
+    chosen: Sequence[Setting], options: argparse.Namespace, overrides: Sequence[str]
+) -> tuple[list[Setting], dict[str, str]]:
+    """The settings that there is time for, in order, and why each other one is not run.
+
+    Prints how many CPU hours each takes with all its seeds.
+    """
+    left = float("inf") if options.hours is None else options.hours
+    taken, missing, total = [], {}, 0.0
+    for setting in chosen:
+        words = [*setting.overrides, *overrides]
+        if needs_gpu(words):
+            missing[setting.name] = "needs a GPU"
+            print(f"{setting.name}: needs a GPU")
+            continue
+        hours = cpu_seconds(words) * len(options.seeds) / 3600
+        total += hours
+        print(f"{setting.name}: about {hours:.2f} CPU hours", flush=True)
+        if hours <= left:
+            left -= hours
+            taken.append(setting)
+        else:
+            missing[setting.name] = f"not run, about {hours:.2f} CPU hours"
+    print(f"all: about {total:.2f} CPU hours; {len(taken)} of {len(chosen)} settings are run")
+    return taken, missing
+
+
+def with_more_seeds(
+    report: list[dict[str, Any]],
+    chosen: Sequence[Setting],
+    options: argparse.Namespace,
+    folder: Path,
+) -> list[dict[str, Any]]:
+    """The report with ten further seeds of each setting that differs from what was published."""
+    names = {
+        line.measured.setting.name
+        for line in lines_of(measured(report, [row["setting"] for row in report]))
+        if line.verdict.startswith("differs")
+    }
+    again = [setting for setting in chosen if setting.name in names]
+    if not again or options.no_more_seeds:
+        return report
+    print(f"{MORE_SEEDS} further seeds of what differs: {', '.join(sorted(names))}")
+    start = max(options.seeds) + 1
+    seeds = [*options.seeds, *range(start, start + MORE_SEEDS)]
+    longer = {row["setting"]: row for row in reproduce(again, seeds, options.jobs, folder)}
+    return [longer.get(row["setting"], row) for row in report]
+
+
+def audit(setting: Setting) -> str:
+    """The outcome of the audit of a setting's method, in a few words."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "audit.json")
+        python("-m", "perdure", "audit", *setting.overrides, "--json", file)
+        if not file.is_file():
+            return "not possible"
+        checks = json.loads(file.read_text())["checks"]
+    failed = [check["check"] for check in checks if check["status"] == "FAILED"]
+    n = sum(check["status"] == "passed" for check in checks)
+    return f"FAILED: {', '.join(failed)}" if failed else f"{n} passed"
+
+
+def measured(
+    report: Sequence[dict[str, Any]],
+    names: Sequence[str],
+    audits: Mapping[str, str] | None = None,
+    missing: Mapping[str, str] | None = None,
+) -> list[Measured]:
+    """What the report has of the settings called `names`, and why the others were not run."""
+    rows = {row["setting"]: row for row in report}
+    found = []
+    for name in names:
+        row = rows.get(name, {})
+        found.append(
+            Measured(
+                published.settings[name],
+                row.get("accuracy", {}),
+                row.get("seeds", ()),
+                row.get("cpu_seconds"),
+                (audits or {}).get(name, ""),
+                (missing or {}).get(name, "failed" if row.get("failures") else "not run"),
+            )
+        )
+    return found
+
+
+def write_results(rows: Sequence[Measured], folders: Sequence[Path]) -> None:
+    """Write results.md and results.csv."""
+    lines = lines_of(rows)
+    about = {"commit": read_code(CHECKOUT).version, "date": f"{datetime.now():%Y-%m-%d}"}
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "results.md", page(lines, about).encode())
+        write_atomically(folder / "results.csv", sheet(lines, about).encode())
 
 
 def reproduce(

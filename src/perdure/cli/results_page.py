@@ -1,0 +1,215 @@
+"""The table of reproduced results: ours beside the published figures, with verdicts; page and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perdure.cli.processes import table
+from perdure.cli.verdicts import LEVEL, Sample, holm, published, verdict, welch
+from perdure.config.tables import Figure, Setting
+from perdure.tracking.formatting import scenario_name
+
+_METRIC = "average_accuracy."
+_HEAD = """\
+# Results
+
+Written by `perdure reproduce`; nothing here is typed by hand. Percent, mean ± sample standard
+deviation over seeds. The published figure is as sure as it is said to be: *paper*, read there;
+*copy*, quoted by a later text; *recalled*, written down from memory, which is never shown as the
+paper's and is at best *consistent*. A *rerun* is the named code, run again by us. The verdict is that
+of Welch's t-test against the published figure, at {level:.0%} over the whole page (Holm); where no
+standard deviation was published it is taken to be ours, one point at least.
+
+A row that differs is a bug until it is explained; the explanation is in its note.
+"""
+COLUMNS = (
+    "setting", "benchmark", "method", "buffer", "metric", "mean", "std", "n", "seeds",
+    "published_mean", "published_std", "published_n", "published_origin", "p_adjusted", "verdict",
+    "rerun_mean", "rerun_std", "rerun_n", "rerun_by", "cpu_seconds", "note", "audit",
+    "command", "commit", "date",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A setting that was run, or was not.
+
+    Attributes:
+        setting: the published row.
+        accuracy: by name, of each seed, in percent; empty where it was not run.
+        seeds: in this order.
+        cpu_seconds: mean of a run.
+        audit: what the audit of the method said.
+        missing: why it was not run.
+    """
+
+    setting: Setting
+    accuracy: Mapping[str, Sequence[float]]
+    seeds: Sequence[int] = ()
+    cpu_seconds: float | None = None
+    audit: str = ""
+    missing: str = ""
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """Names of the accuracies that were measured, or published."""
+        named = [f.metric.removeprefix(_METRIC) for f in self.setting.row.figures]
+        return list(dict.fromkeys(self.accuracy)) or list(dict.fromkeys(named))
+
+    def figure(self, metric: str, rerun: bool) -> Figure | None:
+        """The first figure that was published of `metric`, or that a rerun gave."""
+        for figure in self.setting.row.figures:
+            of_metric = figure.metric == f"{_METRIC}{metric}"
+            if of_metric and (figure.origin == "rerun") == rerun:
+                return figure
+        return None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A metric of a setting, with its verdict."""
+
+    measured: Measured
+    metric: str
+    ours: Sample | None
+    figure: Figure | None
+    rerun: Figure | None
+    p: float = float("nan")
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if self.ours is None or self.figure is None:
+            return ""
+        return verdict(self.figure, self.ours, self.p)
+
+
+def lines_of(rows: Iterable[Measured]) -> list[Line]:
+    """Every metric of every setting, with p values adjusted over all of them."""
+    lines = []
+    for row in rows:
+        for metric in row.metrics:
+            values = row.accuracy.get(metric)
+            ours = Sample.of(values) if values else None
+            lines.append(
+                Line(row, metric, ours, row.figure(metric, False), row.figure(metric, True))
+            )
+    tested = [line for line in lines if line.ours and line.ours.n > 1 and line.figure]
+    values_of_p = [welch(line.ours, published(line.figure, line.ours)) for line in tested]  # type: ignore[arg-type]
+    adjusted = {id(line): p for line, p in zip(tested, holm(values_of_p), strict=True)}
+    return [
+        Line(*(getattr(line, name) for name in ("measured", "metric", "ours", "figure", "rerun")),
+             adjusted.get(id(line), float("nan")))
+        for line in lines
+    ]  # fmt: skip
+
+
+def page(lines: Sequence[Line], about: Mapping[str, str]) -> str:
+    """docs/results.md: a table a benchmark, then the notes.
+
+    Args:
+        lines: of all settings, in order.
+        about: commit and date.
+    """
+    parts = [_HEAD.format(level=LEVEL)]
+    parts.append(", ".join(f"{name}: {value}" for name, value in about.items()) + ".\n")
+    for benchmark in dict.fromkeys(_benchmark(line) for line in lines):
+        own = [line for line in lines if _benchmark(line) == benchmark]
+        parts += [f"## {benchmark}\n", table([_heads(), *map(_cells, own)]) + "\n"]
+        parts += [f"{text}\n" for text in _notes(own)]
+    return "\n".join(parts)
+
+
+def _benchmark(line: Line) -> str:
+    setting = line.measured.setting
+    return f"{setting.benchmark.name} ({setting.table.source})"
+
+
+def _heads() -> list[str]:
+    return ["row", "metric", "ours", "n", "published", "rerun", "verdict", "CPU s", "audit"]
+
+
+def _cells(line: Line) -> list[str]:
+    measured, ours = line.measured, line.ours
+    spent = measured.cpu_seconds
+    return [
+        f"`{measured.setting.row.name}`",
+        scenario_name(line.metric),
+        measured.missing if ours is None else _shown(ours.mean, ours.std if ours.n > 1 else None),
+        "" if ours is None else str(ours.n),
+        _published(line.figure),
+        "" if line.rerun is None else _shown(line.rerun.mean, line.rerun.std),
+        line.verdict,
+        "" if spent is None else f"{spent:.1f}",
+        measured.audit,
+    ]
+
+
+def _published(figure: Figure | None) -> str:
+    if figure is None:
+        return ""
+    return f"{_shown(figure.mean, figure.std)} ({figure.origin})"
+
+
+def _shown(value: float, std: float | None) -> str:
+    return f"{value:.2f}" if std is None else f"{value:.2f} ± {std:.2f}"
+
+
+def _notes(lines: Sequence[Line]) -> Iterator[str]:
+    """Each note once, with the rows that it is of."""
+    rows: dict[str, list[str]] = {}
+    for line in lines:
+        setting = line.measured.setting
+        departs = ", ".join(f"{k}={v}" for k, v in setting.row.protocol.items())
+        text = " ".join(f"{setting.row.note} {f'({departs})' if departs else ''}".split())
+        names = rows.setdefault(text, [])
+        if setting.row.name not in names:
+            names.append(setting.row.name)
+    for text, names in rows.items():
+        if text:
+            yield f"- {', '.join(f'`{name}`' for name in names)}: {text}"
+
+
+def sheet(lines: Sequence[Line], about: Mapping[str, str]) -> str:
+    """The same as CSV, a line a metric."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for line in lines:
+        writer.writerow(_record(line, about))
+    return text.getvalue()
+
+
+def _record(line: Line, about: Mapping[str, str]) -> dict[str, Any]:
+    measured, ours, figure, rerun = line.measured, line.ours, line.figure, line.rerun
+    setting = measured.setting
+    record: dict[str, Any] = {
+        "setting": setting.name,
+        "benchmark": setting.benchmark.name,
+        "method": setting.row.method,
+        "buffer": setting.row.buffer,
+        "metric": line.metric,
+        "seeds": " ".join(map(str, measured.seeds)),
+        "verdict": line.verdict or measured.missing,
+        "cpu_seconds": measured.cpu_seconds,
+        "note": " ".join(setting.row.note.split()),
+        "audit": measured.audit,
+        "command": f"perdure train experiment={setting.name}",
+        **about,
+    }
+    if ours is not None:
+        record |= {"mean": f"{ours.mean:.3f}", "std": f"{ours.std:.3f}", "n": ours.n}
+    if line.p == line.p:
+        record["p_adjusted"] = f"{line.p:.3g}"
+    for name, each in (("published", figure), ("rerun", rerun)):
+        if each is not None:
+            record |= {f"{name}_mean": each.mean, f"{name}_std": each.std, f"{name}_n": each.n}
+    if figure is not None:
+        record["published_origin"] = figure.origin
+    if rerun is not None:
+        record["rerun_by"] = rerun.by
+    return record
