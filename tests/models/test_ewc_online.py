@@ -50,7 +50,7 @@ def fisher_by_loop(network: Backbone, batch: Batch) -> Tensor:
 def test_fisher_is_the_mean_of_the_examples_squared_gradients(
     make: Callable[..., Any], digits: Digits, n: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perdure.models.ewc_online._EXAMPLES", n)
+    monkeypatch.setattr("perdure.models.anchored.EXAMPLES", n)
     method, batch = make(EWCOnline, strength=1.0, decay=1.0), digits(0, 23)
     expected = fisher_by_loop(method.backbone, batch)
     method.after_task(data_of(batch), NO_MEMORY)
