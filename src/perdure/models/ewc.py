@@ -30,8 +30,9 @@ class EWC(Anchored):
     The terms are one quadratic, so that penalty and memory do not grow with the tasks:
     Σ_k F_k (θ − θ*_k)² = F (θ − θ̄)² + c, with F = Σ F_k, θ̄ = Σ F_k θ*_k / F and c of no θ. A task
     joins by F ← F + F_k, θ̄ ← θ̄ + F_k/F (θ*_k − θ̄), c ← c + Σ F_old F_k/F (θ*_k − θ̄_old)².
-    All terms are positive and centered. F θ² − 2 θ Σ F_k θ*_k + … would cancel in float32 where λ
-    is large; here θ̄ is off by a rounding of the weight itself. Deviations: none.
+    All terms are positive and centered: in float32 the value of F θ² − 2 θ Σ F_k θ*_k + … is
+    nothing but rounding near the anchors, and its slope is not 0 at the only one. Here θ̄ is off
+    by a rounding of the weight itself. Deviations: none.
 
     Args:
         strength: λ.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -35,11 +35,12 @@ class Adapter(nn.Module):
             self.v = nn.Linear(k * n, n)
             self.u = nn.Linear(n, n_out, bias=False)
         else:
-            shape: Any = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+            names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+            like: dict[str, Any] = {name: getattr(layer, name) for name in names}
             self.v = nn.Conv2d(k * n, n, 1)
-            self.u = nn.Conv2d(n, n_out, *shape, bias=False, padding_mode=layer.padding_mode)
+            self.u = nn.Conv2d(n, n_out, bias=False, **like)
 
-    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+    def forward(self, inputs: Iterable[Tensor]) -> Tensor:
         """inputs: of the layer in each earlier network, k of [B, n, …] -> outputs to add."""
         scaled = [a * h for a, h in zip(self.alpha.unbind(), inputs, strict=True)]
         out: Tensor = self.u(torch.relu(self.v(torch.cat(scaled, 1))))
@@ -54,30 +55,28 @@ class Lateral:
 
     def __init__(self) -> None:
         self._inputs: list[dict[int, Tensor]] = []
-        self._adapters: Sequence[nn.Module] | None = None
+        self._adapters: Any = None
 
-    def connect(self, layers: Sequence[nn.Module]) -> None:
+    def connect(self, layers: Iterable[nn.Module]) -> None:
         """Give the layers of a column, in the order in which they run, their hooks."""
         for number, layer in enumerate(layers):
             layer.register_forward_hook(lambda _, args, out, at=number: self._add(at, args, out))
 
     def __call__(
-        self, columns: Sequence[nn.Module], adapters: Sequence[Sequence[nn.Module]], x: Tensor
+        self, columns: Iterable[nn.Module], adapters: Iterable[nn.Module], x: Tensor
     ) -> Tensor:
         """Scores of the last column, [B, classes].
 
         Args:
-            columns: earliest first; all but the last one run without gradients.
-            adapters: of each column, for its second layer, the third, …; the first has none.
+            columns: earliest first; the earlier ones are frozen.
+            adapters: a list of `Adapter` for each column, for its second layer, the third, …; the
+                first column has none.
             x: float [B, C, H, W].
         """
         self._inputs = []
-        last = len(columns) - 1
-        for number, (column, own) in enumerate(zip(columns, adapters, strict=True)):
+        for column, self._adapters in zip(columns, adapters, strict=True):
             self._inputs.append({})
-            self._adapters = own
-            with torch.set_grad_enabled(torch.is_grad_enabled() and number == last):
-                scores: Tensor = column(x)
+            scores: Tensor = column(x)
         self._adapters, self._inputs = None, []
         return scores
 

@@ -38,7 +38,10 @@ class Owners(nn.Module):
         head = backbone.head
         if not isinstance(head, nn.Linear | Linear):
             raise UserError("head: the rows of a task's classes are its own; must be head=linear")
-        self._networks: tuple[Backbone, nn.Linear | Linear] = (backbone, head)  # a tuple, which registers no module
+        self._networks: tuple[Backbone, nn.Linear | Linear] = (
+            backbone,
+            head,
+        )  # a tuple, which registers no module
         layers = [m for m in backbone.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
         kinds = {id(layer.weight) for layer in layers}
         of_head = {id(p) for p in head.parameters()}

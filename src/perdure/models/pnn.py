@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from perdure.backbones.base import Backbone
-from perdure.backbones.chain import layers_of, require_chain
+from perdure.backbones.chain import Layer, layers_of, require_chain
 from perdure.datasets.batch import Batch
 from perdure.errors import UserError
 from perdure.models.base import Data, Loss, Method, Task
@@ -41,25 +41,26 @@ class PNN(Method):
         self.past = nn.ModuleList()
         self.adapters = nn.ModuleList()
         self._lateral = Lateral()
-        self._layers = layers_of(backbone)
-        self._lateral.connect([*self._layers, backbone.head])
+        self._layers: list[Layer] = [*layers_of(backbone), backbone.head]
+        self._lateral.connect(self._layers)
 
     def grow(self, task: Task) -> None:
         self.adapters.requires_grad_(False)
         adapters = nn.ModuleList()
         if task.index:
-            self.past.append(Teacher(self.first.network))
-            column = self.past[-1].network
-            self._lateral.connect([*layers_of(column), column.head])
-            for layer in (*self._layers[1:], self.backbone.head):
-                adapters.append(Adapter(layer, task.index))
+            past = Teacher(self.first.network)
+            self.past.append(past)
+            self._lateral.connect([*layers_of(past.network), past.network.head])
+            adapters.extend(Adapter(layer, task.index) for layer in self._layers[1:])
         self.adapters.append(adapters)
 
     def before_task(self, data: Data) -> None:
         if self.task.index == 0:
-            require_chain(self.backbone, self._layers, next(iter(data(8))).x)
+            require_chain(self.backbone, self._layers[:-1], next(iter(data(8))).x)
             return
-        self.past[-1].learn(self.backbone)
+        past = self.past[-1]
+        assert isinstance(past, Teacher)
+        past.learn(self.backbone)
         self.backbone.load_state_dict(self.first.network.state_dict())
 
     def forward(self, x: Tensor) -> Tensor:
