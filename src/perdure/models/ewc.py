@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -40,7 +38,7 @@ class EWC(Anchored):
             as the Fisher information is defined; "empirical", the example's.
     """
 
-    vectors: ClassVar[tuple[str, ...]] = ("information", "anchor")
+    vectors = ("information", "anchor")
     base = "sgd"
     zero_strength = ("strength=0",)
 

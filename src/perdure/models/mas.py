@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -31,7 +29,7 @@ class MAS(Anchored):
         strength: λ.
     """
 
-    vectors: ClassVar[tuple[str, ...]] = ("omega", "anchor")
+    vectors = ("omega", "anchor")
     base = "sgd"
     zero_strength = ("strength=0",)
 

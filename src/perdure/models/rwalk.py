@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -25,13 +23,12 @@ class RWalk(Anchored):
     Chaudhry et al. 2018, "Riemannian walk for incremental learning", sec. 4: EWC++'s moving
     Fisher information F ← α g² + (1 − α) F at each step (g the gradient of the task's loss without
     the penalty), never reset; after every Δt steps the score of each weight grows by
-    max(0, −Σ g Δθ) / (½ F Δθ² + ε), the sum over these steps and Δθ in the denominator over all of
-    them. When a task ends, s ← ½ (s + s_task), s_task alone after the first; F and s are scaled to
-    a largest value of 1 and held, with θ* ← θ. The penalty is λ Σ (F + s) (θ − θ*)².
+    max(0, −Σ g Δθ) / (½ F Δθ² + 1e-8), the sum over these steps, Δθ below over all of them. When a
+    task ends, s ← ½ (s + s_task), s_task alone after the first; F and s are scaled to a largest
+    value of 1 and held, with θ* ← θ. The penalty is λ Σ (F + s) (θ − θ*)².
 
-    Deviations: the paper also replays a few examples, this does not; g is that of a batch, so F is
-    no mean over single examples. At a task's end the steps that are left make a shorter window.
-    Steps are those of batches: all updates on one batch belong together.
+    Deviations: the paper also replays a few examples; g is a batch's, so F is no mean over single
+    examples. A task's last window may be shorter. All updates on one batch are one step.
 
     Args:
         strength: λ.
@@ -39,24 +36,22 @@ class RWalk(Anchored):
         window: Δt, batches.
     """
 
-    vectors: ClassVar[tuple[str, ...]] = (
-        *("fisher", "path", "start", "score", "past_score", "importance", "anchor"),
-    )
+    vectors = ("fisher", "path", "start", "score", "past_score", "importance", "anchor")
     base = "sgd"
     zero_strength = ("strength=0",)
 
-    fisher: Tensor
-    path: Tensor
-    start: Tensor
-    score: Tensor
-    past_score: Tensor
-    importance: Tensor
+    fisher: Tensor  # F
+    path: Tensor  # −Σ g Δθ of the window
+    start: Tensor  # θ when the window began
+    score: Tensor  # s_task
+    past_score: Tensor  # s
+    importance: Tensor  # F + s, scaled
 
     def __init__(self, backbone: Backbone, strength: float, alpha: float, window: int) -> None:
         at_least(0, strength=strength)
         if not 0 < alpha <= 1:
             raise UserError(f"model.alpha={alpha}: must be above 0, and 1 at most")
-        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+        if not isinstance(window, int) or window < 1:
             raise UserError(f"model.window={window}: must be an integer, 1 or more")
         super().__init__(backbone)
         self.strength = strength
@@ -81,15 +76,14 @@ class RWalk(Anchored):
         self.path.addcmul_(self._gradient, self.weights().detach() - self._before, value=-1)
 
     def after_batch(self) -> None:
-        done = self.task.epoch * self.task.steps_per_epoch + self.task.step + 1
-        if done % self.window == 0:
+        task = self.task
+        if (task.epoch * task.steps_per_epoch + task.step + 1) % self.window == 0:
             self._close_window()
 
     @torch.no_grad()
     def _close_window(self) -> None:
         weights = self.weights()
-        cost = self.fisher * (weights - self.start).square() / 2 + _EPS
-        self.score += self.path.relu() / cost
+        self.score += self.path.relu() / (self.fisher * (weights - self.start).square() / 2 + _EPS)
         self.path.zero_()
         self.start.copy_(weights)
 
