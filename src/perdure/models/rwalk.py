@@ -41,8 +41,8 @@ class RWalk(Anchored):
     zero_strength = ("strength=0",)
 
     fisher: Tensor  # F
-    path: Tensor  # −Σ g Δθ of the window
-    start: Tensor  # θ when the window began
+    path: Tensor  # −Σ g Δθ of the window, which began at θ = start
+    start: Tensor
     score: Tensor  # s_task
     past_score: Tensor  # s
     importance: Tensor  # F + s, scaled
@@ -54,9 +54,7 @@ class RWalk(Anchored):
         if not isinstance(window, int) or window < 1:
             raise UserError(f"model.window={window}: must be an integer, 1 or more")
         super().__init__(backbone)
-        self.strength = strength
-        self.alpha = alpha
-        self.window = window
+        self.strength, self.alpha, self.window = strength, alpha, window
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
         return batch.cross_entropy(self(batch.x))
