@@ -22,13 +22,14 @@ class PNN(Method):
     The network must be a chain of linear and convolutional layers, as `mlp` and `small-conv`.
     Old outputs stay as they are, to the bit.
 
-    `backbone` is the current task's column. A task that has not begun is answered by it too.
+    A column's head has all classes, and the loss is over all of them; training.loss_scope=current
+    has those of the task alone. `backbone` is the current task's column, which also answers for
+    tasks that have not begun.
     Deviations: every column starts from the same first weights, and α from 0.1, where the paper
     draws small random numbers; V of a linear layer reads the flattened feature maps.
     """
 
     joint = False
-    loss_scope = "current"
     needs_task_id = True
     needs_boundaries = True
     needs_full_parameters = True
