@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from kit import check_method
+from quadratic_penalties import growing
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
@@ -50,7 +52,7 @@ def fisher_by_loop(network: Backbone, batch: Batch) -> Tensor:
 def test_fisher_is_the_mean_of_the_examples_squared_gradients(
     make: Callable[..., Any], digits: Digits, n: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perdure.models.ewc_online._EXAMPLES", n)
+    monkeypatch.setattr("perdure.models.anchored.EXAMPLES", n)
     method, batch = make(EWCOnline, strength=1.0, decay=1.0), digits(0, 23)
     expected = fisher_by_loop(method.backbone, batch)
     method.after_task(data_of(batch), NO_MEMORY)
@@ -127,3 +129,8 @@ def test_examples_pass_the_transform(make: Callable[..., Any], digits: Digits) -
     expected = fisher_by_loop(method.backbone, normalized)
     method.after_task(data_of(normalized), NO_MEMORY)
     torch.testing.assert_close(method.fisher, expected, rtol=1e-4, atol=1e-9)
+
+
+def test_a_growing_head() -> None:
+    options = {"strength": 5.0, "decay": 0.9}
+    check_method(EWCOnline, options, backbone=growing, settings={"loss_scope": "seen"})

@@ -9,7 +9,7 @@ from torch import nn
 
 from perdure.backbones.mlp import MLP
 from perdure.backbones.resnet import ReducedResNet18
-from perdure.models.per_example import squared_gradients
+from perdure.models.per_example import squared_gradients, summed_gradients
 
 
 def one_by_one(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -63,3 +63,27 @@ def test_it_is_the_sum_over_single_examples(make, shape: tuple[int, ...]) -> Non
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-7)
         assert not found[name].requires_grad
     assert all(p.grad is None for p in network.parameters())
+
+
+@pytest.mark.parametrize("of", [torch.square, torch.abs], ids=["squares", "absolute"])
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        pytest.param(lambda: MLP((1, 28, 28), 10), (1, 28, 28), id="mlp"),
+        pytest.param(Shared, (8,), id="shared-layer"),
+    ],
+)
+def test_another_scalar_and_another_function(make, shape: tuple[int, ...], of) -> None:
+    """Of y_n ‖z_n‖², which needs no label's probability."""
+    torch.manual_seed(0)
+    network = make().eval()
+    x, y = torch.randn(7, *shape), torch.arange(7)
+    found = summed_gradients(network, x, y, lambda z, y: y * z.square().sum(1), of)
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    expected = [torch.zeros_like(p) for p in parameters]
+    for n in range(7):
+        parts = torch.autograd.grad(n * network(x[n : n + 1]).square().sum(), parameters)
+        expected = [total + of(part) for total, part in zip(expected, parts, strict=True)]
+    assert found.keys() == set(names)
+    for name, value in zip(names, expected, strict=True):
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)

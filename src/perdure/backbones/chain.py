@@ -126,7 +126,7 @@ def protect(layers: Sequence[Layer], used: Sequence[Tensor]) -> None:
 def _no_chain(backbone: Backbone, why: str) -> UserError:
     kind = type(backbone)
     return UserError(
-        f"backbone._target_={kind.__module__}.{kind.__qualname__}: has {why}; the method closes "
-        "single units, for which the network must be a plain chain of linear and convolutional "
-        "layers, as backbone=mlp and backbone=small-conv are"
+        f"backbone._target_={kind.__module__}.{kind.__qualname__}: has {why}; the method "
+        "needs a plain chain of linear and convolutional layers, as backbone=mlp and "
+        "backbone=small-conv are"
     )

@@ -1,6 +1,8 @@
-"""Per-example gradients: their squares summed over a batch, the diagonal Fisher information."""
+"""Per-example gradients: a function of each, summed over a batch (Fisher information, MAS)."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -9,20 +11,39 @@ from torch.func import functional_call, grad, vmap
 
 _GRADIENT_ELEMENTS = 2**24
 
+Values = Callable[[Tensor, Tensor], Tensor]
+"""Outputs [B, classes] and labels [B] to a scalar an example, [B]."""
+
+
+def negative_log_likelihood(logits: Tensor, y: Tensor) -> Tensor:
+    """−log p(y_n|x_n), [B]."""
+    return F.cross_entropy(logits, y, reduction="none")
+
 
 def squared_gradients(network: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """Σ_n (∂(−log p(y_n|x_n)) / ∂θ)² for every trainable parameter θ of `network`.
 
     Divided by the number of examples this is the diagonal of the empirical Fisher information.
+    The arguments are those of `summed_gradients`.
+    """
+    return summed_gradients(network, x, y, negative_log_likelihood, torch.square)
 
-    For a linear layer with inputs a and output gradients δ the sum is (δ²)ᵀ(a²), one product of
+
+def summed_gradients(
+    network: nn.Module, x: Tensor, y: Tensor, values: Values, of: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Σ_n f(∂v_n / ∂θ) for every trainable parameter θ of `network`, f element by element.
+
+    For a linear layer with inputs a and output gradients δ the sum is f(δ)ᵀ f(a), one product of
     matrices; the gradients of single examples are never made. Other layers go through `vmap`.
     The examples must not interact (no batch statistics): call it in evaluation mode.
 
     Args:
-        network: maps x to logits.
+        network: maps x to its outputs.
         x: float [B, …].
-        y: int64 [B].
+        y: int64 [B]; what `values` does with it is its own matter.
+        values: v, a scalar of each example.
+        of: f, for which f(ab) = f(a) f(b): `torch.square` or `torch.abs`.
 
     Returns:
         name → tensor of the parameter's shape.
@@ -32,7 +53,7 @@ def squared_gradients(network: nn.Module, x: Tensor, y: Tensor) -> dict[str, Ten
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear) and module.weight.requires_grad
     }
-    sums = _of_linear_layers(network, linear, x, y)
+    sums = _of_linear_layers(network, linear, x, y, values, of)
     rest = {
         name: p.detach()
         for name, p in network.named_parameters()
@@ -41,13 +62,18 @@ def squared_gradients(network: nn.Module, x: Tensor, y: Tensor) -> dict[str, Ten
     if rest:
         n = max(1, _GRADIENT_ELEMENTS // sum(p.numel() for p in rest.values()))
         for xs, ys in zip(x.split(n), y.split(n), strict=True):
-            for name, value in _of_others(network, rest, xs, ys).items():
+            for name, value in _of_others(network, rest, xs, ys, values, of).items():
                 sums[name] = sums[name] + value if name in sums else value
     return sums
 
 
 def _of_linear_layers(
-    network: nn.Module, linear: dict[str, nn.Linear], x: Tensor, y: Tensor
+    network: nn.Module,
+    linear: dict[str, nn.Linear],
+    x: Tensor,
+    y: Tensor,
+    values: Values,
+    of: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
@@ -59,28 +85,32 @@ def _of_linear_layers(
 
         handles.append(module.register_forward_hook(keep))
     with torch.enable_grad():
-        loss = F.cross_entropy(network(x), y, reduction="sum")
+        total = values(network(x), y).sum()
     for handle in handles:
         handle.remove()
     # A layer that sees several vectors of one example (a sequence) has no such product.
     names = [name for name, out in outputs.items() if out.ndim == 2 and out.shape[0] == len(x)]
-    deltas = torch.autograd.grad(loss, [outputs[name] for name in names])
+    deltas = torch.autograd.grad(total, [outputs[name] for name in names])
     sums = {}
     for name, delta in zip(names, deltas, strict=True):
         prefix = f"{name}." if name else ""
-        sums[f"{prefix}weight"] = delta.square().T @ inputs[name].square()
+        sums[f"{prefix}weight"] = of(delta).T @ of(inputs[name])
         if linear[name].bias is not None:
-            sums[f"{prefix}bias"] = delta.square().sum(0)
+            sums[f"{prefix}bias"] = of(delta).sum(0)
     return sums
 
 
 @torch.no_grad()
 def _of_others(
-    network: nn.Module, parameters: dict[str, Tensor], x: Tensor, y: Tensor
+    network: nn.Module,
+    parameters: dict[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    values: Values,
+    of: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
-    def negative_log_likelihood(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        logits = functional_call(network, weights, (x[None],))
-        return F.cross_entropy(logits, y[None])
+    def value(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return values(functional_call(network, weights, (x[None],)), y[None])[0]
 
-    each = vmap(grad(negative_log_likelihood), in_dims=(None, 0, 0))(parameters, x, y)
-    return {name: value.square().sum(0) for name, value in each.items()}
+    each = vmap(grad(value), in_dims=(None, 0, 0))(parameters, x, y)
+    return {name: of(gradient).sum(0) for name, gradient in each.items()}
