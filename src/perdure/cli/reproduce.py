@@ -162,14 +162,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(10)))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
     parser.add_argument("--hours", type=float, help="CPU hours to spend, in this order")
-    parser.add_argument(
-        "--estimate", action="store_true", help="say how long it takes, run nothing"
-    )
+    parser.add_argument("--estimate", action="store_true", help="say how long, run nothing")
     parser.add_argument("--audit", action="store_true", help="audit each method, too")
     parser.add_argument("--no-more-seeds", action="store_true", help="keep to --seeds")
-    parser.add_argument(
-        "--docs", type=Path, metavar="DIR", help="results.md and .csv go there, too"
-    )
+    parser.add_argument("--docs", type=Path, metavar="DIR", help="results go there, too")
     parser.add_argument("--folder", type=Path, help="where the runs go; finished ones are kept")
     parser.add_argument("--config-dir", help="a folder with published/*.yaml of your own")
     return parser.parse_intermixed_args(arguments)

@@ -1,11 +1,11 @@
-"""The table of reproduced results: ours beside the published figures, with verdicts; page and CSV."""
+"""The table of reproduced results: ours beside the published figures, with verdicts; and CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from perdure.cli.processes import table
@@ -20,9 +20,9 @@ _HEAD = """\
 Written by `perdure reproduce`; nothing here is typed by hand. Percent, mean ± sample standard
 deviation over seeds. The published figure is as sure as it is said to be: *paper*, read there;
 *copy*, quoted by a later text; *recalled*, written down from memory, which is never shown as the
-paper's and is at best *consistent*. A *rerun* is the named code, run again by us. The verdict is that
-of Welch's t-test against the published figure, at {level:.0%} over the whole page (Holm); where no
-standard deviation was published it is taken to be ours, one point at least.
+paper's and is at best *consistent*. A *rerun* is the named code, run again by us. The verdict is
+that of Welch's t-test against the published figure, at {level:.0%} over the whole page (Holm);
+where no standard deviation was published it is taken to be ours, one point at least.
 
 A row that differs is a bug until it is explained; the explanation is in its note.
 """
@@ -95,17 +95,20 @@ def lines_of(rows: Iterable[Measured]) -> list[Line]:
         for metric in row.metrics:
             values = row.accuracy.get(metric)
             ours = Sample.of(values) if values else None
-            lines.append(
-                Line(row, metric, ours, row.figure(metric, False), row.figure(metric, True))
-            )
-    tested = [line for line in lines if line.ours and line.ours.n > 1 and line.figure]
-    values_of_p = [welch(line.ours, published(line.figure, line.ours)) for line in tested]  # type: ignore[arg-type]
-    adjusted = {id(line): p for line, p in zip(tested, holm(values_of_p), strict=True)}
-    return [
-        Line(*(getattr(line, name) for name in ("measured", "metric", "ours", "figure", "rerun")),
-             adjusted.get(id(line), float("nan")))
-        for line in lines
-    ]  # fmt: skip
+            figures = row.figure(metric, False), row.figure(metric, True)
+            lines.append(Line(row, metric, ours, *figures))
+    tested = [(k, *both) for k, line in enumerate(lines) if (both := _compared(line)) is not None]
+    adjusted = holm([welch(ours, published(figure, ours)) for _, ours, figure in tested])
+    for (k, _, _), p in zip(tested, adjusted, strict=True):
+        lines[k] = replace(lines[k], p=p)
+    return lines
+
+
+def _compared(line: Line) -> tuple[Sample, Figure] | None:
+    """What is compared; None where there are too few runs, or nothing was published."""
+    if line.ours is None or line.ours.n < 2 or line.figure is None:
+        return None
+    return line.ours, line.figure
 
 
 def page(lines: Sequence[Line], about: Mapping[str, str]) -> str:

@@ -55,7 +55,7 @@ def welch(a: Sample, b: Sample) -> float:
     if not weighted:
         return 1.0
     df = total**2 / sum(weighted)
-    import mpmath  # comes with torch; slow to import
+    import mpmath  # type: ignore[import-untyped]  # slow to import
 
     x = df / (df + t_squared)
     return float(mpmath.betainc(df / 2, 0.5, 0, x, regularized=True))

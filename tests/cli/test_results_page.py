@@ -1,0 +1,78 @@
+"""The page of results: what is compared with what, and what is said of what was not run."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from perdure.cli.results_page import Measured, lines_of, page, sheet
+from perdure.config.published import published
+from perdure.config.tables import Setting
+
+ABOUT = {"commit": "abc", "date": "2026-12-01"}
+
+
+@pytest.fixture(scope="module")
+def er() -> Setting:
+    return published.settings["dark-experience/seq-mnist/er-500"]
+
+
+def test_a_figure_is_compared_with_the_published_one_and_not_with_the_rerun(er: Setting) -> None:
+    rows = [
+        Measured(er, {"class_il": [86.0, 87.0, 88.0], "task_il": [90.0, 90.1, 90.2]}, (0, 1, 2))
+    ]
+    class_il, task_il = lines_of(rows)
+    assert class_il.figure is not None
+    assert class_il.figure.origin == "recalled"
+    assert class_il.rerun is not None
+    assert class_il.rerun.mean == 87.02
+    assert class_il.verdict == "consistent"
+    assert task_il.verdict == "differs (recalled)"
+    assert 0 <= task_il.p < 0.01 < class_il.p
+
+
+def test_more_tests_make_each_one_stricter(er: Setting) -> None:
+    row = Measured(er, {"class_il": [83.0, 84.0, 85.0]}, (0, 1, 2))
+    alone = lines_of([row])[0].p
+    assert [line.p for line in lines_of([row, row])] == pytest.approx([2 * alone, 2 * alone])
+
+
+def test_the_page(er: Setting) -> None:
+    sgd = published.settings["dark-experience/seq-mnist/ewc-online"]
+    cifar = published.settings["dark-experience/seq-cifar10/er-500"]
+    rows = [
+        Measured(er, {"class_il": [86.0, 87.0, 88.0]}, (0, 1, 2), 7.5, "12 passed"),
+        Measured(sgd, {"class_il": [20.0]}, (0,)),
+        Measured(cifar, {}, missing="needs a GPU"),
+    ]
+    text = page(lines_of(rows), ABOUT)
+    first, *_, last = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("| `er-500")
+    ]
+    assert first == [
+        "`er-500`", "class-IL", "87.00 ± 1.00", "3", "86.12 (recalled)", "87.02 ± 1.12",
+        "consistent", "7.5", "12 passed",
+    ]  # fmt: skip
+    assert last[1:4] == ["task-IL", "needs a GPU", ""]
+    (one,) = [line for line in text.splitlines() if line.startswith("| `ewc-online")]
+    assert [cell.strip() for cell in one.split("|")[3:8]] == [
+        "20.00", "1", "20.46 (recalled)", "", "one seed",
+    ]  # fmt: skip
+    assert "## seq-mnist (Buzzega et al. 2020 (NeurIPS))" in text
+    assert "needs a GPU" in text
+    assert "- `ewc-online`: strength is twice e_lambda of the source" in text
+    assert "commit: abc, date: 2026-12-01." in text
+
+
+def test_the_sheet_has_what_the_page_has_and_the_command(er: Setting) -> None:
+    rows = [Measured(er, {"class_il": [86.0, 88.0]}, (0, 1), 7.5, "12 passed")]
+    (record,) = csv.DictReader(io.StringIO(sheet(lines_of(rows), ABOUT)))
+    assert record["setting"] == er.name
+    assert record["command"] == f"perdure train experiment={er.name}"
+    assert (record["mean"], record["n"], record["seeds"]) == ("87.000", "2", "0 1")
+    assert (record["published_origin"], record["rerun_by"]) == ("recalled", "mammoth@e75a491")
+    assert (record["commit"], record["verdict"]) == ("abc", "consistent")
