@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
 
-from perdure.cli.results_page import Measured, lines_of, page, sheet
+from perdure.cli.results_page import Measured, lines_of, page, sheet, step_times
 from perdure.config.published import published
 from perdure.config.tables import Setting
 
@@ -76,3 +77,17 @@ def test_the_sheet_has_what_the_page_has_and_the_command(er: Setting) -> None:
     assert (record["mean"], record["n"], record["seeds"]) == ("87.000", "2", "0 1")
     assert (record["published_origin"], record["rerun_by"]) == ("recalled", "mammoth@e75a491")
     assert (record["commit"], record["verdict"]) == ("abc", "consistent")
+
+
+def test_the_cost_of_steps_is_shown_where_it_was_measured(er: Setting, tmp_path: Path) -> None:
+    file = tmp_path / "step-times.csv"
+    assert step_times(file) == []
+    file.write_text(
+        "method,step_us,relative_to_er,forward_passes,backward_passes,cpu_seconds\n"
+        "er,500,1.00,1,1,0.3\nmir,1700,3.40,4,3,1.0\n"
+    )
+    lines = lines_of([Measured(er, {})])
+    assert "The cost of a step" not in page(lines, ABOUT)
+    text = page(lines, ABOUT, step_times(file))
+    (row,) = [line for line in text.splitlines() if line.startswith("| `mir`")]
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == ["1700", "3.40", "4", "3"]

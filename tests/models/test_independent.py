@@ -6,9 +6,11 @@ import pytest
 import torch
 from kit import check_method
 
+from perdure.backbones.heads import Linear
 from perdure.backbones.mlp import MLP
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental
+from perdure.errors import UserError
 from perdure.models.independent import Independent
 from perdure.models.sgd import FineTuning
 from perdure.training.optim import SGD, OptimizerFactory
@@ -52,6 +54,13 @@ def test_a_task_that_has_not_begun_is_answered_by_the_first_weights(tiny: Arrays
     with torch.no_grad():
         assert torch.equal(method.predict(x, 1), untrained)
         assert not torch.equal(method.predict(x, 0), untrained)
+
+
+def test_a_growing_head_is_refused() -> None:
+    network = MLP((1, 28, 28), 10, (8,))
+    network.head = Linear(8, 10, growing=True)
+    with pytest.raises(UserError, match=r"head\.growing=true: independent has a network a task"):
+        Independent(network)
 
 
 def test_class_il_is_undefined(tiny: Arrays) -> None:

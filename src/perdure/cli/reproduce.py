@@ -30,7 +30,7 @@ from typing import Any
 from perdure.cli.estimates import cpu_seconds, needs_gpu
 from perdure.cli.processes import python, table
 from perdure.cli.published import fits_name
-from perdure.cli.results_page import Measured, lines_of, page, sheet
+from perdure.cli.results_page import STEP_TIMES, Measured, lines_of, page, sheet, step_times
 from perdure.cli.runs import Ended, Job, run_all
 from perdure.config import tables
 from perdure.config.compose import register
@@ -263,7 +263,8 @@ def write_results(rows: Sequence[Measured], folders: Sequence[Path]) -> None:
     about = {"commit": read_code(CHECKOUT).version, "date": f"{datetime.now():%Y-%m-%d}"}
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "results.md", page(lines, about).encode())
+        text = page(lines, about, step_times(folder / STEP_TIMES))
+        write_atomically(folder / "results.md", text.encode())
         write_atomically(folder / "results.csv", sheet(lines, about).encode())
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from perdure.cli.processes import table
@@ -26,6 +27,14 @@ where no standard deviation was published it is taken to be ours, one point at l
 
 A row that differs is a bug until it is explained; the explanation is in its note.
 """
+_STEPS = """\
+## The cost of a step
+
+CPU time of a step of the main phase on seq-mnist from the second task on, with replay, teachers and
+penalties, on one thread; the ratio is the median of pairs of runs side by side
+(`scripts/step_times.py`). Work between steps is not in it.
+"""
+STEP_TIMES = "step-times.csv"
 COLUMNS = (
     "setting", "benchmark", "method", "buffer", "metric", "mean", "std", "n", "seeds",
     "published_mean", "published_std", "published_n", "published_origin", "p_adjusted", "verdict",
@@ -111,12 +120,23 @@ def _compared(line: Line) -> tuple[Sample, Figure] | None:
     return line.ours, line.figure
 
 
-def page(lines: Sequence[Line], about: Mapping[str, str]) -> str:
-    """docs/results.md: a table a benchmark, then the notes.
+def step_times(file: Path) -> list[dict[str, str]]:
+    """What scripts/step_times.py wrote; nothing where it did not."""
+    if not file.is_file():
+        return []
+    with file.open(newline="") as rows:
+        return list(csv.DictReader(rows))
+
+
+def page(
+    lines: Sequence[Line], about: Mapping[str, str], times: Sequence[Mapping[str, str]] = ()
+) -> str:
+    """docs/results.md: a table a benchmark with its notes, then the cost of a step.
 
     Args:
         lines: of all settings, in order.
         about: commit and date.
+        times: rows of `step_times`.
     """
     parts = [_HEAD.format(level=LEVEL)]
     parts.append(", ".join(f"{name}: {value}" for name, value in about.items()) + ".\n")
@@ -124,6 +144,11 @@ def page(lines: Sequence[Line], about: Mapping[str, str]) -> str:
         own = [line for line in lines if _benchmark(line) == benchmark]
         parts += [f"## {benchmark}\n", table([_heads(), *map(_cells, own)]) + "\n"]
         parts += [f"{text}\n" for text in _notes(own)]
+    if times:
+        heads = ["method", "µs a step", "relative to er", "passes forward", "backward"]
+        keys = ("method", "step_us", "relative_to_er", "forward_passes", "backward_passes")
+        rows = [[f"`{row['method']}`", *(row[key] for key in keys[1:])] for row in times]
+        parts += [_STEPS, table([heads, *rows]) + "\n"]
     return "\n".join(parts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from perdure.backbones.base import Backbone
+from perdure.errors import UserError
 from perdure.models.base import Data, Task
 from perdure.models.sgd import FineTuning
 from perdure.models.teacher import Teacher
@@ -26,6 +27,11 @@ class Independent(FineTuning):
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__(backbone)
+        if backbone.grows:
+            raise UserError(
+                "head.growing=true: independent has a network a task, each with all outputs; must "
+                "be false"
+            )
         self.first = Teacher(backbone)
         self.past = nn.ModuleList()
 
