@@ -101,8 +101,11 @@ def step_seconds(ended: Ended) -> float:
     """CPU seconds of a step of the main phase after the first task; of any, if it has none."""
     phases = [p for p in ended.results["cost"]["phases"] if p["task"] and p["phase"] == "main"]
     phases = phases or [p for p in ended.results["cost"]["phases"] if p["task"]]
-    seconds: float = sum(p["cpu_seconds"] for p in phases)
-    return seconds / max(1, sum(p["steps"] for p in phases))
+    seconds, steps = 0.0, 0
+    for phase in phases:
+        seconds += phase["cpu_seconds"]
+        steps += phase["steps"]
+    return seconds / max(1, steps)
 
 
 if __name__ == "__main__":

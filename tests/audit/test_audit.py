@@ -8,11 +8,14 @@ import re
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from perdure.audit.audit import CHECKS, WORLD_SIZE, audit_of
 from perdure.audit.outcome import FAILED, PASSED, SKIPPED, Outcome, has_failed, outcome_of
 from perdure.audit.trial import Trial
 from perdure.cli.audit import main
+from perdure.config.build import locate
+from perdure.config.folder import CONF
 from perdure.errors import UserError
 
 SMALL = ("dataset=seq-mnist", "backbone.hidden=[16]", "device=cpu")
@@ -22,7 +25,19 @@ PLATEAU = (
     "dataset.epochs=2",
     "training.evaluate_every=1",
 )
-ONE_A_FAMILY = ("derpp", "icarl", "slda", "hat", "ewc-online")
+ONE_A_FAMILY = ("derpp", "icarl", "slda", "packnet", "ewc-online")
+SHORTER = {
+    "bic": ("model.bias_epochs=4", "model.held_out=0.3"),
+    "gdumb": ("model.epochs=3",),
+    "podnet": ("model.finetune_epochs=2",),
+}
+"""Options without which an audit takes long."""
+NAMES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+WITH_BASE = [
+    name
+    for name in NAMES
+    if locate(OmegaConf.load(CONF / f"model/{name}.yaml")["_target_"], "model").base  # type: ignore[attr-defined]
+]
 
 
 def own(name: str, base: str = "er") -> tuple[str, ...]:
@@ -105,8 +120,21 @@ def test_a_method_of_each_family_passes(name: str) -> None:
     assert not has_failed(list(found.values())), found
     passed = {check for check, outcome in found.items() if outcome.status == PASSED}
     assert {"test batches", "future classes", "test set", "memory", "pure loss", "resume"} <= passed
-    assert ("frozen parts" in passed) == (name in ("slda", "hat"))
+    assert ("frozen parts" in passed) == (name in ("slda", "packnet"))
     assert ("base method" in passed) == (name in ("derpp", "ewc-online"))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ONE_A_FAMILY])
+def test_every_other_method_passes(name: str) -> None:
+    found = outcomes(f"model={name}", *SMALL, *SHORTER.get(name, ()))
+    assert not has_failed(found), found
+
+
+@pytest.mark.parametrize("name", WITH_BASE)
+def test_zero_strength_is_the_base_method(name: str) -> None:
+    (outcome,) = outcomes(f"model={name}", *SMALL, only="base method")
+    assert outcome.status == PASSED, outcome
 
 
 def test_benchmarks_of_other_kinds() -> None:
