@@ -58,6 +58,13 @@ def test_what_is_shown() -> None:
     ]  # fmt: skip
 
 
+def test_what_depends_on_the_machine_is_marked() -> None:
+    """Reports of a killed and of an undisturbed run are compared without it."""
+    html = cost_section(results(phase(0)))
+    marked = re.findall(r'<td class="clock">([^<]*)</td>', html)
+    assert marked == ["394.1 MB", "1 min 01 s", "2.0 s"]
+
+
 def test_many_phases_are_folded_or_left_out() -> None:
     assert "<details>" not in cost_section(results(*map(phase, range(10))))
     assert "<details>" in cost_section(results(*map(phase, range(11))))

@@ -56,7 +56,7 @@ def _computed(cost: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"{way} passes of a step", f"{passes} with {n:,} examples"
     peak = cost.get("clock", {}).get("peak_memory_bytes")
     if peak:
-        yield "peak memory", byte_size(peak)
+        yield "peak memory", _Clock(byte_size(peak))
 
 
 def _phases(cost: dict[str, Any]) -> str:
@@ -70,8 +70,8 @@ def _phases(cost: dict[str, Any]) -> str:
             f"{phase['trained']:,}",
             f"{phase['replayed']:,}",
             operations(phase["steps"] * phase["step"]["flops"]),
-            duration(phase["seconds"]),
-            duration(phase["cpu_seconds"]),
+            _Clock(duration(phase["seconds"])),
+            _Clock(duration(phase["cpu_seconds"])),
         ]
         for phase in phases
     ]
@@ -82,11 +82,19 @@ def _phases(cost: dict[str, Any]) -> str:
     return f"<details><summary>each phase of a task</summary>{table}</details>"
 
 
+class _Clock(str):
+    """A cell that depends on the machine, and is marked so that reports can be compared."""
+
+
+def _cell(value: str) -> str:
+    mark = ' class="clock"' if isinstance(value, _Clock) else ""
+    return f"<td{mark}>{escape(value)}</td>"
+
+
 def _table(heads: list[str], rows: list[list[str]]) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
     body = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>'
-        f"{''.join(f'<td>{escape(value)}</td>' for value in rest)}</tr>"
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(map(_cell, rest))}</tr>'
         for first, *rest in rows
     )
     return (
