@@ -21,6 +21,7 @@ class Excerpt(Scenario):
         n_train: training examples of each of its tasks, spread over the classes.
         n_test: likewise of those that measure accuracy.
         other_test: whether what measures accuracy is altered: inverted images, wrong labels.
+        other_tail: whether the second half of each task's training examples is, likewise.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Excerpt(Scenario):
         n_train: int,
         n_test: int,
         other_test: bool = False,
+        other_tail: bool = False,
     ) -> None:
         # Not the constructor of `Scenario`, which would divide a data set anew.
         self.n_tasks = len(groups)
@@ -44,6 +46,8 @@ class Excerpt(Scenario):
         tasks = [task for group in groups for task in group]
         self._few = {task: _spread(whole.train(task), n_train) for task in tasks}
         tests = {task: _spread(whole.evaluation(task), n_test) for task in tasks}
+        if other_tail:
+            self._few = {task: self._with_other_tail(s, task) for task, s in self._few.items()}
         if other_test:
             tests = {task: self._altered(split, task) for task, split in tests.items()}
         self._tests = tests
@@ -123,6 +127,11 @@ class Excerpt(Scenario):
         classes = Classes.of(self._whole.classes(task))
         wrong = (classes.positions(split.y) + 1) % len(classes)
         return Split(255 - split.x, classes.labels(wrong))
+
+    def _with_other_tail(self, split: Split, task: int) -> Split:
+        half, other = len(split) // 2, self._altered(split, task)
+        x = torch.cat([split.x[:half], other.x[half:]])
+        return Split(x, torch.cat([split.y[:half], other.y[half:]]), ordered=split.ordered)
 
 
 def _spread(split: Split, n: int) -> Split:

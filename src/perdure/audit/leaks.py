@@ -51,7 +51,9 @@ def task_identity(trial: Trial, run: WatchedRun) -> str:
 
 
 def future_classes(trial: Trial, run: WatchedRun) -> str:
-    """What the later tasks are must not matter before they come."""
+    """What the later tasks are, or the later part of a stream, must not matter before it comes."""
+    if not trial.whole.boundaries:
+        return _same_first_half(trial)
     *first, a, b = _enough(trial)
     return _same_start(trial, (*first, b, a), len(first), "the last two tasks are swapped")
 
@@ -109,6 +111,22 @@ def _same_start(trial: Trial, groups: tuple[tuple[int, ...], ...], tasks: int, c
             f"{path.removeprefix('.')} is another after task {tasks - 1} when {change} later"
         )
     return f"the same state after task {tasks - 1} when {change} later"
+
+
+def _same_first_half(trial: Trial) -> str:
+    """The state in the middle of a stream is the same with other examples behind it."""
+    n, states = trial.benchmark.n_train(0), []
+    step = n // 2 // trial.config.dataset.batch_size
+    for other in (False, True):
+        saved = Saved()
+        replace(trial, other_tail=other).trainer(saved).fit()
+        states.append(kept(saved.state(step - 1)))
+    for path in differences(states[1], states[0], ""):
+        raise FindingError(
+            f"{path.removeprefix('.')} is another after step {step} when the second half of the "
+            "stream is another"
+        )
+    return f"the same state after step {step} when the second half of the stream is another"
 
 
 def _tests(trial: Trial, run: WatchedRun) -> list[tuple[int | None, Tensor]]:

@@ -42,6 +42,7 @@ class Trial:
         groups: which of its tasks each task of the excerpt is made of.
         search_path: overrides that say where else configuration files are.
         other_test: whether the test examples are altered.
+        other_tail: whether the second half of each task's training examples is.
         around: what is done to a network before the method is built around it.
     """
 
@@ -50,6 +51,7 @@ class Trial:
     groups: tuple[tuple[int, ...], ...]
     search_path: tuple[str, ...] = ()
     other_test: bool = False
+    other_tail: bool = False
     around: Callable[[Backbone], Backbone] = lambda network: network
 
     @property
@@ -66,7 +68,8 @@ class Trial:
     @property
     def benchmark(self) -> Excerpt:
         """The excerpt."""
-        return Excerpt(self.whole, self.groups, self.n_train, _TESTS, self.other_test)
+        few = (self.n_train, _TESTS)
+        return Excerpt(self.whole, self.groups, *few, self.other_test, self.other_tail)
 
     @property
     def capacity(self) -> int:
