@@ -34,8 +34,9 @@ class FakeRuns:
         self.status = 0
         monkeypatch.setattr(runs, "python", self)
 
-    def __call__(self, *arguments: str, log: Path) -> Usage:
+    def __call__(self, *arguments: str, log: Path, variables: dict[str, str]) -> Usage:
         assert arguments[: len(TRAIN)] == TRAIN
+        assert variables == {}
         overrides = arguments[len(TRAIN) :]
         self.commands.append(list(overrides))
         values = dict(o.split("=", 1) for o in overrides)

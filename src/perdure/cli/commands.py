@@ -26,6 +26,7 @@ COMMANDS = {
     "plot": Command("perdure.cli.plot", "draw a run's figures as PDF, SVG or PNG"),
     "published": Command("perdure.cli.published", "published settings and their hyperparameters"),
     "reproduce": Command("perdure.cli.reproduce", "run published settings and compare accuracies"),
+    "tune": Command("perdure.cli.tune", "search hyperparameters on one data set for another"),
     "inspect": Command("perdure.cli.inspect", "what is in a checkpoint, and whether it is intact"),
     "prepare-data": Command("perdure.cli.prepare_data", "download a benchmark's data beforehand"),
     "sync-wandb": Command("perdure.cli.sync_wandb", "send runs to W&B, or what is unsent"),

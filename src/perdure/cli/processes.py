@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +24,14 @@ class Usage:
     peak_mb: float
 
 
-def python(*arguments: str | Path, log: Path | None = None) -> Usage:
+def python(
+    *arguments: str | Path, log: Path | None = None, variables: Mapping[str, str] | None = None
+) -> Usage:
     """Run this Python with `arguments`, on one thread; waits for its end.
 
     Args:
         log: file for its output; None drops it.
+        variables: of its environment, over those of this process.
     """
     # One thread in the libraries too, whatever the caller's shell says: the times are CPU time.
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -39,7 +42,7 @@ def python(*arguments: str | Path, log: Path | None = None) -> Usage:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **threads},
+            env={**os.environ, **threads, **(variables or {})},
         )
         try:
             _, status, used = os.wait4(child.pid, 0)

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from perdure.cli.processes import TRAIN, python
+from perdure.io.atomic import write_json
+from perdure.io.redaction import ADDRESSES
 from perdure.io.run_files import RunFiles
+from perdure.run.sealed import sealing
 
 K = TypeVar("K")
 
@@ -23,10 +26,12 @@ class Job:
     Attributes:
         words: flags and overrides of `perdure train`, without the run's folder.
         folder: the run's; a record of the same name with `.json` lies beside it.
+        sealed: data sources that it may not load, by their `_target_`.
     """
 
     words: tuple[str, ...]
     folder: Path
+    sealed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,18 +55,20 @@ def run_once(job: Job) -> Ended:
     target = job.folder
     record = target.with_name(f"{target.name}.json")
     words = sorted(job.words, key=lambda word: not word.startswith("-"))  # Hydra takes flags first
-    known = json.loads(record.read_text()) if record.is_file() else {}
-    if known.get("command") != words:
+    known = {"sealed": [], **json.loads(record.read_text())} if record.is_file() else {}
+    asked = {"command": words, "sealed": list(job.sealed)}
+    if any(known.get(key) != value for key, value in asked.items()):
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         log = target.with_suffix(".log")
-        used = python(*TRAIN, *words, f"hydra.run.dir={target}", log=log)
+        variables = {**ADDRESSES.environment(), **sealing(job.sealed)}
+        used = python(*TRAIN, *words, f"hydra.run.dir={target}", log=log, variables=variables)
         if used.status != 0:
             last = log.read_text(errors="replace").strip().splitlines()[-1:]
             reason = last[0] if last else f"exit status {used.status}"
             return Ended({}, used.wall_seconds, used.cpu_seconds, reason)
-        known = {"command": words, **asdict(used)}
-        record.write_text(json.dumps(known) + "\n")
+        known = {**asked, **asdict(used)}
+        write_json(record, known)
     results: dict[str, Any] = json.loads(RunFiles(target).results.read_text())
     return Ended(results, known["wall_seconds"], known["cpu_seconds"])
 

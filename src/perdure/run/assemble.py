@@ -44,6 +44,7 @@ from perdure.run.preemption import StopFlag
 from perdure.run.recorders import make_recorders
 from perdure.run.restore import changes, load_weights, restore, versions
 from perdure.run.resume import RestorePoint, Start, limits_of, weights_of
+from perdure.run.sealed import build_source
 from perdure.run.target_overrides import drop_unaccepted_options
 from perdure.tracking.events import Recorder
 from perdure.tracking.provenance import read_code
@@ -239,7 +240,7 @@ def make_deterministic(deterministic: bool, device: torch.device) -> None:
 
 def make_benchmark(config: Config, device: torch.device) -> Scenario:
     """The tasks, with their data on `device`."""
-    source = build(config.dataset.source, "dataset.source")
+    source = build_source(config.dataset.source)
     with time_limit(config.data.max_minutes):
         arrays = source.load(Path(config.data.root).expanduser())
     return make_tasks(config.dataset, arrays, device)
