@@ -318,6 +318,30 @@ def test_the_held_out_part_can_be_chosen(tmp_path: Path, monkeypatch: pytest.Mon
     assert [v.get("dataset.validation") for v in fake.commands] == ["0.25"] * 2 + [None] * 3
 
 
+def test_an_interrupted_search_says_how_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = FakeRuns(monkeypatch)
+
+    def interrupted(*arguments: str, **options: Any) -> Usage:
+        if len(fake.commands) == 1:
+            raise KeyboardInterrupt
+        return fake(*arguments, **options)
+
+    monkeypatch.setattr(runs, "python", interrupted)
+    with pytest.raises(SystemExit) as end:
+        search(tmp_path, "optimizer.lr=0.5,0.1")
+    assert end.value.code == 130
+    assert f"with --folder {tmp_path} continues" in capsys.readouterr().err
+    report = json.loads((tmp_path / "tune.json").read_text())
+    assert (report["trials_run"], report["choice"]) == (1, None)
+    monkeypatch.setattr(runs, "python", fake)
+    status, report = search(tmp_path, "optimizer.lr=0.5,0.1")
+    assert (status, report["choice"]) == (0, {"optimizer.lr": 0.5})
+    assert [v["optimizer.lr"] for v in fake.commands[:2]] == ["0.5", "0.1"]
+    assert len(fake.commands) == 2 + 3
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
@@ -339,6 +363,7 @@ def test_the_held_out_part_can_be_chosen(tmp_path: Path, monkeypatch: pytest.Mon
         ([*PAIR, "dataset=seq-mnist"], "dataset=seq-mnist: must be left out"),
         ([*PAIR, "seed=1,2"], "seed=1,2: must be left out"),
         ([*PAIR, "recipe=auto"], "recipe=auto: must be left out"),
+        ([*PAIR, "search=derpp-seq-mnist"], "search=derpp-seq-mnist: must be left out"),
         ([*PAIR, "hydra.run.dir=x"], "hydra.run.dir=x: must be a key of the run's own"),
         ([*PAIR, "nonsense"], "nonsense: must be an override, key=value"),
         ([*PAIR, "optimizer.rate=1,2"], "optimizer.rate"),
@@ -409,26 +434,34 @@ class Bars:
         for row, label in enumerate(y.tolist()):
             x[row, :, 2 * label : 2 * label + 3] = 200 + row % 50
         return Arrays(Split(x[:300], y[:300]), Split(x[300:], y[300:]), tuple("abcdefghij"))
+
+
+def made():
+    return Bars()
 """
 
 
-def test_a_real_search(tmp_path: Path) -> None:
-    (tmp_path / "bars.py").write_text(OTHER)
-    _benchmarks(tmp_path, MNIST, "bars.Bars")
+def tune_in(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """A real search in `folder`, which holds bars.py and two benchmarks; of two learning rates."""
+    (folder / "bars.py").write_text(OTHER)
     words = ["model=sgd", "on=first", "score=second", "optimizer.lr=0.01,0.1"]
     words += ["dataset.iterations=20", "backbone.hidden=[16]", "tracking.console=off"]
-    flags = ["--config-dir", ".", "--folder", "found", "--score-seeds", "0", "1", "--jobs", "1"]
+    always = ["--config-dir", ".", "--folder", "found", "--jobs", "1"]
     source = str(Path(tune.__file__).parents[2])
-    command = [sys.executable, "-m", "perdure", "tune", *words, *flags]
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={**environment(), "PYTHONPATH": os.pathsep.join([source, str(tmp_path)])},
+    return subprocess.run(
+        [sys.executable, "-m", "perdure", "tune", *words, *always, *flags],
+        cwd=folder,
+        env={**environment(), "PYTHONPATH": os.pathsep.join([source, str(folder)])},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
+
+
+def test_a_real_search(tmp_path: Path) -> None:
+    _benchmarks(tmp_path, MNIST, "bars.Bars")
+    done = tune_in(tmp_path, "--score-seeds", "0", "1")
     assert (done.returncode, done.stderr) == (0, "")
     folder = tmp_path / "found"
     report = json.loads((folder / "tune.json").read_text())
@@ -450,3 +483,15 @@ def test_a_real_search(tmp_path: Path) -> None:
     record = json.loads((folder / "trials/000-seed-0.json").read_text())
     assert record["sealed"] == ["bars.Bars"]
     assert done.stdout.splitlines()[-1] == f"written to {folder}"
+
+
+def test_a_real_trial_cannot_load_what_is_scored(tmp_path: Path) -> None:
+    """Here only the trial's process sees that the function makes the scored source."""
+    _benchmarks(tmp_path, "bars.made", "bars.Bars")
+    done = tune_in(tmp_path, "--trials", "1")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "perdure: every trial failed, the first one: dataset.source._target_=bars.made: bars.Bars "
+        f"is sealed while hyperparameters are tuned ({VARIABLE}); must be another data source\n"
+    )
+    assert not (tmp_path / "found" / "scored").exists()

@@ -48,6 +48,7 @@ from perdure.run.sealed import derives
 _OURS = {
     "dataset": "must be left out: on=NAME and score=NAME choose the benchmarks",
     "seed": "must be left out: --tune-seeds and --score-seeds choose it",
+    "search": "must be left out: words with several values are the space",
     "recipe": "must be left out: published values are for published settings, here it is none",
 }
 """Keys that the search itself sets."""
