@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import pkgutil
 import re
 import shlex
@@ -12,6 +14,7 @@ from omegaconf import OmegaConf
 from test_layers import LAYERS
 
 import perdure
+from perdure.cli import results_page
 from perdure.cli.commands import COMMANDS as SUBCOMMANDS
 from perdure.cli.help import text
 from perdure.cli.reproduce import Setting, setting_of
@@ -268,3 +271,17 @@ def test_the_sentence_on_a_link_is_the_one_that_is_raised(tmp_path: Path) -> Non
         require_own(tmp_path / "h")
     message = str(error.value).replace(f"{tmp_path.resolve()}/", "")
     assert message.replace(str(Path("/etc/motd").resolve()), "/etc/motd") in flat(SECURITY)
+
+
+# --- docs/results.md ------------------------------------------------------------------------------
+
+
+def test_the_page_of_results_is_the_sheet_s() -> None:
+    """So no figure in it is typed: published ones are the tables', verdicts are computed."""
+    text = (ROOT / "docs" / "results.csv").read_text()
+    rows = results_page.of_sheet(text, published.settings)
+    (record, *_) = csv.DictReader(io.StringIO(text))
+    about = {key: record[key] for key in ("commit", "date")}
+    times = results_page.step_times(ROOT / "docs" / results_page.STEP_TIMES)
+    page = results_page.page(results_page.lines_of(rows), about, times)
+    assert (ROOT / "docs" / "results.md").read_text() == page

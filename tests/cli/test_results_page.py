@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.cli.results_page import Measured, lines_of, page, sheet, step_times
+from perdure.cli.results_page import Measured, lines_of, of_sheet, page, sheet, step_times
 from perdure.config.published import published
 from perdure.config.tables import Setting
 
@@ -91,3 +91,15 @@ def test_the_cost_of_steps_is_shown_where_it_was_measured(er: Setting, tmp_path:
     text = page(lines, ABOUT, step_times(file))
     (row,) = [line for line in text.splitlines() if line.startswith("| `mir`")]
     assert [cell.strip() for cell in row.split("|")[2:-1]] == ["1700", "3.40", "4", "3"]
+
+
+def test_the_page_follows_from_the_sheet(er: Setting) -> None:
+    cifar = published.settings["dark-experience/seq-cifar10/er-500"]
+    accuracy = {"class_il": [86.12345, 87.0, 88.0], "task_il": [99.0, 99.1, 99.2]}
+    rows = [
+        Measured(er, accuracy, (0, 1, 2), 7.5, "12 passed"),
+        Measured(cifar, {}, missing="needs a GPU"),
+    ]
+    again = of_sheet(sheet(lines_of(rows), ABOUT), published.settings)
+    assert page(lines_of(again), ABOUT) == page(lines_of(rows), ABOUT)
+    assert sheet(lines_of(again), ABOUT) == sheet(lines_of(rows), ABOUT)

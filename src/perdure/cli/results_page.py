@@ -36,7 +36,7 @@ penalties, on one thread; the ratio is the median of pairs of runs side by side
 """
 STEP_TIMES = "step-times.csv"
 COLUMNS = (
-    "setting", "benchmark", "method", "buffer", "metric", "mean", "std", "n", "seeds",
+    "setting", "benchmark", "method", "buffer", "metric", "mean", "std", "n", "seeds", "values",
     "published_mean", "published_std", "published_n", "published_origin", "p_adjusted", "verdict",
     "rerun_mean", "rerun_std", "rerun_n", "rerun_by", "cpu_seconds", "note", "audit",
     "command", "commit", "date",
@@ -202,6 +202,31 @@ def _notes(lines: Sequence[Line]) -> Iterator[str]:
             yield f"- {', '.join(f'`{name}`' for name in names)}: {text}"
 
 
+def of_sheet(text: str, settings: Mapping[str, Setting]) -> list[Measured]:
+    """What a CSV of `sheet` says was run.
+
+    Args:
+        text: the file's content.
+        settings: published rows by name.
+    """
+    found: dict[str, Measured] = {}
+    for record in csv.DictReader(io.StringIO(text)):
+        name, values = record["setting"], [float(value) for value in record["values"].split()]
+        known = found.get(name)
+        accuracy = {} if known is None else dict(known.accuracy)
+        if values:
+            accuracy[record["metric"]] = values
+        found[name] = Measured(
+            settings[name],
+            accuracy,
+            [int(seed) for seed in record["seeds"].split()],
+            float(record["cpu_seconds"]) if record["cpu_seconds"] else None,
+            record["audit"],
+            "" if values else record["verdict"],
+        )
+    return list(found.values())
+
+
 def sheet(lines: Sequence[Line], about: Mapping[str, str]) -> str:
     """The same as CSV, a line a metric."""
     text = io.StringIO()
@@ -230,7 +255,9 @@ def _record(line: Line, about: Mapping[str, str]) -> dict[str, Any]:
         **about,
     }
     if ours is not None:
+        values = " ".join(map(repr, measured.accuracy[line.metric]))  # exactly
         record |= {"mean": f"{ours.mean:.3f}", "std": f"{ours.std:.3f}", "n": ours.n}
+        record["values"] = values
     if line.p == line.p:
         record["p_adjusted"] = f"{line.p:.3g}"
     for name, each in (("published", figure), ("rerun", rerun)):
