@@ -48,8 +48,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     ),
     "er-ace": ("model=er-ace", "buffer.size=30", *MLP),
     "agem 2 shards": (
-        "model=agem", "buffer.size=30", "training.shards=2", "optimizer.lr=0.1",
-        "buffer.batch_size=128", *MLP,
+        "model=agem", "buffer=reservoir", "buffer.size=30", "training.shards=2",
+        "optimizer.lr=0.1", "buffer.batch_size=128", *MLP,
     ),
     "ewc-online multistep": (
         "model=ewc-online", "scheduler=multistep", "scheduler.milestones=[1]", "dataset.epochs=2",

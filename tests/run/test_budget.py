@@ -23,7 +23,7 @@ NETWORK = 4 * (784 * 16 + 16 + 16 * 10 + 10)
         ("er", NETWORK, 784 + 8),
         ("derpp", NETWORK, 784 + 8 + 40),
         ("icarl", 2 * NETWORK, 784 + 8 + 8),
-        ("agem", NETWORK, 784 + 8),
+        ("agem", NETWORK, 784 + 8 + 8),
         ("gem", NETWORK, 784 + 8 + 8),
     ],
 )

@@ -250,7 +250,7 @@ def method(ended: Path, midway: Path, by_steps: Path) -> None:
     assert_same(dict(lwf.method.old.state_dict()), weights(lwf))  # type: ignore[union-attr,operator]
     refused(r"model\.name=er.*within task 0; another method", midway, "model=er")
     assert "the buffer starts empty" in forked(ended, "model=derpp")[1]
-    agem, _ = forked(ended, "model=agem")
+    agem, _ = forked(ended, "model=agem", "buffer=reservoir")
     assert_same(plain(agem.state_dict())["buffer"], state_of(ended)["buffer"])
 
 

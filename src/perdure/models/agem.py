@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import torch
-from torch import Tensor
-
 from perdure.datasets.batch import Batch
-from perdure.models.base import Loss, Method
-from perdure.models.gradients import unflatten
+from perdure.models.base import Loss
+from perdure.models.projection import Projected
 
 
-class AGEM(Method):
+class AGEM(Projected):
     """Project the gradient so that the average loss on the memory does not grow.
 
     Chaudhry et al. 2019, "Efficient lifelong learning with A-GEM", eq. 11 and Alg. 2:
     g̃ = g − (gᵀg_ref / g_refᵀg_ref) g_ref where gᵀg_ref < 0, with g_ref the gradient on a batch
     drawn from the memory. The memory holds examples of earlier tasks only, so it is offered a
-    task's examples when the task ends; the reservoir's equal chances take the place of the
-    paper's equal share a task.
+    task's examples when the task ends. The paper's equal share a task is buffer=ring-task.
     """
 
-    replays = 1
     store_at = "task"
-    joint = False
-    needs_full_parameters = True
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
         return batch.cross_entropy(self(batch.x))
-
-    def references(self, *replay: Batch) -> Iterator[Tensor]:
-        (past,) = replay
-        if past:
-            yield past.cross_entropy(self(past.x))
-
-    def after_backward(self, references: Tensor | None) -> None:
-        if references is None:
-            return
-        parameters = self.trainable()
-        pairs = [
-            (p.grad, ref)
-            for p, ref in zip(parameters, unflatten(references[0], parameters), strict=True)
-            if p.grad is not None
-        ]
-        g = torch.cat([part.flatten() for part, _ in pairs])
-        g_ref = torch.cat([ref.flatten() for _, ref in pairs])
-        conflict = torch.dot(g, g_ref).clamp(max=0) / torch.dot(g_ref, g_ref).clamp(min=1e-30)
-        for part, ref in pairs:
-            part.sub_(conflict * ref)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from perdure.backbones.base import Backbone
@@ -15,6 +12,7 @@ from perdure.datasets.batch import Batch
 from perdure.errors import UserError
 from perdure.models.base import Loss, Method
 from perdure.models.replay import Replay
+from perdure.models.virtual_step import evaluating, stepped
 
 
 class MIR(Method):
@@ -64,14 +62,8 @@ class MIR(Method):
 
         loss: [], of the new examples; its graph is kept. -> float [B].
         """
-        now = {name: p for name, p in self.backbone.named_parameters() if p.requires_grad}
-        gradient = torch.autograd.grad(
-            loss, list(now.values()), retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        with torch.no_grad(), _evaluating(self.backbone):
-            virtual = {
-                name: p - self.lr * g for (name, p), g in zip(now.items(), gradient, strict=True)
-            }
+        virtual = stepped(self.backbone, loss, self.lr)
+        with torch.no_grad(), evaluating(self.backbone):
             after = functional_call(self.backbone, virtual, (candidates.x,))
             return _losses(after, candidates) - _losses(self(candidates.x), candidates)
 
@@ -79,15 +71,3 @@ class MIR(Method):
 def _losses(logits: Tensor, batch: Batch) -> Tensor:
     """The cross-entropy of each example, [B]."""
     return F.cross_entropy(batch.in_scope(logits), batch.y_in_scope, reduction="none")
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode; afterwards each module is in the mode that it was in."""
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
