@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from perdure.backbones.base import Backbone
 from perdure.datasets.batch import Batch
+from perdure.datasets.classes import Classes
 from perdure.errors import UserError
 from perdure.models.anchors import finetuned, learned
 from perdure.models.base import Data, Loss, Method, StepOutput, Task
@@ -65,9 +66,8 @@ class HAL(Method):
         self.anchors = torch.zeros(0)
 
     def grow(self, task: Task) -> None:
-        self.classes = task.classes
-        device = next(self.backbone.parameters()).device
-        phi = torch.zeros(len(task.classes), self.backbone.n_features, device=device)
+        self.classes = Classes.of(task.classes)
+        phi = next(self.backbone.parameters()).new_zeros(len(task.classes), self.backbone.n_features)
         self.register_buffer("phi", phi)
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
