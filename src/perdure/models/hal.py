@@ -67,8 +67,8 @@ class HAL(Method):
 
     def grow(self, task: Task) -> None:
         self.classes = Classes.of(task.classes)
-        phi = next(self.backbone.parameters()).new_zeros(len(task.classes), self.backbone.n_features)
-        self.register_buffer("phi", phi)
+        like, n = next(self.backbone.parameters()), self.backbone.n_features
+        self.register_buffer("phi", like.new_zeros(len(task.classes), n))
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
         both = batch + replay[0]
