@@ -28,7 +28,8 @@ class HAL(Method):
     network fine-tuned on the memory, and φ_y ← β φ_y + (1 − β) φ(B_y) the running mean of features.
 
     Deviations: φ_y takes the features before the step; anchors, and the memory in fine-tuning, are
-    passed in evaluation mode and leave batch statistics alone. θ̃ is a step of plain SGD.
+    passed in evaluation mode and leave batch statistics alone; fine-tuning is over all outputs,
+    whatever the loss scope. θ̃ is a step of plain SGD.
     The code of Buzzega et al. 2020 has one φ for all classes of a task, and θ_M of a single batch.
 
     Args:
