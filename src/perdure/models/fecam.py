@@ -10,6 +10,7 @@ from perdure.backbones.base import Backbone
 from perdure.backbones.heads import UNSEEN
 from perdure.datasets.batch import Batch
 from perdure.models.base import Data, Loss
+from perdure.models.covariance import correlation, shrunk
 from perdure.models.frozen_features import FrozenFeatures
 from perdure.models.memory import Memory
 from perdure.models.options import above, at_least
@@ -66,10 +67,9 @@ class FeCAM(FrozenFeatures):
         return self.base_loss(batch)
 
     def after_task(self, data: Data, memory: Memory) -> None:
-        x, y = (torch.cat(each) for each in zip(*self.features_of(data), strict=True))
-        x = self.transform(x)
+        f, y = (torch.cat(each) for each in zip(*self.features_of(data), strict=True))
         for c in y.unique().tolist():
-            of_class = x[y == c]
+            of_class = self.transform(f[y == c])
             self.mean[c] = of_class.mean(0)
             deviation = of_class - self.mean[c]
             cov = deviation.T @ deviation / max(1, len(of_class) - 1)
@@ -84,20 +84,10 @@ class FeCAM(FrozenFeatures):
         """Tukey's x^λ. [B, d] -> [B, d]."""
         return x if self.tukey == 1 else x.clamp(min=0).pow(self.tukey)
 
-    def shrunk(self, cov: Tensor) -> Tensor:
-        """S + γ₁ V₁ I + γ₂ V₂ (1 − I). [d, d] -> [d, d]."""
-        identity = torch.eye(len(cov), dtype=cov.dtype, device=cov.device)
-        v1 = cov.diagonal().mean()
-        v2 = (cov.sum() - cov.diagonal().sum()) / max(1, cov.numel() - len(cov))
-        return cov + self.gamma1 * v1 * identity + self.gamma2 * v2 * (1 - identity)
-
     def before_evaluation(self, memory: Memory, data: Data) -> None:
-        seen = self.count.nonzero().squeeze(1).tolist()
-        for c in [0] if self.shared else seen:
-            cov = self.shrunk(self.covariance[c].cpu().double())
-            scale = cov.diagonal().clamp(min=torch.finfo(cov.dtype).tiny).rsqrt()
-            correlation = scale[:, None] * cov * scale
-            self.precision[c].copy_(torch.linalg.pinv(correlation, hermitian=True))
+        for c in [0] if self.shared else self.count.nonzero().squeeze(1).tolist():
+            cov = shrunk(self.covariance[c].cpu().double(), self.gamma1, self.gamma2)
+            self.precision[c].copy_(torch.linalg.pinv(correlation(cov), hermitian=True))
 
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:
         features = F.normalize(self.transform(self.backbone.features(x)), dim=1)

@@ -34,8 +34,8 @@ class RanPAC(Projected):
         base_epochs: epochs of ordinary training on the first task, before the first fit.
     """
 
-    gram: Tensor
-    cross: Tensor
+    G: Tensor
+    Q: Tensor
     ridge: Tensor
     weight: Tensor
 
