@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from perdure.backbones.base import Backbone
 from perdure.datasets.batch import Batch
 from perdure.errors import UserError
-from perdure.models.base import Data, Loss, Method, StepOutput, Task
-from perdure.models.features_state import features_state
+from perdure.models.base import Data, Loss, StepOutput
+from perdure.models.frozen_features import FrozenFeatures
 from perdure.models.memory import Memory
-from perdure.models.phase import MAIN, Phase
-
-_BASE = "base"
 
 
-class SLDA(Method):
+class SLDA(FrozenFeatures):
     """A mean of each class and one covariance of all, updated with every example, seen once.
 
     Hayes & Kanan 2020, "Lifelong machine learning with deep streaming linear discriminant
@@ -34,44 +29,39 @@ class SLDA(Method):
     Args:
         shrinkage: ε, above 0, at most 1.
         base_epochs: epochs of ordinary training on the first task, before the stream begins.
+        d: length of what `embed` gives, where that is not the features.
     """
 
-    needs_full_parameters = True
-    needs_n_classes = True
     count: Tensor
     mean: Tensor
     covariance: Tensor
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, backbone: Backbone, shrinkage: float, base_epochs: int = 0) -> None:
-        super().__init__(backbone)
+    def __init__(
+        self, backbone: Backbone, shrinkage: float, base_epochs: int = 0, d: int | None = None
+    ) -> None:
+        super().__init__(backbone, base_epochs)
         if not 0 < shrinkage <= 1:
             raise UserError(f"model.shrinkage={shrinkage}: must be above 0 and at most 1")
-        if isinstance(base_epochs, bool) or not isinstance(base_epochs, int) or base_epochs < 0:
-            raise UserError(f"model.base_epochs={base_epochs}: must be an integer of 0 or more")
         self.shrinkage = shrinkage
-        self.base_epochs = base_epochs
-        self.backbone.requires_grad_(base_epochs > 0)
-        classes, d = backbone.n_classes, backbone.n_features
+        classes, d = backbone.n_classes, d or backbone.n_features
         self.register_buffer("count", torch.zeros(classes))
         self.register_buffer("mean", torch.zeros(classes, d))
         self.register_buffer("covariance", torch.zeros(d, d))
         self.register_buffer("weight", torch.zeros(classes, d), persistent=False)
         self.register_buffer("bias", torch.zeros(classes), persistent=False)
 
-    def phases(self, task: Task) -> Sequence[Phase]:
-        has_base = self.base_epochs and task.index == 0
-        return (Phase(_BASE, epochs=self.base_epochs), MAIN) if has_base else (MAIN,)
+    def embed(self, x: Tensor) -> Tensor:
+        """What is classified of inputs [B, C, H, W], float [B, d]: the network's features."""
+        return self.backbone.features(x)
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
-        if self.task.phase == _BASE:
-            return batch.cross_entropy(self(batch.x))
-        if self.task.epoch:
-            return StepOutput(None)
+        if self.in_base_phase or self.task.epoch:
+            return self.base_loss(batch)
         self.backbone.eval()  # batch norm keeps the statistics that it has
         with torch.no_grad():
-            features = self.backbone.features(batch.x)
+            features = self.embed(batch.x)
         return StepOutput(None, rows={"x": features, "y": batch.y})
 
     def after_step(self, rows: dict[str, Tensor], sums: dict[str, Tensor]) -> None:
@@ -105,8 +95,5 @@ class SLDA(Method):
         self.bias.copy_(-0.5 * (weight * mean).sum(1))
         self.bias.masked_fill_(self.count == 0, torch.finfo(torch.float32).min)
 
-    def frozen_state(self) -> dict[str, Tensor]:
-        return features_state(self.backbone)
-
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:
-        return self.backbone.features(x) @ self.weight.T + self.bias
+        return self.embed(x) @ self.weight.T + self.bias
