@@ -99,6 +99,7 @@ FOUR = ("training.shards=4",)
 SMALL = ("buffer.size=7", "buffer.batch_size=3")
 EPOCH = ("dataset.iterations=null", "dataset.epochs=1", "backbone=mlp")
 OWN = {
+    "agem": ("buffer.size=60",),
     "gdumb": ("model.epochs=3",),
     "gem": ("buffer.size=60",),  # 12 of each task: three a shard, which batch norm needs
     "hat": ("optimizer.momentum=0",),
@@ -116,14 +117,16 @@ def methods() -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 METHODS = dict(methods())
+PLAIN = ("hat", "pnn", "podnet")
+"""Those that refuse the noisy network: hat and pnn batch norm, podnet one without feature maps."""
 UNEVEN = ("agem", "der", "derpp", "er", "er-ace", "gem", "hat", "mer", "sgd", "si")
 EXACT: dict[str, tuple[str, ...]] = {
-    # HAT refuses networks with batch norm.
     **{
         f"{m}-noisy": ("buffer.size=30", *w, *NOISY, *FOUR)
         for m, w in METHODS.items()
-        if m != "hat"
+        if m not in PLAIN
     },
+    **{f"{m}-plain": ("buffer.size=30", *METHODS[m], *EPOCH, *FOUR) for m in PLAIN},
     **{f"{m}-uneven": (*METHODS[m], *SMALL, *EPOCH, *FOUR) for m in UNEVEN},
     "bf16": ("model=derpp", "training.precision=bf16", "training.clip_norm=0.5", *FOUR),
     "fp16": ("model=derpp", "training.precision=fp16", "training.clip_norm=0.5", *FOUR),
