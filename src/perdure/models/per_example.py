@@ -67,6 +67,19 @@ def summed_gradients(
     return sums
 
 
+def gradients_of_each(network: nn.Module, x: Tensor, y: Tensor, values: Values) -> Tensor:
+    """∂v_n / ∂θ of every example, all trainable parameters one after another.
+
+    The examples must not interact, as for `summed_gradients`, whose arguments these are.
+
+    Returns:
+        float [B, P].
+    """
+    weights = {name: p.detach() for name, p in network.named_parameters() if p.requires_grad}
+    each = _each(network, weights, x, y, values)
+    return torch.cat([gradient.flatten(1) for gradient in each.values()], 1)
+
+
 def _of_linear_layers(
     network: nn.Module,
     linear: dict[str, nn.Linear],
@@ -100,7 +113,6 @@ def _of_linear_layers(
     return sums
 
 
-@torch.no_grad()
 def _of_others(
     network: nn.Module,
     parameters: dict[str, Tensor],
@@ -109,8 +121,18 @@ def _of_others(
     values: Values,
     of: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
+    each = _each(network, parameters, x, y, values)
+    return {name: of(gradient).sum(0) for name, gradient in each.items()}
+
+
+@torch.no_grad()
+def _each(
+    network: nn.Module, parameters: dict[str, Tensor], x: Tensor, y: Tensor, values: Values
+) -> dict[str, Tensor]:
+    """The gradient of each example, name → [B, …]."""
+
     def value(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return values(functional_call(network, weights, (x[None],)), y[None])[0]
 
-    each = vmap(grad(value), in_dims=(None, 0, 0))(parameters, x, y)
-    return {name: of(gradient).sum(0) for name, gradient in each.items()}
+    each: dict[str, Tensor] = vmap(grad(value), in_dims=(None, 0, 0))(parameters, x, y)
+    return each
