@@ -16,7 +16,7 @@ UNKNOWN = -1.0
 
 
 class LossAware(StepPolicy):
-    """LARS (Buzzega et al. 2020, "Rethinking experience replay: a bag of tricks", sec. IV).
+    """LARS (Buzzega et al. 2020, "Rethinking experience replay: a bag of tricks").
 
     As in a reservoir, example number n is stored with probability B / n. It replaces example i with
     probability S_i / Σ S, where S_i = −l_i, shifted so that the smallest is 0, and l_i is the
@@ -89,7 +89,8 @@ class LossAwareBalanced(LossAware):
         counts = np.bincount(labels)[labels]
         total = losses.sum()
         alpha = counts.sum() / total if total > 0 else 0.0
-        return counts - alpha * losses
+        scores: np.ndarray = counts - alpha * losses
+        return scores
 
 
 def chosen(weights: np.ndarray, u: float) -> int:

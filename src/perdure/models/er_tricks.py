@@ -21,7 +21,7 @@ from perdure.models.teacher import frozen
 
 
 class ERTricks(ER):
-    """Replay with the tricks of Buzzega et al. 2020 (ICPR), "Rethinking experience replay", sec. IV.
+    """Replay with the tricks of Buzzega et al. 2020 (ICPR), "Rethinking experience replay".
 
     - Bias control: at a task's end (g, o) is fitted on the memory, without augmentation and with
       the network fixed; predictions have z' = g z + o for the classes of the last task.

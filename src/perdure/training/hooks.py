@@ -7,6 +7,7 @@ after a resume, on any number of processes, and whatever was drawn before.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -152,7 +153,7 @@ class Hooks:
             if self._fields:
                 stored = self._annotations(split)
             if self._information is not None:
-                batches = self._all_of(split)(self.settings.eval_batch_size)
+                batches = partial(self._all_of(split), self.settings.eval_batch_size)
                 info = self._information.of_task(split.x, split.y, batches)
         self.method.train()
         return stored, info

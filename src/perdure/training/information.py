@@ -74,8 +74,10 @@ class Information:
         }
         return {name: known[name]() for name in self._needs}
 
-    def of_task(self, raw: Tensor, y: Tensor, batches: Iterable[Batch]) -> dict[str, Any]:
-        """What is known of the examples of a task that has been trained, `batches` of them."""
+    def of_task(
+        self, raw: Tensor, y: Tensor, batches: Callable[[], Iterable[Batch]]
+    ) -> dict[str, Any]:
+        """What is known of all examples of a task that has been trained; `batches` gives them."""
         known: dict[str, Callable[[], Any]] = {
             "features": lambda: self._of_all(batches, self._features),
             "losses": lambda: self._of_all(batches, self._loss).cpu().double().numpy(),
@@ -83,9 +85,11 @@ class Information:
         }
         return {name: known[name]() for name in self._needs}
 
-    def _of_all(self, batches: Iterable[Batch], function: Callable[[Batch], Tensor]) -> Tensor:
+    def _of_all(
+        self, batches: Callable[[], Iterable[Batch]], function: Callable[[Batch], Tensor]
+    ) -> Tensor:
         with evaluating(self.method):
-            return torch.cat([function(batch) for batch in batches])
+            return torch.cat([function(batch) for batch in batches()])
 
     def _features(self, batch: Batch) -> Tensor:
         return self.method.backbone.features(batch.x)
