@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from perdure.backbones.base import Backbone
 from perdure.datasets.batch import Batch
@@ -60,25 +60,24 @@ class ERTricks(ER):
         self.correction_epochs = correction_epochs
         self.correction_lr = correction_lr
         self.log_decay = math.log(lr_decay)
-        self.corrections = nn.ModuleList()
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def grow(self, task: Task) -> None:
-        self.corrections.append(Correction(task.classes, self.backbone.n_classes))
+        self.correction = Correction(task.classes, self.backbone.n_classes)
 
     def phases(self, task: Task) -> Sequence[Phase]:
         optimizer = {"lr": self.correction_lr}
         return (MAIN, Phase("bias", "memory", self.correction_epochs, optimizer=optimizer))
 
     def parameter_groups(self, phase: Phase) -> list[dict[str, Any]]:
-        part = self.backbone if phase.is_main else self.corrections[-1]
+        part = self.backbone if phase.is_main else self.correction
         return [{"params": list(part.parameters())}]
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
         if self.task.phase == "bias":
             with frozen(self.backbone):
                 z = self(batch.transform(batch.raw, None))
-            return batch.cross_entropy(self.corrections[-1](z, learns=True))
+            return batch.cross_entropy(self.correction(z, learns=True))
         loss = super().loss(batch, *replay)
         assert isinstance(loss, Tensor)
         return StepOutput(loss, sums={"seen": torch.full_like(self.seen, len(batch))})
@@ -96,5 +95,5 @@ class ERTricks(ER):
             self.seen += sums["seen"]
 
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:
-        scores: Tensor = self.corrections[-1](self(x), learns=False)
+        scores: Tensor = self.correction(self(x), learns=False)
         return scores
