@@ -13,16 +13,21 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perdure.buffers.base import Buffer
 from perdure.datasets.batch import Batch, Transform, join
 from perdure.models.base import Method
-from perdure.models.per_example import gradients_of_each, negative_log_likelihood
+from perdure.models.per_example import (
+    EachGradient,
+    gradients_of_each,
+    negative_log_likelihood,
+)
 
 _GRADIENT_ELEMENTS = 2**26
 """Numbers of the gradients of offered examples that are there at a time."""
+_SMALLEST = 1e-12
+"""Length of a gradient that is taken for 0."""
 
 
 class Information:
@@ -131,15 +136,20 @@ class NetworkGradients:
         held = self._buffer.select(torch.from_numpy(slots).to(device, non_blocking=True))
         n = max(1, _GRADIENT_ELEMENTS // sum(p.numel() for p in self._method.trainable()))
         with evaluating(self._method):
-            stored = self._directions(held["raw"], held["y"])
+            stored = self._each(held["raw"], held["y"])
             parts = zip(self._raw.split(n), self._y.split(n), strict=True)
-            found = torch.cat([self._directions(raw, y) @ stored.T for raw, y in parts])
+            found = torch.cat([_cosines(self._each(raw, y), stored) for raw, y in parts])
         return found.cpu().double().numpy()
 
-    def _directions(self, raw: Tensor, y: Tensor) -> Tensor:
-        """Gradients of length 1, float [n, P]."""
+    def _each(self, raw: Tensor, y: Tensor) -> EachGradient:
         x = self._transform(raw, None)
-        return F.normalize(gradients_of_each(self._method, x, y, negative_log_likelihood))
+        return gradients_of_each(self._method, x, y, negative_log_likelihood)
+
+
+def _cosines(a: EachGradient, b: EachGradient) -> Tensor:
+    """[B, B']; 0 where a gradient is."""
+    lengths, others = (each.squares().sqrt().clamp(min=_SMALLEST) for each in (a, b))
+    return a.products(b) / lengths[:, None] / others
 
 
 @contextmanager
