@@ -60,6 +60,26 @@ streams = st.tuples(
 """A seed, a size that has a place for each class and task, and batches, each a task of its own."""
 
 
+class RandomCosines:
+    """Gradients of `n` examples whose cosines follow from a key."""
+
+    def __init__(self, n: int, key: tuple[int, ...]) -> None:
+        self.n = n
+        self.key = key
+
+    def cosines(self, slots: np.ndarray) -> np.ndarray:
+        of_rows = np.random.default_rng(self.key).uniform(-1, 1, (self.n, 1))
+        return np.asarray(np.tanh(of_rows - np.sin(slots)))
+
+
+def information(n: int, *key: int) -> dict[str, Any]:
+    """All that a policy can need of `n` examples."""
+    generator = np.random.default_rng(key)
+    features = torch.from_numpy(generator.random((n, 3)))
+    losses = generator.exponential(size=n)
+    return {"features": features, "losses": losses, "gradients": RandomCosines(n, key)}
+
+
 def offer(
     buffer: Buffer, make_fields: MakeFields, seed: int, batches: list[int], skip: int = 0
 ) -> None:
@@ -69,7 +89,7 @@ def offer(
         numbers = np.arange(start, start + n)
         labels = numbers * 7919 % 11 % 4
         if i >= skip:
-            info = {"features": torch.from_numpy(np.random.default_rng((seed, i)).random((n, 3)))}
+            info = information(n, seed, i)
             numbers_of = np.random.default_rng((seed, i))
             buffer.add(make_fields(numbers, labels), labels, numbers_of, i, info)
         start += n
@@ -124,7 +144,7 @@ def test_a_loaded_buffer_continues_as_if_nothing_had_happened(
 @every_buffer
 def test_an_empty_batch_changes_nothing(make_fields: MakeFields, options: dict[str, Any]) -> None:
     buffer, nothing = make(options, TASKS), np.zeros(0, dtype=np.int64)
-    info = {"features": torch.zeros(0, 3)}
+    info = information(0)
     buffer.add(make_fields(nothing, nothing), nothing, np.random.default_rng(0), info=info)
     assert (len(buffer), buffer.seen) == (0, 0)
     offer(buffer, make_fields, 0, [9])
@@ -172,7 +192,7 @@ def test_a_quota_of_each_class_is_filled_and_kept(make_fields: MakeFields, name:
     assert buffer.size == 3 * CLASSES
     for task, labels in enumerate(([0] * 9 + [1] * 2, [2] * 30, [3] * 5)):
         numbers = np.arange(100 * task, 100 * task + len(labels))
-        info = {"features": torch.from_numpy(np.random.default_rng(task).random((len(labels), 2)))}
+        info = information(len(labels), task)
         y = np.array(labels)
         buffer.add(make_fields(numbers, y), y, np.random.default_rng(0), task, info)
     assert buffer.contents()["y"].bincount().tolist() == [3, 2, 3, 3]

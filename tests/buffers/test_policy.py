@@ -8,8 +8,10 @@ import pytest
 
 from perdure.buffers.base import Buffer
 from perdure.buffers.class_balanced import ClassBalancedReservoir
+from perdure.buffers.gradient_selection import GradientSelection
 from perdure.buffers.greedy_balanced import GreedyBalanced
 from perdure.buffers.herding import Herding
+from perdure.buffers.loss_aware import LossAware, LossAwareBalanced
 from perdure.buffers.policy import check
 from perdure.buffers.random_exemplars import RandomExemplars
 from perdure.buffers.reservoir import Reservoir
@@ -17,13 +19,13 @@ from perdure.buffers.ring import ClassRing, TaskRing
 from perdure.errors import UserError
 
 
-class Gradients(Reservoir):
-    needs: ClassVar[tuple[str, ...]] = ("gradients",)
+class Clairvoyant(Reservoir):
+    needs: ClassVar[tuple[str, ...]] = ("losses", "future")
 
 
 def test_a_need_that_is_not_known_is_refused_by_name() -> None:
-    with pytest.raises(UserError, match=r"^buffer=reservoir: needs gradients of each example; "):
-        check(Gradients(5, 1))
+    with pytest.raises(UserError, match=r"^buffer=reservoir: needs future of each example; "):
+        check(Clairvoyant(5, 1))
 
 
 def test_a_policy_of_a_task_s_end_needs_what_is_stored_to_be_computed_then() -> None:
@@ -41,7 +43,7 @@ def test_a_policy_of_a_task_s_end_needs_what_is_stored_to_be_computed_then() -> 
 def test_a_policy_of_steps_is_offered_whatever_is_stored() -> None:
     policies = (
         Reservoir(9, 1), ClassBalancedReservoir(9, 1), GreedyBalanced(9, 1), ClassRing(9, 1, 3),
-        TaskRing(9, 1, 3),
+        TaskRing(9, 1, 3), LossAware(9, 1), LossAwareBalanced(9, 1), GradientSelection(9, 1, 2),
     )  # fmt: skip
     for policy in policies:
         assert not policy.at_task_end

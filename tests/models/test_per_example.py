@@ -9,7 +9,12 @@ from torch import nn
 
 from perdure.backbones.mlp import MLP
 from perdure.backbones.resnet import ReducedResNet18
-from perdure.models.per_example import squared_gradients, summed_gradients
+from perdure.models.per_example import (
+    gradients_of_each,
+    negative_log_likelihood,
+    squared_gradients,
+    summed_gradients,
+)
 
 
 def one_by_one(network: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -43,15 +48,38 @@ def frozen() -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize(
-    ("make", "shape"),
-    [
-        pytest.param(lambda: MLP((1, 28, 28), 10), (1, 28, 28), id="mlp"),
-        pytest.param(lambda: ReducedResNet18((3, 8, 8), 10), (3, 8, 8), id="resnet"),
-        pytest.param(Shared, (8,), id="shared-layer"),
-        pytest.param(frozen, (1, 4, 4), id="frozen-head"),
-    ],
-)
+def frozen_bias() -> nn.Module:
+    network = MLP((1, 4, 4), 10, (8,))
+    network.head.bias.requires_grad_(False)  # type: ignore[union-attr]
+    return network
+
+
+NETWORKS = [
+    pytest.param(lambda: MLP((1, 28, 28), 10), (1, 28, 28), id="mlp"),
+    pytest.param(lambda: ReducedResNet18((3, 8, 8), 10), (3, 8, 8), id="resnet"),
+    pytest.param(Shared, (8,), id="shared-layer"),
+    pytest.param(frozen, (1, 4, 4), id="frozen-head"),
+]
+WITHOUT_BIAS = pytest.param(frozen_bias, (1, 4, 4), id="frozen-bias")
+
+
+@pytest.mark.parametrize(("make", "shape"), [*NETWORKS, WITHOUT_BIAS])
+def test_products_of_gradients_are_those_of_single_examples(make, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    network = make().eval()
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    data = [(torch.rand(n, *shape), torch.randint(0, 10, (n,))) for n in (5, 3)]
+    gradients = []
+    for x, y in data:
+        losses = F.cross_entropy(network(x), y, reduction="none")
+        each = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses]
+        gradients.append(torch.stack([torch.cat([g.flatten() for g in one]) for one in each]))
+    a, b = (gradients_of_each(network, x, y, negative_log_likelihood) for x, y in data)
+    torch.testing.assert_close(a.products(b), gradients[0] @ gradients[1].T, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(a.squares(), gradients[0].square().sum(1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("make", "shape"), NETWORKS)
 def test_it_is_the_sum_over_single_examples(make, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     network = make().eval()

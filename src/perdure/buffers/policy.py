@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -21,8 +21,20 @@ from perdure.errors import UserError
 Placement = tuple[list[int], list[int]]
 """Rows of the offered batch, and the slot that each of them takes (no slot twice)."""
 
-INFORMATION = ("features",)
-"""What of each example can be given at a task's end: "features", float [B, d] of the network."""
+INFORMATION = ("features", "losses", "gradients")
+"""What a policy can be given of the examples that it is offered.
+
+"features", float [B, d] of the network, at a task's end alone; "losses", float64 [B] on the host,
+the cross-entropy of each in the step that offers it, or at the task's end; "gradients", a
+`Gradients` object for them.
+"""
+
+
+class Gradients(Protocol):
+    """Gradients of the loss of each offered example, compared with those of stored ones."""
+
+    def cosines(self, slots: np.ndarray) -> np.ndarray:
+        """Their cosines with those of the examples in `slots`, int64 [n]; float64 [B, n]."""
 
 
 @dataclass(slots=True)
@@ -98,7 +110,13 @@ class Policy:
     @property
     def at_task_end(self) -> bool:
         """Whether examples are to be offered at a task's end only, whatever the method does."""
-        return bool(self.needs)
+        return "features" in self.needs
+
+    def replayed(self, slots: np.ndarray, losses: np.ndarray) -> None:
+        """The examples in `slots`, int64 [n], are replayed in this step, with these losses.
+
+        Called before the step's offer where the policy needs "losses"; float64 [n].
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """What the policy knows besides its size and what the buffer counts; plain values."""

@@ -149,14 +149,20 @@ class Batch:
             return F.cross_entropy(logits, y)
         return F.cross_entropy(logits, y, reduction="sum") / self.total
 
+    def losses(self, logits: Tensor) -> Tensor:
+        """The cross-entropy of each example over the classes in its scope, [B, classes] → [B]."""
+        return torch.cat(self._over_scopes(logits, "none"))
+
     def _summed_over_scopes(self, logits: Tensor) -> Tensor:
+        return torch.stack(self._over_scopes(logits, "sum")).sum()
+
+    def _over_scopes(self, logits: Tensor, reduction: str) -> list[Tensor]:
         sizes = [n for n, _ in self.scopes]
         runs = zip(self.scopes, logits.split(sizes), self.y.split(sizes), strict=True)
-        sums = [
-            F.cross_entropy(columns(part, scope), positions(y, scope), reduction="sum")
+        return [
+            F.cross_entropy(columns(part, scope), positions(y, scope), reduction=reduction)
             for (_, scope), part, y in runs
         ]
-        return torch.stack(sums).sum()
 
     def in_scope(self, logits: Tensor) -> Tensor:
         """The logits of the classes in scope: [B, classes] -> [B, n], itself where all are.

@@ -87,6 +87,27 @@ def check(
             f"training.parallel=fsdp: {name} computes with whole parameters, which no process "
             "holds then; use training.parallel=replicate"
         )
+    if buffer is not None and uses_buffer(method):
+        _check_information(method, buffer.policy, split)
+
+
+def _check_information(method: Method, chooses: policy.Policy, split: bool) -> None:
+    """Refuse a policy that looks at losses or gradients where there are none of whole networks."""
+    needs = [need for need in chooses.needs if need in ("losses", "gradients")]
+    if not needs:
+        return
+    what = f"buffer={chooses.name or type(chooses).__name__}: chooses examples by their {needs[0]}"
+    name = type(method).__name__
+    if isinstance(method.backbone.head, Identity) and not method.defines("forward"):
+        raise UserError(
+            f"{what}, and with head=none {name} has no scores of classes; choose another head, or "
+            "a buffer that needs no scores, as buffer=reservoir"
+        )
+    if split:
+        raise UserError(
+            f"{what}, which take whole parameters; training.parallel=fsdp splits them, so use "
+            "training.parallel=replicate, or buffer=reservoir"
+        )
 
 
 def _check_head(method: Method, settings: Settings) -> None:

@@ -7,6 +7,8 @@ after a resume, on any number of processes, and whatever was drawn before.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +23,8 @@ from perdure.models.base import Method, Task
 from perdure.models.memory import Memory
 from perdure.models.phase import Phase
 from perdure.randomness import Streams
+from perdure.training.information import Information
+from perdure.training.network_setup import autocast
 from perdure.training.replay import stores_each_step
 from perdure.training.settings import Settings
 
@@ -55,7 +59,11 @@ class Hooks:
         self.memory = Memory(buffer, transform)
         self.stores = buffer is not None and not stores_each_step(method, buffer)
         self._fields = [name for name in method.stored_fields if name != "task"]
-        self._needs = () if buffer is None else buffer.policy.needs
+        self._information: Information | None = None
+        if buffer is not None and buffer.policy.needs:
+            device = next(method.parameters()).device
+            precision = autocast(settings.precision, device)
+            self._information = Information(method, buffer, transform, precision)
         self.grows = method.defines("grow") or method.backbone.grows
         self.grown = -1
         self._transform = transform
@@ -127,7 +135,7 @@ class Hooks:
         self.method.before_evaluation(self.memory, self._all_of(split))
         self.method.train(training)
 
-    def after_task(self, split: Split) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def after_task(self, split: Split) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The task is trained. Returns what is known of its examples, to be offered now.
 
         Of the end of a stream without boundaries the method is told nothing.
@@ -140,27 +148,23 @@ class Hooks:
             self._seed("after_task")
             self.method.after_task(self._all_of(split), self.memory)
         stored: dict[str, Tensor] = {}
-        info: dict[str, Tensor] = {}
+        info: dict[str, Any] = {}
         if self.stores:
             if self._fields:
-                stored = self._computed(split, "annotate", self.method.annotate)
-            if self._needs:
-                info = self._computed(split, "features", self._information)
+                stored = self._annotations(split)
+            if self._information is not None:
+                batches = partial(self._all_of(split), self.settings.eval_batch_size)
+                info = self._information.of_task(split.x, split.y, batches)
         self.method.train()
         return stored, info
 
-    def _information(self, batch: Batch) -> dict[str, Tensor]:
-        known = {"features": self.method.backbone.features}
-        return {name: known[name](batch.x) for name in self._needs}
-
     @torch.no_grad()
-    def _computed(
-        self, split: Split, hook: str, function: Callable[[Batch], dict[str, Tensor]]
-    ) -> dict[str, Tensor]:
-        """What `function` gives of all examples, in evaluation mode."""
-        self._seed(hook)
+    def _annotations(self, split: Split) -> dict[str, Tensor]:
+        """The stored fields of all examples, in evaluation mode."""
+        self._seed("annotate")
         self.method.eval()
-        found = [function(batch) for batch in self._all_of(split)(self.settings.eval_batch_size)]
+        batches = self._all_of(split)(self.settings.eval_batch_size)
+        found = [self.method.annotate(batch) for batch in batches]
         return {name: torch.cat([each[name] for each in found]) for name in found[0]}
 
     def _seed(self, hook: str, part: int = 0) -> None:

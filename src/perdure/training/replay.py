@@ -81,6 +81,7 @@ class Replicated:
         self._offers = BlockStream(streams, "remember", width, part)
         self._uniform: dict[str, UniformSlots] = {}
         self._n_draws = len(method_draws(method))
+        self._names_slots = "losses" in buffer.policy.needs
         self._drawn: DrawnSlots | None = None
         if isinstance(method.replays, tuple):
             self._drawn = DrawnSlots(buffer, streams, method.replays)
@@ -118,7 +119,10 @@ class Replicated:
         replays, key = self._n_draws, purpose(at)
         if key not in self._uniform:
             self._uniform[key] = UniformSlots(self.buffer, self.streams, key, replays, self._part)
-        fields = self.buffer.select(self._uniform[key].at(n, at))
+        slots = self._uniform[key].at(n, at)
+        fields = self.buffer.select(slots)
+        if self._names_slots:
+            fields["index"] = slots
         if replays == 1:
             return [fields]
         parts = {key: value.split(n) for key, value in fields.items()}

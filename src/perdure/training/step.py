@@ -27,6 +27,7 @@ from perdure.models.base import Method, StepOutput
 from perdure.models.phase import MAIN, Phase
 from perdure.randomness import Streams, seed_generators
 from perdure.training.draws import BLOCK, At, BlockStream
+from perdure.training.information import Information
 from perdure.training.network_setup import autocast, prepare_network, reduction_of
 from perdure.training.probe import Probe
 from perdure.training.replay import Local, Replicated, stores_each_step
@@ -73,8 +74,11 @@ class Step:
             self.replay = Local(buffer, method, streams, settings.batch_size, ranks, shards)
         elif buffer is not None:
             self.replay = Replicated(buffer, method, streams, settings.batch_size)
+        self._information: Information | None = None
         self._augments = transform.is_random
         self._autocast = autocast(settings.precision, device)
+        if buffer is not None and buffer.policy.needs:
+            self._information = Information(method, buffer, transform, self._autocast)
         self._calls = _Calls.of(method)
         self._seeds = [BlockStream(streams, "step", 1, part) for part in range(settings.n_shards)]
         # Before any optimizer knows the parameters: FSDP replaces them.
@@ -141,7 +145,8 @@ class Step:
         # Last, so that a batch is never replayed in its own step. The buffer chooses slots by the
         # labels on the host: reading `y` back would wait for the whole step.
         if self._stores and self.replay is not None:
-            self.replay.add({"raw": raw, "y": y}, result.stored, labels, at)
+            info = None if self._information is None else self._information.of_step(raw, y)
+            self.replay.add({"raw": raw, "y": y}, result.stored, labels, at, info)
         return objective
 
     def probed(self, probe: Probe, *batch: Any) -> Tensor | None:
@@ -164,6 +169,8 @@ class Step:
 
     def _update(self, batches: list[Batch], optimizer: torch.optim.Optimizer, at: At) -> PassResult:
         """One optimizer step; the result's loss is the whole objective, with the penalty."""
+        if self._information is not None and self._stores:
+            self._information.before_update(batches)
         optimizer.zero_grad()
         result = self._compute_gradient(batches, at)
         if self._calls.any:
