@@ -87,6 +87,8 @@ CASES = {
     "fecam": Case(("model=fecam",)),
     "fetril": Case(("model=fetril", "model.base_epochs=1")),
     "randumb": Case(("model=randumb", "model.embedding=50")),
+    "gss": Case(("model=gss",)),
+    "er-tricks": Case(("model=er-tricks", "model.correction_epochs=2", "optimizer.momentum=0")),
     "cumulative": Case(("model=cumulative",)),
     "from-scratch": Case(("model=from-scratch",)),
     "independent": Case(("model=independent",)),

@@ -99,6 +99,7 @@ FOUR = ("training.shards=4",)
 SMALL = ("buffer.size=7", "buffer.batch_size=3")
 EPOCH = ("dataset.iterations=null", "dataset.epochs=1", "backbone=mlp")
 OWN = {
+    "er-tricks": ("optimizer.momentum=0", "model.correction_epochs=2"),
     "agem": ("buffer.size=60",),
     "gdumb": ("model.epochs=3",),
     "gem": ("buffer.size=60",),  # 12 of each task: three a shard, which batch norm needs
@@ -131,6 +132,7 @@ EXACT: dict[str, tuple[str, ...]] = {
     "bf16": ("model=derpp", "training.precision=bf16", "training.clip_norm=0.5", *FOUR),
     "fp16": ("model=derpp", "training.precision=fp16", "training.clip_norm=0.5", *FOUR),
     "balanced": ("model=er", "buffer=class-balanced", "buffer.size=20", *FOUR),
+    "loss-aware": ("model=derpp", "buffer=loss-aware", *SMALL, *EPOCH, *FOUR),
     "joint": ("model=sgd", "training=joint", "dataset.stop_after=null", *FOUR),
     "future": ("model=er", "training.evaluate_future=true", "scheduler=cosine", *FOUR),
 }
