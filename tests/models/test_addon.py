@@ -90,7 +90,8 @@ def test_facts_and_hooks_are_those_of_the_base(base: type[Method]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "options"), [(AGEM, {}), (GEM, {"margin": 0.5, "ridge": 1e-3}), (MIR, {"candidates": 20, "top": 6})]
+    ("base", "options"),
+    [(AGEM, {}), (GEM, {"margin": 0.5, "ridge": 1e-3}), (MIR, {"candidates": 20, "top": 6})],
 )
 def test_the_contract(base: type[Method], options: dict[str, Any]) -> None:
     """References get the base's draws; draws by task and of other sizes come before its own."""

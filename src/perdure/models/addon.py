@@ -59,7 +59,7 @@ class AddOn(Method):
 
 def wrapped(addon: type[AddOn], base: type[Method]) -> type[AddOn]:
     """The class of `base` with `addon`."""
-    own: dict[str, Any] = {}
+    own: dict[str, Any] = {"__module__": addon.__module__}
     if base.defines("references"):
         # Only there, so that `defines` goes on saying what the base method has.
         def references(self: AddOn, *replay: Batch) -> Any:

@@ -76,11 +76,11 @@ def check_method(
     Raises:
         UserError: names the combination, and what to choose instead.
     """
-    method, name = method_class(config), method_name(config)
+    method, model, name = method_class(config), config.model["name"], method_name(config)
     if uses_buffer(method) and config.buffer["size"] == 0:
         verb = "replays from" if method.replays else "keeps exemplars in"
         raise UserError(
-            f"model={name} with buffer=none: {name} {verb} a buffer; choose buffer=reservoir "
+            f"model={model} with buffer=none: {name} {verb} a buffer; choose buffer=reservoir "
             "or buffer=class-balanced"
         )
     size, per_class = config.buffer["size"], config.buffer.get("per_class")
@@ -97,14 +97,14 @@ def check_method(
             f"budget.bytes={budget} with {key}: both say how large the buffer is; give one of them"
         )
     if has_addon(config) and not method.replays:
-        model, addon = config.model["name"], config.addon["name"]
+        addon = config.addon["name"]
         raise UserError(
             f"addon={addon} with model={model}: {model} draws nothing from a buffer, and {addon} "
             "acts on what is drawn; choose a model that does, as model=er, or addon=none"
         )
     if config.training.mode is Mode.joint and not method.joint:
         raise UserError(
-            f"model={name} with training=joint: {name} is not defined for training on all "
+            f"model={model} with training=joint: {name} is not defined for training on all "
             "tasks at once; model=sgd gives the upper bound"
         )
 
