@@ -34,6 +34,7 @@ class Lider(AddOn):
     Deviations from the authors' code: there the budgets stay as they are in effect, since they
     never reach the optimizer; here both terms share one draw. As there, a block is what lies
     between two maps of the backbone, before their activation, or between the image and the first.
+    Of gray images, of one channel, the first block's L_l has no gradient.
 
     Args:
         backbone: the network; its maps must have positions.
