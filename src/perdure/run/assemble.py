@@ -390,12 +390,6 @@ def make_checkpoints(
         checkpoint.keep,
         checkpoint.weights_only,
     )
-    start = stem(
-        checkpoint.name,
-        method_name(config),
-        config.dataset.name,
-        buffer_size,
-        epochs,
-        config.timestamp,
-    )
+    names = (checkpoint.name, method_name(config), config.dataset.name)
+    start = stem(*names, buffer_size, epochs, config.timestamp)
     return CheckpointManager(RunFiles(folder).checkpoints, start, policy, cadence, extra, writes)
