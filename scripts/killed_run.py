@@ -89,6 +89,10 @@ CASES = {
     "randumb": Case(("model=randumb", "model.embedding=50")),
     "gss": Case(("model=gss",)),
     "er-tricks": Case(("model=er-tricks", "model.correction_epochs=2", "optimizer.momentum=0")),
+    "derpp+star": Case(("model=derpp", "addon=star")),
+    "er-ace+lider": Case(
+        ("model=er-ace", "addon=lider", "backbone=small-conv", "backbone.width=4")
+    ),
     "cumulative": Case(("model=cumulative",)),
     "from-scratch": Case(("model=from-scratch",)),
     "independent": Case(("model=independent",)),

@@ -14,6 +14,7 @@ import yaml
 
 from perdure.config.build import locate
 from perdure.config.folder import CONF
+from perdure.config.method_name import options_of
 from perdure.config.tables import Setting, read
 
 FILES = sorted((CONF / "published").glob("*.yaml"))
@@ -24,7 +25,7 @@ KEYED = {"dataset", "training", *GROUPS}
 METRICS = re.compile(
     r"(average_accuracy|average_incremental_accuracy|forgetting)\.(class|task|domain)_il"
 )
-PLAIN = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
+PLAIN = re.compile(r"[a-z0-9]+([.+-][a-z0-9]+)*")
 """What needs no quotes on a command line."""
 
 by_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -51,14 +52,15 @@ def runnable(path: Path) -> Iterator[Setting]:
     """Settings that can be applied: method and benchmark exist, the protocol is known."""
     for setting in settings(path):
         benchmark = setting.benchmark
-        exist = setting.row.method in options("model") and benchmark.dataset in options("dataset")
+        chosen = {**options_of(setting.row.method), "dataset": benchmark.dataset}
+        exist = all(option in options(group) for group, option in chosen.items())
         if exist and setting.row.values is not None and not benchmark.unknown:
             yield setting
 
 
 def accepted(setting: Setting, group: str) -> set[str]:
     """Keys of the option that the setting runs with; of any, where it names none that exists."""
-    chosen = setting.row.method if group == "model" else setting.protocol.get(group)
+    chosen = {**setting.protocol, **options_of(setting.row.method)}.get(group)
     known = options(group)
     return set().union(*(keys(group, option) for option in known & {chosen} or known))
 
@@ -93,7 +95,10 @@ def test_a_row_sets_keys_of_its_method(path: Path) -> None:
             group, _, name = key.partition(".")
             # What YAML reads as text may have been meant as a number: 1e-5.
             assert not isinstance(value, str) or not re.match(r"[\d.]", value), (setting.name, key)
-            if group != "model" or setting.row.method in options("model"):
+            chosen = options_of(setting.row.method)
+            if group == "addon":
+                assert chosen[group] in options(group), (setting.name, key)
+            if group != "model" or chosen["model"] in options("model"):
                 assert name in accepted(setting, group), (setting.name, key)
 
 
@@ -138,7 +143,8 @@ def test_a_method_s_own_loss_scope_is_the_one_that_applies_by_itself(path: Path)
     """`training.loss_scope=null` counts as full where a table gives nothing else."""
     for setting in runnable(path):
         if setting.protocol.get("training.loss_scope", "full") == "full":
-            content = (CONF / "model" / f"{setting.row.method}.yaml").read_text()
+            model = options_of(setting.row.method)["model"]
+            content = (CONF / "model" / f"{model}.yaml").read_text()
             method = locate(yaml.safe_load(content)["_target_"], "model")
             assert getattr(method, "loss_scope") == "full", setting.name  # noqa: B009
 

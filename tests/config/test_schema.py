@@ -16,6 +16,7 @@ from perdure.errors import UserError
 
 GROUPS = (
     "model",
+    "addon",
     "dataset",
     "source",
     "scenario",

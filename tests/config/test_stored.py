@@ -306,7 +306,7 @@ def test_a_configuration_nested_without_end_is_refused() -> None:
 # --- classes --------------------------------------------------------------------------------------
 
 PARTS = [
-    "model", "buffer", "backbone", "optimizer", "scheduler",
+    "model", "addon", "buffer", "backbone", "optimizer", "scheduler",
     "dataset.source", "dataset.scenario", "dataset.transform",
 ]  # fmt: skip
 EVIL = {"_target_": "os.system", "command": "touch PWNED"}
@@ -353,6 +353,8 @@ def test_a_class_that_nobody_here_named_is_refused(part: str, shape: str) -> Non
         ("model", "er"),
         ("model", 7),
         ("model", ["os.system"]),
+        ("addon", "perdure.models.addon.wrapped"),
+        ("addon", "perdure.backbones.mlp.MLP"),
         ("dataset.source", "perdure.datasets.fetch.fetch"),
         ("dataset.source", "perdure.datasets.sources.mnist.Path"),
         ("backbone", "torch.nn.Linear"),
@@ -373,6 +375,7 @@ def test_a_name_that_only_looks_like_ours_is_refused(part: str, target: Any) -> 
     ("part", "target"),
     [
         ("model", "perdure.models.sgd.FineTuning"),
+        ("addon", "perdure.models.star.Star"),
         ("backbone", "perdure.backbones.resnet.ReducedResNet18"),
         ("head", "perdure.backbones.heads.Proxy"),
         ("optimizer", "torch.optim.RMSprop"),

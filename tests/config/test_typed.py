@@ -12,8 +12,8 @@ from perdure.config.folder import options
 from perdure.config.schema import OnError, Precision, WandbConfig
 from perdure.config.typed import as_plain, typed
 
-GROUPS = ("backbone", "buffer", "checkpoint", "dataset", "head", "model", "optimizer", "scheduler",
-          "tracking", "training")  # fmt: skip
+GROUPS = ("addon", "backbone", "buffer", "checkpoint", "dataset", "head", "model", "optimizer",
+          "scheduler", "tracking", "training")  # fmt: skip
 OPTIONS = [f"{group}={option}" for group in GROUPS for option in options(group)]
 
 

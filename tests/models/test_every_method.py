@@ -15,10 +15,12 @@ from kit import Listener
 from omegaconf import OmegaConf
 
 from perdure.config.build import locate
+from perdure.config.folder import options
 from perdure.config.schema import Config, Mode, TrainingConfig
 from perdure.config.typed import typed
 from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental, PermutedPixels, Scenario
+from perdure.models.addon import AddOn
 from perdure.models.base import Method
 from perdure.run.api import compose
 from perdure.run.assemble import make_buffer, make_method, settings
@@ -196,10 +198,14 @@ def test_trains_jointly_where_that_makes_sense(name: str, tiny: Arrays, config_o
 
 def test_every_method_has_its_option_and_every_option_its_method() -> None:
     """Modules without a class that has a loss are shared by several methods."""
-    with_loss = set()
+    with_loss, addons = set(), set()
     for path in (ROOT / "src" / "perdure" / "models").glob("*.py"):
         module = importlib.import_module(f"perdure.models.{path.stem}")
         kinds = [k for k in vars(module).values() if isinstance(k, type) and issubclass(k, Method)]
-        if any(k.__module__ == module.__name__ and k.defines("loss") for k in kinds):
+        own = [k for k in kinds if k.__module__ == module.__name__ and k.defines("loss")]
+        if any(issubclass(k, AddOn) and k is not AddOn for k in own):
+            addons.add(path.stem)
+        elif own and AddOn not in own:
             with_loss.add(path.stem)
     assert with_loss == {name.replace("-", "_") for name in NAMES}
+    assert addons == set(options("addon")) - {"none"}

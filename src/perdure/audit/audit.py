@@ -11,6 +11,7 @@ from perdure.audit.outcome import Outcome, outcome_of
 from perdure.audit.run import WatchedRun, watched_run
 from perdure.audit.trial import Trial, trial_of
 from perdure.config.compose import compose
+from perdure.config.method_name import method_name
 from perdure.config.overrides import Arguments
 from perdure.config.schema import Mode
 from perdure.config.typed import typed
@@ -59,7 +60,7 @@ class Audit:
         parts.append(f"{trial.n_train} training examples each")
         if trial.capacity:
             parts.append(f"a buffer of {trial.capacity}")
-        return f"audit of {config.model['name']} on {config.dataset.name}: {', '.join(parts)}"
+        return f"audit of {method_name(config)} on {config.dataset.name}: {', '.join(parts)}"
 
     def outcomes(self, names: Sequence[str] = ()) -> Iterator[Outcome]:
         """The outcomes of the checks called `names`, or of all, as they come.

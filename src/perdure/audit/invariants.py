@@ -31,6 +31,8 @@ from perdure.config.schema import LossScope
 from perdure.config.typed import typed
 from perdure.errors import UserError
 from perdure.io.run_files import RunFiles
+from perdure.models.addon import AddOn
+from perdure.models.base import Method
 from perdure.training.trainer import Trainer
 
 _RESUMES = 4
@@ -71,23 +73,34 @@ def pure_loss(trial: Trial, run: WatchedRun) -> str:
 def base(trial: Trial, run: WatchedRun) -> str:
     """With zero strength the method must be its base method, and with its own strength not."""
     method = run.trainer.method
+    # Over the classes seen in both, and without joining batches, whose sums round otherwise.
+    alike = trial.with_training(loss_scope=LossScope.seen, one_forward=False)
+    group, name, on_base = _base(alike, method)
+    pairs = (text.split("=", 1) for text in method.zero_strength)
+    zero = {key: yaml.safe_load(value) for key, value in pairs}
+    without = alike.with_options(group, **zero)
+    expected, found, own = (_weights(each.trainer()) for each in (on_base, without, alike))
+    shown = ", ".join(f"{group}.{text}" for text in method.zero_strength)
+    for path in differences({key: found[key] for key in expected}, expected, ""):
+        raise FindingError(f"with {shown}, {path.removeprefix('.')} is not that of {name}")
+    if not list(differences({key: own[key] for key in expected}, expected, "")):
+        raise FindingError(f"with its own strength the weights are those of {name} too")
+    return f"{shown} gives the weights of {name}, and its own strength others"
+
+
+def _base(trial: Trial, method: Method) -> tuple[str, str, Trial]:
+    """Where the strength of `method` stands, the name of its base method, and that one's trial."""
+    config = trial.config
+    if isinstance(method, AddOn):
+        if not method.zero_strength:
+            raise InapplicableError("the add-on declares no zero strength")
+        return "addon", str(config.model["name"]), replace(trial, config=replace(config, addon={}))
     if method.base is None:
         raise InapplicableError("the method declares no base")
     node = typed(compose(*trial.search_path, f"model={method.base}")).model
-    same = {key: trial.config.model[key] for key in node if key in trial.config.model}
+    same = {key: config.model[key] for key in node if key in config.model}
     options = {**node, **same, "name": node["name"], "_target_": node["_target_"]}
-    # Over the classes seen in both, and without joining batches, whose sums round otherwise.
-    alike = trial.with_training(loss_scope=LossScope.seen, one_forward=False)
-    on_base = replace(alike, config=replace(alike.config, model=options))
-    zero = dict(text.split("=", 1) for text in method.zero_strength)
-    without = alike.with_model(**{key: yaml.safe_load(value) for key, value in zero.items()})
-    expected, found, own = (_weights(each.trainer()) for each in (on_base, without, alike))
-    shown = ", ".join(f"model.{text}" for text in method.zero_strength)
-    for path in differences({key: found[key] for key in expected}, expected, ""):
-        raise FindingError(f"with {shown}, {path.removeprefix('.')} is not that of {method.base}")
-    if not list(differences({key: own[key] for key in expected}, expected, "")):
-        raise FindingError(f"with its own strength the weights are those of {method.base} too")
-    return f"{shown} gives the weights of {method.base}, and its own strength others"
+    return "model", method.base, replace(trial, config=replace(config, model=options))
 
 
 def resume(trial: Trial, run: WatchedRun) -> str:

@@ -93,9 +93,10 @@ class Trial:
         policy = locate(self.config.buffer["_target_"], "buffer")
         return name in inspect.signature(policy).parameters
 
-    def with_model(self, **options: Any) -> Trial:
-        """The same with other hyperparameters of the method."""
-        return replace(self, config=replace(self.config, model={**self.config.model, **options}))
+    def with_options(self, group: str, **options: Any) -> Trial:
+        """The same with other hyperparameters of the method (`model`) or its add-on (`addon`)."""
+        changed: dict[str, Any] = {group: {**getattr(self.config, group), **options}}
+        return replace(self, config=replace(self.config, **changed))
 
     def with_epochs(self, epochs: int) -> Trial:
         """The same with so many passes over each task."""

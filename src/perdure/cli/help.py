@@ -10,6 +10,7 @@ from perdure.config.folder import options
 
 _GROUPS = (
     "model",
+    "addon",
     "dataset",
     "source",
     "scenario",

@@ -50,10 +50,14 @@ def build(node: Mapping[str, Any], group: str, *args: Any, **runtime: Any) -> An
         UserError: the class does not exist, takes no such argument, takes it of another type, or
             needs one that is not there.
     """
-    target = locate(node["_target_"], group)
-    options = {key: value for key, value in node.items() if key != "_target_"}
-    check(target, options, group, len(args), runtime)
-    options = _with_paths(target, ADDRESSES.restore_values(options, group))
+    return make(locate(node["_target_"], group), node, group, *args, **runtime)
+
+
+def make(
+    target: Callable[..., Any], node: Mapping[str, Any], group: str, *args: Any, **runtime: Any
+) -> Any:
+    """The same with `target`, whatever `node` names."""
+    options = accepted(target, node, group, len(args), runtime)
     try:
         return target(*args, **_accepted(target, runtime, options), **options)
     except TypeError as error:
@@ -61,6 +65,19 @@ def build(node: Mapping[str, Any], group: str, *args: Any, **runtime: Any) -> An
             raise
         # What a class passes on in its **kwargs only the class that gets it can refuse.
         raise UserError(f"{group}._target_={node['_target_']}: {error}") from error
+
+
+def accepted(
+    target: Callable[..., Any],
+    node: Mapping[str, Any],
+    group: str,
+    given: int = 1,
+    runtime: Collection[str] = (),
+) -> dict[str, Any]:
+    """The options in `node` as `target` takes them; refused as `check` does."""
+    options = {key: value for key, value in node.items() if key != "_target_"}
+    check(target, options, group, given, runtime)
+    return _with_paths(target, ADDRESSES.restore_values(options, group))
 
 
 def locate(path: str, group: str) -> Callable[..., Any]:

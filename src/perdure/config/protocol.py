@@ -16,12 +16,14 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from perdure.config.compare import listed
+from perdure.config.method_name import options_of
 from perdure.config.overrides import leaves
 from perdure.config.tables import Setting
 from perdure.config.yaml_data import LOADER
 
 GROUPS = {
     "model": "model",
+    "addon": "addon",
     "source": "dataset.source",
     "scenario": "dataset.scenario",
     "transform": "dataset.transform",
@@ -43,6 +45,7 @@ DEFAULTS: Mapping[str, Any] = {
     "training.replay_sync": "replicated",
     "training.loss_scope": "full",
     "head": "linear",
+    "addon": "none",
 }
 """Groups and keys of every protocol, with what counts where a table gives nothing."""
 
@@ -86,7 +89,7 @@ class Protocol:
         self._folders = folders
         self._files: dict[str, Mapping[str, Any] | None] = {}
         self._setting = setting
-        self._values = {**DEFAULTS, **setting.protocol, "model": setting.row.method}
+        self._values = {**DEFAULTS, **setting.protocol, **options_of(setting.row.method)}
         if setting.row.buffer is None:
             self._values.pop("buffer", None)
 

@@ -16,6 +16,7 @@ from hydra.core.config_store import ConfigNode, ConfigStore
 from omegaconf import DictConfig, Node, OmegaConf
 
 from perdure.config.folder import CONF
+from perdure.config.method_name import method_name, options_of
 from perdure.config.protocol import GROUPS, Difference, Protocol
 from perdure.config.tables import Setting, Table, read
 
@@ -139,7 +140,7 @@ class Published:
 
     def _matching(self, config: DictConfig, recipe: str) -> Choice:
         """The first row that `recipe` admits whose whole protocol matches."""
-        model, dataset = str(config.model.name), str(config.dataset.name)
+        model, dataset = method_name(config), str(config.dataset.name)
         sizes: dict[str, None] = {}
         misses = []
         for setting in self._about(dataset, recipe):
@@ -175,7 +176,8 @@ class Published:
         row = setting.row
         if row.values is None or row.per_class is not None:
             return False
-        return self._has("model", row.method) and self._has("dataset", setting.benchmark.dataset)
+        needed = {**options_of(row.method), "dataset": setting.benchmark.dataset}
+        return all(self._has(group, option) for group, option in needed.items())
 
     def _has(self, group: str, option: str) -> bool:
         """Whether there is such an option of `group`."""
@@ -218,7 +220,7 @@ class _Rows(dict):
 def experiment(setting: Setting) -> dict[str, Any]:
     """The configuration file that chooses `setting`: its protocol, its row as the recipe."""
     protocol = setting.protocol
-    groups = {"model": setting.row.method, "dataset": setting.benchmark.dataset}
+    groups = {**options_of(setting.row.method), "dataset": setting.benchmark.dataset}
     groups |= {group: protocol[group] for group in GROUPS if group in protocol}
     node: dict[str, Any] = {
         "defaults": [{f"override /{group}": option} for group, option in groups.items()],

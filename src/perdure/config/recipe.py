@@ -8,6 +8,7 @@ from typing import NoReturn
 from omegaconf import DictConfig, OmegaConf
 
 from perdure.config.compare import listed
+from perdure.config.method_name import method_name
 from perdure.config.protocol import ABSENT, Difference, plain, shown
 from perdure.config.published import Choice, published
 from perdure.config.suggestions import nearest
@@ -65,7 +66,7 @@ def _require_row(config: DictConfig, setting: Setting) -> None:
     """Refuse an exact setting with the method, benchmark or buffer size of another."""
     row, name = setting.row, setting.name
     for key, now, meant in (
-        ("model", config.model.name, row.method),
+        ("model", method_name(config), row.method),
         ("dataset", config.dataset.name, setting.benchmark.dataset),
     ):
         if now != meant:

@@ -227,6 +227,7 @@ class Config:
     output_root: str = MISSING
     timestamp: str = MISSING
     model: Any = MISSING
+    addon: Any = None
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     buffer: Any = MISSING
     backbone: Any = MISSING

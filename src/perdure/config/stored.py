@@ -25,7 +25,17 @@ from perdure.config.validation import require_component
 from perdure.errors import UserError
 from perdure.io.redaction import redacted
 
-GROUPS = ("model", "dataset", "buffer", "backbone", "head", "optimizer", "scheduler", "training")
+GROUPS = (
+    "model",
+    "addon",
+    "dataset",
+    "buffer",
+    "backbone",
+    "head",
+    "optimizer",
+    "scheduler",
+    "training",
+)
 """Groups that describe a run: their options and values are taken from a file."""
 
 NOT_STORED = ("checkpoint", "tracking", "data", "hydra.searchpath", "local", "debug")

@@ -28,7 +28,7 @@ ORIGINS = {
 }
 """How sure a figure is."""
 
-PARTS = ("model", "optimizer", "buffer")
+PARTS = ("model", "addon", "optimizer", "buffer")
 """Groups in which a row may set hyperparameters."""
 
 _T = TypeVar("_T")
@@ -60,7 +60,7 @@ class Row:
     """A method at a buffer size.
 
     Attributes:
-        method: option of the group `model`.
+        method: option of the group `model`; `x+y` is with the option y of the group `addon`.
         buffer: `buffer.size`; None for a method without a buffer.
         per_class: `buffer.per_class`, where the buffer's size grows with the classes.
         name: unlike any other row's of the benchmark.

@@ -27,6 +27,7 @@ _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _PACKAGE = re.compile(r"^#\s*@package\s+(\S+)", re.MULTILINE)
 _OURS = {
     "model": ("perdure.models.",),
+    "addon": ("perdure.models.",),
     "dataset": ("perdure.datasets.",),
     "buffer": ("perdure.buffers.",),
     "backbone": ("perdure.backbones.",),

@@ -50,6 +50,7 @@ def validate(config: DictConfig) -> None:
     _check_map(config.checkpoint.map)
     _check_wandb(config)
     names = ["model.name", "dataset.name"]
+    names += ["addon.name"] if OmegaConf.select(config, "addon._target_") is not None else []
     # Looked at only once it is fixed: asking for it earlier would settle it.
     names += [] if OmegaConf.is_interpolation(config, "timestamp") else ["timestamp"]
     for key in names:

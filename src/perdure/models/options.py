@@ -5,18 +5,18 @@ from __future__ import annotations
 from perdure.errors import UserError
 
 
-def at_least(least: float, **options: float) -> None:
+def at_least(least: float, /, *, group: str = "model", **options: float) -> None:
     """Refuse values below `least`, and those that are infinite or NaN.
 
     Raises:
-        UserError: names the first of them as a key of the configuration, `model.<name>=<value>`.
+        UserError: names the first of them as a key of the configuration, `<group>.<name>=<value>`.
     """
     for key, value in options.items():
         if not least <= value < float("inf"):
-            raise UserError(f"model.{key}={value}: out of range; must be {least:g} or more")
+            raise UserError(f"{group}.{key}={value}: out of range; must be {least:g} or more")
 
 
-def above(bound: float, **options: float) -> None:
+def above(bound: float, /, *, group: str = "model", **options: float) -> None:
     """Refuse values that are not above `bound`, and those that are infinite or NaN.
 
     Raises:
@@ -24,4 +24,4 @@ def above(bound: float, **options: float) -> None:
     """
     for key, value in options.items():
         if not bound < value < float("inf"):
-            raise UserError(f"model.{key}={value}: out of range; must be above {bound:g}")
+            raise UserError(f"{group}.{key}={value}: out of range; must be above {bound:g}")

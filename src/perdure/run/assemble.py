@@ -20,6 +20,7 @@ from perdure.checkpoint.core.manager import CheckpointManager, Policy, stem
 from perdure.config.build import build
 from perdure.config.compare import require_same
 from perdure.config.folder import CHECKOUT
+from perdure.config.method_name import method_name
 from perdure.config.schema import Config, Direction, Mode
 from perdure.config.trust import refuse_locations
 from perdure.config.typed import as_plain, typed
@@ -38,7 +39,13 @@ from perdure.run import device_setup
 from perdure.run.benchmark import make_tasks
 from perdure.run.budget import places
 from perdure.run.fork import Fork
-from perdure.run.method_checks import check_method, ignored_overrides, method_class, replay_size
+from perdure.run.method_checks import (
+    build_method,
+    check_method,
+    ignored_overrides,
+    method_class,
+    replay_size,
+)
 from perdure.run.network import make_network
 from perdure.run.preemption import StopFlag
 from perdure.run.recorders import make_recorders
@@ -256,7 +263,7 @@ def make_method(
     """The method around its backbone, on `device`: fresh, or with the weights `network`.
 
     Args:
-        config: the groups `model`, `backbone` and `head`, and the seed.
+        config: the groups `model`, `addon`, `backbone` and `head`, and the seed.
         benchmark: the tasks.
         device: where the method goes.
         network: a state of the backbone.
@@ -264,9 +271,7 @@ def make_method(
     """
     seed_initialization(config.seed)
     backbone = around(make_network(config, benchmark, network))
-    node = {key: value for key, value in config.model.items() if key != "name"}
-    method: Method = build(node, "model", backbone)
-    return method.to(device)
+    return build_method(config, backbone, benchmark.shape).to(device)
 
 
 def make_buffer(config: Config, benchmark: Scenario) -> Buffer | None:
@@ -313,7 +318,7 @@ def settings(config: Config) -> Settings:
 def facts(config: Config, benchmark: Scenario, device: torch.device) -> dict[str, Any]:
     """What results.json says of the run besides what is measured."""
     return {
-        "model": config.model["name"],
+        "model": method_name(config),
         "dataset": config.dataset.name,
         "seed": config.seed,
         "timestamp": config.timestamp,
@@ -385,12 +390,6 @@ def make_checkpoints(
         checkpoint.keep,
         checkpoint.weights_only,
     )
-    start = stem(
-        checkpoint.name,
-        config.model["name"],
-        config.dataset.name,
-        buffer_size,
-        epochs,
-        config.timestamp,
-    )
+    names = (checkpoint.name, method_name(config), config.dataset.name)
+    start = stem(*names, buffer_size, epochs, config.timestamp)
     return CheckpointManager(RunFiles(folder).checkpoints, start, policy, cadence, extra, writes)

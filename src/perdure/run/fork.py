@@ -71,8 +71,8 @@ class Fork:
 
     @property
     def is_new_method(self) -> bool:
-        """Whether the method is of another class."""
-        return bool(self.changed("model._target_"))
+        """Whether the method, or its add-on, is of another class."""
+        return bool(self.changed("model._target_", "addon._target_"))
 
     @property
     def backbone_weights(self) -> dict[str, Any] | None:
@@ -124,8 +124,9 @@ class Fork:
                 f"{mode}: {self.source.path} is of a run in the other mode; a fork keeps the mode"
             )
         if self.is_new_method and not self.position.task_begins:
+            changed = self.shown("model.name", "model._target_", "addon._target_")
             raise UserError(
-                f"{self.shown('model.name', 'model._target_')}: {self.source.path} stands within "
+                f"{changed}: {self.source.path} stands within "
                 f"task {self.position.task}; another method can begin with a task only, so fork a "
                 "checkpoint of a task's end"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from perdure.config.method_name import method_name
 from perdure.config.trust import lookup
 from perdure.errors import UserError
 from perdure.models.base import Method
@@ -63,7 +64,7 @@ def _told_of_all(trainer: Trainer, fork: Fork) -> list[str]:
             "of its examples come twice and some not at all"
         )
     if fork.is_new_method:
-        name = fork.config.model["name"]
+        name = method_name(fork.config)
         told.append(f"model={name}: takes over the network; the method's own state starts afresh")
     return told
 
@@ -115,7 +116,9 @@ def _load_buffer(trainer: Trainer, fork: Fork) -> list[str]:
     replay, saved = trainer.state.replay, fork.source.state["buffer"]
     if replay is None:
         return []
-    named = fork.shown("model.name", "buffer._target_", *_SIZES, "training.replay_sync")
+    named = fork.shown(
+        "model.name", "addon.name", "buffer._target_", *_SIZES, "training.replay_sync"
+    )
     if saved is None:
         return [f"{named}: the buffer starts empty"]
     if isinstance(replay, Local) or "parts" in saved:

@@ -12,6 +12,7 @@ import torch
 from perdure.checkpoint.interop import weights
 from perdure.config.build import build
 from perdure.config.compare import BENCHMARK, changes, is_within
+from perdure.config.method_name import method_name
 from perdure.config.schema import Config, Mode
 from perdure.config.typed import as_plain
 from perdure.datasets.classes import Classes
@@ -151,7 +152,7 @@ class Measurement:
         if not self.method.defines("before_evaluation"):
             return
         if not isinstance(self.start, RestorePoint):
-            name = self.config.model["name"]
+            name = method_name(self.config)
             raise UserError(
                 f"checkpoint={self.request.reference}: {name} predicts with what it derives from "
                 "its buffer, which a file of weights alone has not; give a full checkpoint"

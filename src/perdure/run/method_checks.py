@@ -3,30 +3,64 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
+from perdure.backbones.base import Backbone
 from perdure.buffers.quotas import capacity
-from perdure.config.build import locate
+from perdure.config.build import accepted, build, locate, make
+from perdure.config.method_name import method_name
 from perdure.config.overrides import Arguments
 from perdure.config.schema import Config, Mode
 from perdure.errors import UserError
+from perdure.models.addon import AddOn, wrapped
 from perdure.models.base import Method
 from perdure.models.replay import uses_buffer
 
+_M = TypeVar("_M", bound=Method)
+
 
 def method_class(config: Config) -> type[Method]:
-    """The class that `model._target_` names.
+    """The class that `model._target_` names, with the add-on that `addon._target_` names.
 
     Raises:
-        UserError: it is no method.
+        UserError: it is no method, or no add-on.
     """
-    path = config.model.get("_target_")
-    found = locate(path, "model") if isinstance(path, str) else None
-    if not (inspect.isclass(found) and issubclass(found, Method)):
+    base = _class(config.model, "model", Method)
+    if not has_addon(config):
+        return base
+    return wrapped(_class(config.addon, "addon", AddOn), base)
+
+
+def has_addon(config: Config) -> bool:
+    """Whether an add-on is chosen."""
+    return bool(config.addon and config.addon.get("_target_"))
+
+
+def _class(node: Mapping[str, Any], group: str, kind: type[_M]) -> type[_M]:
+    """The class that `node` names, which must be a subclass of `kind`."""
+    path = node.get("_target_")
+    found = locate(path, group) if isinstance(path, str) else None
+    if not (inspect.isclass(found) and issubclass(found, kind)):
         raise UserError(
-            f"model._target_={path}: must be a class derived from perdure.models.base.Method"
+            f"{group}._target_={path}: must be a class derived from "
+            f"{kind.__module__}.{kind.__qualname__}"
         )
     return found
+
+
+def build_method(config: Config, backbone: Backbone, shape: tuple[int, int, int]) -> Method:
+    """The method around `backbone`, for images of `shape`.
+
+    Raises:
+        UserError: its class, or that of its add-on, does not take its options.
+    """
+    kind, groups = method_class(config), (config.model, config.addon or {})
+    model, addon = ({k: v for k, v in node.items() if k != "name"} for node in groups)
+    if not has_addon(config):
+        return cast("Method", build(model, "model", backbone))
+    base = accepted(_class(model, "model", Method), model, "model")
+    return cast("Method", make(kind, addon, "addon", backbone, base=base, input_shape=shape))
 
 
 def check_method(
@@ -42,11 +76,11 @@ def check_method(
     Raises:
         UserError: names the combination, and what to choose instead.
     """
-    method, name = method_class(config), config.model["name"]
+    method, model, name = method_class(config), config.model["name"], method_name(config)
     if uses_buffer(method) and config.buffer["size"] == 0:
         verb = "replays from" if method.replays else "keeps exemplars in"
         raise UserError(
-            f"model={name} with buffer=none: {name} {verb} a buffer; choose buffer=reservoir "
+            f"model={model} with buffer=none: {name} {verb} a buffer; choose buffer=reservoir "
             "or buffer=class-balanced"
         )
     size, per_class = config.buffer["size"], config.buffer.get("per_class")
@@ -62,9 +96,15 @@ def check_method(
         raise UserError(
             f"budget.bytes={budget} with {key}: both say how large the buffer is; give one of them"
         )
+    if has_addon(config) and not method.replays:
+        addon = config.addon["name"]
+        raise UserError(
+            f"addon={addon} with model={model}: {model} draws nothing from a buffer, and {addon} "
+            "acts on what is drawn; choose a model that does, as model=er, or addon=none"
+        )
     if config.training.mode is Mode.joint and not method.joint:
         raise UserError(
-            f"model={name} with training=joint: {name} is not defined for training on all "
+            f"model={model} with training=joint: {name} is not defined for training on all "
             "tasks at once; model=sgd gives the upper bound"
         )
 
@@ -94,4 +134,4 @@ def ignored_overrides(config: Config, overrides: Sequence[str]) -> Iterator[str]
     """A sentence on those that set a buffer for a method without replay."""
     given = [o for o in overrides if o.startswith(("buffer=", "buffer."))]
     if given and not uses_buffer(method_class(config)) and given != ["buffer=none"]:
-        yield f"{config.model['name']} keeps no buffer: {', '.join(given)} has no effect"
+        yield f"{method_name(config)} keeps no buffer: {', '.join(given)} has no effect"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from perdure.config.method_name import method_name
 from perdure.config.schema import Config, Screen, WandbConfig, WandbMode
 from perdure.errors import UserError, printable
 from perdure.ranks import environment
@@ -147,7 +148,7 @@ def _new_record(
     source: RestorePoint | None,
 ) -> Record:
     size = replay_label(config)
-    name = name_of(config.model["name"], config.dataset.name, size, config.seed)
+    name = name_of(method_name(config), config.dataset.name, size, config.seed)
     return Record(
         id=new_id(config.timestamp, folder.name if sweep else None),
         project=options.project,

@@ -91,6 +91,7 @@ def migrated_configuration(args: Mapping[str, Any], first_format: bool = False) 
     if "backbone" in found:
         found.setdefault("head", dict(_HEAD))
         found.setdefault("budget", {"bytes": None})
+        found.setdefault("addon", {"_target_": None, "name": None})
     return found
 
 
