@@ -59,7 +59,7 @@ def python(
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """`rows`, the first of them the heads, as a Markdown table with aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]  # a rule has hyphens
     lines = [_line(row, widths) for row in rows]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return "\n".join([lines[0], _line(rule, widths), *lines[1:]])
