@@ -46,7 +46,7 @@ MISTAKES = [
         ["--lr", "0.1"],
         "--lr 0.1: there is no such flag; settings are key=value: write optimizer.lr",
     ),
-    (["model=null"], "model=null: must be agem, bic, der, "),
+    (["model=null"], "model=null: must be acil, agem, agem-r, "),
     (["-m", "seed=0,1", "dataset=null"], "dataset=null: must be mnist-360, perm-mnist, "),
     (["lr=0.1"], "lr: there is no such key (did you mean optimizer.lr?)"),
     (

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit import assert_same
+from kit import assert_same, without_clock
 from process import environment, train_in
 
 import perdure
@@ -42,8 +42,8 @@ def results_of(folder: Path) -> dict[str, Any]:
 
 def measured(folder: Path) -> dict[str, Any]:
     """The results but for times and the list of resumes."""
-    clock = ("seconds", "cpu_seconds", "resumes", "timestamp")
-    return {key: value for key, value in results_of(folder).items() if key not in clock}
+    results = without_clock(results_of(folder))
+    return {key: value for key, value in results.items() if key not in ("resumes", "timestamp")}
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
