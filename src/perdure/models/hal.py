@@ -15,7 +15,8 @@ from perdure.models.anchors import finetuned, learned
 from perdure.models.base import Data, Loss, Method, StepOutput, Task
 from perdure.models.memory import Memory
 from perdure.models.options import at_least
-from perdure.models.virtual_step import evaluating, stepped
+from perdure.models.teacher import evaluating
+from perdure.models.virtual_step import stepped
 
 
 class HAL(Method):

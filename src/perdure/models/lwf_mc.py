@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch.nn.functional as F
 
 from perdure.datasets.batch import Batch
-from perdure.models.base import Data, Loss, Method, Task
+from perdure.models.base import Loss
 from perdure.models.distillation import sigmoid_targets
-from perdure.models.teacher import Teacher
+from perdure.models.teacher import Distilled
 
 
-class LwFMC(Method):
+class LwFMC(Distilled):
     """iCaRL without exemplars: distillation on the new examples alone, and the network's own head.
 
     Rebuffi et al. 2017, "iCaRL: incremental classifier and representation learning", sec. 4: the
@@ -21,18 +21,6 @@ class LwFMC(Method):
 
     Deviation: as in iCaRL's code the loss is the mean over the outputs, not their sum.
     """
-
-    joint = False
-    scenarios = ("class-incremental",)
-    loss_scope = "seen"
-    needs_boundaries = True
-    needs_full_parameters = True
-
-    def grow(self, task: Task) -> None:
-        self.old = Teacher(self.backbone)
-
-    def before_task(self, data: Data) -> None:
-        self.old.learn(self.backbone)
 
     def loss(self, batch: Batch, *replay: Batch) -> Loss:
         z = self(batch.x)

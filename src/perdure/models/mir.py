@@ -12,7 +12,8 @@ from perdure.datasets.batch import Batch
 from perdure.errors import UserError
 from perdure.models.base import Loss, Method
 from perdure.models.replay import Replay
-from perdure.models.virtual_step import evaluating, stepped
+from perdure.models.teacher import evaluating
+from perdure.models.virtual_step import stepped
 
 
 class MIR(Method):

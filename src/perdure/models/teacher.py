@@ -54,11 +54,9 @@ class Teacher(nn.Module):
         return maps, self.network.pool(maps[-1])
 
 
-class Taught(Method):
-    """A class-incremental method with exemplars, whose network before the task teaches it."""
+class Distilled(Method):
+    """A class-incremental method whose network before the task teaches it."""
 
-    keeps_exemplars = True
-    store_at = "task"
     joint = False
     scenarios = ("class-incremental",)
     loss_scope = "seen"
@@ -72,13 +70,27 @@ class Taught(Method):
         self.old.learn(self.backbone)
 
 
+class Taught(Distilled):
+    """One that keeps exemplars, too, chosen when a task ends."""
+
+    keeps_exemplars = True
+    store_at = "task"
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode; afterwards each module is in the mode that it was in."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients meanwhile, so that nothing of `network` changes."""
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        network.train(training)
+    with evaluating(network), torch.no_grad():
+        yield

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
@@ -23,15 +20,3 @@ def stepped(network: nn.Module, loss: Tensor, lr: float) -> dict[str, Tensor]:
     )
     with torch.no_grad():
         return {name: p - lr * g for (name, p), g in zip(now.items(), gradient, strict=True)}
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode; afterwards each module is in the mode that it was in."""
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -7,13 +7,13 @@ host, which waits for the device once a step; a policy that needs nothing costs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from perdure.buffers.base import Buffer
 from perdure.datasets.batch import Batch, Transform, join
@@ -23,6 +23,7 @@ from perdure.models.per_example import (
     gradients_of_each,
     negative_log_likelihood,
 )
+from perdure.models.teacher import frozen
 
 _GRADIENT_ELEMENTS = 2**26
 """Numbers of the gradients of offered examples that are there at a time."""
@@ -63,7 +64,7 @@ class Information:
             return
         found = [batch for batch in batches if len(batch)]
         sizes = [len(batch) for batch in found]
-        with evaluating(self.method), self._autocast:
+        with frozen(self.method), self._autocast:
             logits = self.method(join(found).x).float().split(sizes)
         each = [batch.losses(part) for batch, part in zip(found, logits, strict=True)]
         on_host = torch.cat(each).cpu().double().numpy()
@@ -93,7 +94,7 @@ class Information:
     def _of_all(
         self, batches: Callable[[], Iterable[Batch]], function: Callable[[Batch], Tensor]
     ) -> Tensor:
-        with evaluating(self.method):
+        with frozen(self.method):
             return torch.cat([function(batch) for batch in batches()])
 
     def _features(self, batch: Batch) -> Tensor:
@@ -135,7 +136,7 @@ class NetworkGradients:
         device = self._buffer.device
         held = self._buffer.select(torch.from_numpy(slots).to(device, non_blocking=True))
         n = max(1, _GRADIENT_ELEMENTS // sum(p.numel() for p in self._method.trainable()))
-        with evaluating(self._method):
+        with frozen(self._method):
             stored = self._each(held["raw"], held["y"])
             parts = zip(self._raw.split(n), self._y.split(n), strict=True)
             found = torch.cat([_cosines(self._each(raw, y), stored) for raw, y in parts])
@@ -150,15 +151,3 @@ def _cosines(a: EachGradient, b: EachGradient) -> Tensor:
     """[B, B']; 0 where a gradient is."""
     lengths, others = (each.squares().sqrt().clamp(min=_SMALLEST) for each in (a, b))
     return a.products(b) / lengths[:, None] / others
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and no gradients, meanwhile."""
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        network.train(training)
