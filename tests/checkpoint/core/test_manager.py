@@ -252,3 +252,21 @@ def test_a_folder_that_is_a_file_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("")
     with pytest.raises(UserError, match="cannot write a checkpoint"):
         manager(tmp_path / "checkpoints").save(state(), step(1))
+
+
+def test_a_task_without_a_step_leaves_the_rolling_file_before_it(tmp_path: Path) -> None:
+    """Also in a process that was started anew; a step later there is a file of its own again."""
+    kept = manager(tmp_path, Policy(save=False))
+    kept.save(state(1), task_end(0, 0))
+    kept.save(state(2), task_end(1, 0))
+    kept.wait()
+    assert [saved.task for saved in kept.take_saved()] == [0]
+    again = manager(tmp_path, Policy(save=False))
+    again.save(state(3), task_end(2, 0))
+    assert names(tmp_path) == ["step-0_full.pth"]
+    again.save(state(4), task_end(3, 7))
+    again.wait()
+    assert names(tmp_path) == ["step-0_full.pth", "step-7_full.pth"]
+    assert float(read(tmp_path / "step-0_full.pth")["model"]["backbone.w"]) == 1.0
+    with pytest.raises(UserError, match=r"step-7_full\.pth exists already"):
+        again.save(state(5), task_end(3, 7))

@@ -143,6 +143,8 @@ class CheckpointManager:
                 if not self._reconciled:  # the process before this one may have been killed
                     atomic.make_folder(self.folder)
                     self._open()
+                if self._follows_no_step(*plan[0], at):
+                    return
                 self._write(content, plan)
             task = at.task if context.ended is None else context.ended
             seconds = time.perf_counter() - started
@@ -202,6 +204,16 @@ class CheckpointManager:
             name = f"step-{at.global_step}_full.pth"
             plan.append((self.folder / name, {**metadata, "kind": "step"}))
         return plan
+
+    def _follows_no_step(self, path: Path, metadata: Mapping[str, Any], at: Position) -> bool:
+        """Whether a rolling file is of an earlier task, and no step was taken since.
+
+        A task may take none: GDumb trains for an evaluation alone. Who resumes from that file goes
+        through the same hooks once more, and no name is used twice.
+        """
+        return metadata["kind"] == "step" and any(
+            entry.path == path and entry.order[1] < at.task for entry in self._ledger
+        )
 
     # --- writing ------------------------------------------------------------------------------
 
