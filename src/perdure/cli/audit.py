@@ -8,14 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
-from perdure.cli.main import exit_run, worded_exit
-from perdure.config import compose, error_messages
+from perdure.cli.main import explained, worded_exit
+from perdure.config import compose
 from perdure.config.build import import_from_here
 from perdure.config.overrides import Arguments, parse, readable
-from perdure.errors import PerdureError, UserError, printable
+from perdure.errors import UserError, printable
 from perdure.io.redaction import ADDRESSES
 
 _WORDS = """\
@@ -63,15 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [readable(word) for word in ADDRESSES.command(options.words)]
     flags = [] if options.config_dir is None else [f"--config-dir={options.config_dir}"]
     import_from_here()
-    try:
+    with explained(words):
         compose.register(Arguments(tuple(flags)).config_folders)
         return _audit([*flags, *words], options.only or (), options.json)
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        exit_run(error_messages.explain(error, words))
-    except PerdureError as error:
-        exit_run(str(error), error.exit_status)
-    except OSError as error:
-        exit_run(f"{error.filename}: cannot write there ({error.strerror})", 1)
 
 
 def _audit(words: Sequence[str], only: Sequence[str], file: Path | None) -> int:

@@ -321,6 +321,23 @@ def worded_exit() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def explained(words: Sequence[str]) -> Iterator[None]:
+    """End the process in a sentence where a command, what it names or the disk does not allow it.
+
+    Args:
+        words: the overrides that were typed.
+    """
+    try:
+        yield
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        exit_run(error_messages.explain(error, words))
+    except PerdureError as error:
+        exit_run(str(error), error.exit_status)
+    except OSError as error:
+        exit_run(f"{error.filename}: cannot write there ({error.strerror})", 1)
+
+
 def exit_run(sentence: str, status: int = 2) -> NoReturn:
     """End the process (in a sweep in one process, the job), printing `sentence` last."""
     raise ExitRun(sentence, status)

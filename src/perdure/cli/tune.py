@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from perdure.cli.main import exit_run, worded_exit
+from perdure.cli.main import exit_run, explained, worded_exit
 from perdure.cli.runs import Job, run_all
 from perdure.cli.search_space import Space, space_of
 from perdure.cli.tune_report import (
@@ -41,7 +41,7 @@ from perdure.config.build import import_from_here
 from perdure.config.folder import options as options_of
 from perdure.config.overrides import Arguments, parse, readable
 from perdure.config.validation import validate
-from perdure.errors import PerdureError, UserError, printable
+from perdure.errors import UserError, printable
 from perdure.io.redaction import ADDRESSES
 from perdure.run.sealed import derives
 
@@ -66,14 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = options.folder or Path("outputs", f"tune-{datetime.now():%Y%m%d-%H%M%S}")
     import_from_here()
     try:
-        search = search_of(words, options)
-        return run(search, folder.resolve(), options.jobs)
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        exit_run(error_messages.explain(error, words))
-    except PerdureError as error:
-        exit_run(str(error), error.exit_status)
-    except OSError as error:
-        exit_run(f"{error.filename}: cannot write there ({error.strerror})", 1)
+        with explained(words):
+            return run(search_of(words, options), folder.resolve(), options.jobs)
     except KeyboardInterrupt:
         exit_run(f"interrupted; the same command with --folder {folder} continues", 130)
 
