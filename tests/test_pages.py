@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from process import environment
 
 import perdure
+from perdure.cli import commands
 from perdure.config.folder import options
 from perdure.config.validation import validate
 from perdure.errors import PerdureError
@@ -116,6 +120,56 @@ def test_the_command_of_mammoth_is_translated_and_trains() -> None:
     results = perdure.train(*ours.split(), *SHORT)
     assert results["average_accuracy"]["class_il"] > 0.98  # a single task: nothing to forget
     assert results["n_epochs"] == 1
+
+
+# --- other files of the repository ----------------------------------------------------------------
+
+
+def test_the_version_is_everywhere_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"perdure {perdure.__version__}\n"
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == perdure.__version__
+    project = (ROOT / "pyproject.toml").read_text()
+    assert 'version = { attr = "perdure.__version__" }' in project
+
+
+def test_the_version_is_printed_without_torch() -> None:
+    program = "import sys; from perdure.cli import commands; commands.main(['--version'])"
+    program += "; sys.exit('torch' in sys.modules or 'hydra' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment())
+
+
+def test_make_lists_its_targets() -> None:
+    """The first target, and so `make` alone, prints each target with what it does."""
+    text = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^([a-z]+):(.*)$", text, re.M)
+    assert targets[0][0] == "help"
+    assert all("## " in rest for _, rest in targets)
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", text, re.M)
+    assert phony.split() == [name for name, _ in targets]
+    for script in re.findall(r"scripts/\w+\.py", text):
+        assert (ROOT / script).is_file()
+
+
+def test_the_hooks_of_pre_commit_are_what_ci_runs() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    entries = [hook["entry"] for repo in config["repos"] for hook in repo["hooks"]]
+    ci = (ROOT / ".ci" / "run").read_text()
+    for entry in entries:
+        assert entry.partition(" --")[0] in ci
+
+
+def test_every_page_of_the_navigation_exists() -> None:
+    pages = re.findall(
+        r"^ +- .*?: ([\w-]+\.(?:md|ipynb))$", (ROOT / "mkdocs.yml").read_text(), re.M
+    )
+    assert len(pages) >= 25
+    outside = set(site_pages.PAGES.values())
+    assert [p for p in pages if p not in outside and not (ROOT / "docs" / p).is_file()] == []
+    left = {path.name for path in (ROOT / "docs").glob("*.md")} - set(pages)
+    config = (ROOT / "mkdocs.yml").read_text().partition("not_in_nav: |")[2].partition("nav:")[0]
+    assert {name for name in left if f"/{name}" not in config} == set()
 
 
 # --- pages that scripts make ----------------------------------------------------------------------
