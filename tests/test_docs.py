@@ -6,13 +6,17 @@ test_pages.py.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import pkgutil
 import re
 import shlex
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -74,6 +78,49 @@ def test_every_subcommand_exists() -> None:
     named = set(re.findall(r"(?:^|`)perdure ([a-z][a-z-]*)", PAGES + CHANGELOG, re.M))
     assert named >= {"train", "summarize", "inspect", "prepare-data", "sync-wandb", "reproduce"}
     assert named <= set(SUBCOMMANDS)
+
+
+TOOLS = sorted(
+    {
+        (name, re.split(r"\s{2,}|\s+#", words)[0].strip())
+        for name, words in re.findall(
+            r"(?:^ *|`)perdure ([a-z][a-z-]*)(?= |`|$)([^`\n]*)", PAGES, re.M
+        )
+        if name != "train" and not re.search(r"[…<|]", words)
+    }
+)
+
+
+class ParsedError(Exception):
+    """The command line was accepted."""
+
+
+@pytest.mark.parametrize(("name", "words"), TOOLS, ids=[" ".join(tool) for tool in TOOLS])
+def test_every_command_of_a_tool_is_accepted(
+    name: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its flags and their number of values; of the words of `perdure train`, that they compose."""
+
+    def stopped(parse: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            raise ParsedError(parse(*args, **kwargs))
+
+        return wrapped
+
+    for method in ("parse_args", "parse_intermixed_args"):
+        parse = getattr(argparse.ArgumentParser, method)
+        monkeypatch.setattr(argparse.ArgumentParser, method, stopped(parse))
+    typed = shlex.split(words)
+    if typed:
+        with pytest.raises(ParsedError):
+            import_module(SUBCOMMANDS[name].module).main(typed)
+    if name in ("audit", "prepare-data") and "--config-dir" not in words:
+        validate(perdure.compose(*overrides_of(words)))
+
+
+def test_the_commands_of_the_tools_are_found() -> None:
+    assert len(TOOLS) >= 20
+    assert {name for name, _ in TOOLS} == set(SUBCOMMANDS) - {"train"}
 
 
 def test_the_names_of_the_changelog_exist() -> None:

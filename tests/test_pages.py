@@ -23,6 +23,7 @@ from perdure.errors import PerdureError
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
+import make_pictures  # noqa: E402
 import make_tutorial  # noqa: E402
 import site_pages  # noqa: E402
 
@@ -180,6 +181,20 @@ def test_the_notebook_is_that_of_its_source() -> None:
     assert len(cells) >= 10
     found = make_tutorial.cells_in(make_tutorial.NOTEBOOK.read_text())
     assert found == cells, "run python scripts/make_tutorial.py"
+
+
+def test_the_picture_is_small() -> None:
+    picture = make_pictures.PICTURE.read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) <= make_pictures.LARGEST
+
+
+def test_without_a_browser_no_picture_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert make_pictures.main() == 1
+    assert "no Chromium here" in capsys.readouterr().out
 
 
 def test_links_lead_to_the_pages_of_the_site() -> None:
