@@ -5,6 +5,7 @@ And the pages that are made by scripts: the tutorial, and links of the site.
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
@@ -53,6 +54,23 @@ def test_each_mistake_ends_in_its_sentence(
         assert str(error.value).startswith(sentence.removesuffix("…"))
     else:
         assert str(error.value) == sentence
+
+
+def test_the_other_sentences_are_those_of_the_code() -> None:
+    """Parts of messages, whose literals may go over several lines of code."""
+    table = TROUBLE.split("| the sentence has | what to do |")[1].split("\n\n")[0]
+    parts = re.findall(r"^\| `([^`]+)` \|", table, re.M)
+    assert len(parts) >= 6
+    literals = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                found = (p.value if isinstance(p, ast.Constant) else "{}" for p in node.values)
+                literals.add("".join(map(str, found)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                literals.add(node.value)
+    text = "\n".join(literals)
+    assert [part for part in parts if part not in text] == []
 
 
 # --- docs/coming-from.md --------------------------------------------------------------------------
