@@ -22,6 +22,7 @@ CODE = "code"
 WANDB = "wandb.json"
 CONFIG = "config.yaml"  # below .hydra
 OVERRIDES = "overrides.yaml"  # below .hydra
+TYPED = "typed.yaml"  # below .hydra
 RESULTS_LIMIT = 64 * 2**20
 """Bytes of results.json that are read; hundreds of tasks take megabytes."""
 
@@ -101,6 +102,16 @@ class RunFiles:
     def overrides(self) -> Path:
         """The overrides with which the run was started."""
         return self.hydra / OVERRIDES
+
+    @property
+    def typed(self) -> Path:
+        """Of a fork: what was typed of its overrides; the others are its checkpoint's."""
+        return self.hydra / TYPED
+
+    @property
+    def typed_overrides(self) -> Path:
+        """The file that has what was typed to start the run."""
+        return self.typed if self.typed.is_file() else self.overrides
 
     @property
     def checkpoints(self) -> Path:
