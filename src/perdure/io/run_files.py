@@ -7,6 +7,8 @@ from pathlib import Path
 
 RESULTS = "results.json"
 METRICS = "metrics.jsonl"
+SHEET = "metrics.csv"
+TENSORBOARD = "tensorboard"
 STATUS = "status.json"
 SETTINGS = "config.json"
 ACCURACY = "accuracy.csv"
@@ -42,6 +44,16 @@ class RunFiles:
     def metrics(self) -> Path:
         """One JSON object a line, as the run goes."""
         return self.path / METRICS
+
+    @property
+    def sheet(self) -> Path:
+        """The rows of metrics.jsonl as a table, a line a value."""
+        return self.path / SHEET
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files for TensorBoard."""
+        return self.path / TENSORBOARD
 
     @property
     def status(self) -> Path:
