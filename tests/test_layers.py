@@ -14,6 +14,7 @@ LAYERS = (
     {"__main__", "testing", "utils"},
     {"cli"},
     {"sweeps", "audit"},
+    {"analysis"},
     {"run"},
     {"wandb"},
     {"checkpoint"},

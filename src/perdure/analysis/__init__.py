@@ -1,0 +1,1 @@
+"""Sets of runs: read, grouped, summarized, compared. Nothing here imports torch."""

@@ -1,0 +1,229 @@
+"""Reading many runs: settings, metrics and costs of each run folder, by glob or by sweep.
+
+Run folders are foreign data here: one that cannot be read is a run of status `damaged`, not an
+error. Nothing below a run folder is looked through, so that a thousand runs take seconds.
+"""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from perdure.config.compare import is_free
+from perdure.config.method_name import JOINT
+from perdure.errors import UserError
+from perdure.io.files import read_json
+from perdure.io.run_files import HYDRA, RESULTS, RESULTS_LIMIT, RunFiles
+
+FINISHED = "finished"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_BY_ACCURACY = (
+    "average_accuracy",
+    "average_accuracy_over_examples",
+    "average_anytime_accuracy",
+    "forgetting",
+    "backward_transfer",
+    "forward_transfer",
+    "min_accuracy",
+    "worst_case_accuracy",
+)
+"""Metrics of results.json with a value an accuracy (class_il, task_il, domain_il)."""
+_COSTS = {
+    "cost.parameters": ("cost", "parameters", "trainable"),
+    "cost.bytes": ("cost", "bytes", "total"),
+    "cost.exemplar_bytes": ("cost", "bytes", "exemplars"),
+    "cost.trained": ("cost", "examples", "trained"),
+    "cost.replayed": ("cost", "examples", "replayed"),
+    "cost.flops": ("cost", "flops"),
+    "cost.peak_memory": ("cost", "clock", "peak_memory_bytes"),
+    "cost.seconds": ("seconds", "total"),
+    "cost.cpu_seconds": ("cpu_seconds", "total"),
+}
+"""What a run cost → where results.json has it."""
+LOWER_IS_BETTER = ("forgetting", "cost.")
+"""How metrics begin of which less is better."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, as far as it can be read.
+
+    Attributes:
+        folder: its path.
+        status: finished, running, interrupted, failed, `not started`, or damaged.
+        typed: the overrides with which it was started, key → value, without those that change no
+            result (`tracking.*`, `checkpoint.*`, …).
+        config: key → value of its whole configuration, flat (`buffer.size` → 200).
+        results: the content of results.json.
+    """
+
+    folder: Path
+    status: str
+    typed: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it trained and measured all that it was started for."""
+        return self.status == FINISHED
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """Name → value; accuracies are fractions (`average_accuracy.class_il`), costs are in
+        bytes, FLOPs, examples and seconds (`cost.bytes`). Undefined ones are left out."""
+        found: dict[str, float] = {}
+        for metric in _BY_ACCURACY:
+            values = self.results.get(metric)
+            for name, value in values.items() if isinstance(values, dict) else ():
+                if _is_number(value):
+                    found[f"{metric}.{name}"] = float(value)
+        for name, path in _COSTS.items():
+            cost: Any = self.results
+            for part in path:
+                cost = cost.get(part) if isinstance(cost, dict) else None
+            if _is_number(cost):
+                found[name] = float(cost)
+        return found
+
+    def setting(self, key: str) -> str:
+        """The value of a key of the configuration or of a group (`model`), as text.
+
+        What was typed counts first; `model` has its add-on with it (`derpp+star`). Empty where the
+        run has no such key.
+        """
+        if key in ("model", "addon"):
+            return self._method() if key == "model" else _text(self.config.get("addon.name"))
+        if key in self.typed:
+            return self.typed[key]
+        if key in self.config:
+            return _text(self.config[key])
+        named = self.config.get(f"{key}.name")
+        return _text(self._choices.get(key, "") if named is None else named)
+
+    def _method(self) -> str:
+        model = (
+            self.config.get("model.name") or self.results.get("model") or self.typed.get("model")
+        )
+        addon = self.config.get("addon.name")
+        return _text(model) if addon is None else f"{_text(model)}{JOINT}{_text(addon)}"
+
+    @cached_property
+    def _choices(self) -> dict[str, str]:
+        """Group → the option that was composed, of groups whose options bear no name."""
+        try:
+            text = (RunFiles(self.folder).hydra / "hydra.yaml").read_text()
+            choices = yaml.load(text, _LOADER)["hydra"]["runtime"]["choices"]
+            return {str(group): _text(option) for group, option in choices.items()}
+        except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError):
+            return {}
+
+    @property
+    def seed(self) -> str:
+        """The seed of initialization, order of examples and buffer."""
+        return self.setting("seed")
+
+    @property
+    def order(self) -> str:
+        """What the tasks are drawn from: the class order where one is set, else `dataset.seed`."""
+        order = self.config.get("dataset.class_order")
+        return self.setting("dataset.seed") if order is None else _text(order)
+
+
+def read(places: Iterable[str | Path]) -> list[Run]:
+    """The runs in `places`, each once, in the order of their paths (numbers as numbers).
+
+    Args:
+        places: run folders, folders that hold some at any depth (sweeps), or globs of either.
+
+    Raises:
+        UserError: one of them is no folder, or holds no run.
+    """
+    folders: dict[Path, None] = {}
+    for place in places:
+        text = os.fspath(place)
+        matched = sorted(glob.glob(text)) if glob.has_magic(text) else [text]
+        found = [run for match in matched for run in run_folders(Path(match))]
+        if not found:
+            raise UserError(
+                f"{text}: there is no run; must be a run folder, a folder with runs below it, "
+                "or a glob of these"
+            )
+        folders |= dict.fromkeys(found)
+    return [read_run(folder) for folder in sorted(folders, key=_order)]
+
+
+def run_folders(place: Path) -> Iterator[Path]:
+    """Run folders at and below `place`; links are not followed, runs not looked into."""
+    for here, below, names in os.walk(place):
+        if RESULTS in names or HYDRA in below:
+            yield Path(here)
+            below.clear()
+
+
+def read_run(folder: Path) -> Run:
+    """The run in `folder`."""
+    files = RunFiles(folder)
+    typed = _typed(files)
+    try:
+        results = _object(files.results) if files.results.is_file() else {}
+        nested = _object(files.settings) if files.settings.is_file() else {}
+    except (OSError, ValueError):
+        return Run(folder, "damaged", typed)
+    status = str(results.get("status", "not started"))
+    config = {key: value for key, value in _flat(nested) if not is_free(key)}
+    return Run(folder, status, typed, config, results)
+
+
+def varied(runs: Sequence[Run], without: Iterable[str] = ()) -> list[str]:
+    """Keys that were typed for a run and in which the runs differ, in the order of typing."""
+    typed = dict.fromkeys(key for run in runs for key in run.typed)
+    left = [key for key in typed if key not in set(without)]
+    return [key for key in left if len({run.setting(key) for run in runs}) > 1]
+
+
+def _typed(files: RunFiles) -> dict[str, str]:
+    try:
+        listed = yaml.load(files.typed_overrides.read_text(), _LOADER)
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    words = [str(word).lstrip("+~").partition("=") for word in listed or ()]
+    return {key: value for key, _, value in words if not is_free(key)}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    found = read_json(path, RESULTS_LIMIT)
+    if not isinstance(found, dict):
+        raise ValueError("no JSON object")
+    return found
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in nested.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _order(folder: Path) -> tuple[tuple[int, str], ...]:
+    """Numbers of jobs as numbers, so that job 10 comes after job 9."""
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in folder.parts)
