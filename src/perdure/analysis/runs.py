@@ -17,25 +17,19 @@ from typing import Any
 
 import yaml
 
-from perdure.config.compare import is_free
+from perdure.config.compare import decides_result
 from perdure.config.method_name import JOINT
 from perdure.errors import UserError
 from perdure.io.files import read_json
 from perdure.io.run_files import HYDRA, RESULTS, RESULTS_LIMIT, RunFiles
+from perdure.tracking.formatting import SCENARIOS
 
 FINISHED = "finished"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_BY_ACCURACY = (
-    "average_accuracy",
-    "average_accuracy_over_examples",
-    "average_anytime_accuracy",
-    "forgetting",
-    "backward_transfer",
-    "forward_transfer",
-    "min_accuracy",
-    "worst_case_accuracy",
-)
-"""Metrics of results.json with a value an accuracy (class_il, task_il, domain_il)."""
+SEEDS = ("seed",)
+ORDERS = ("dataset.seed", "dataset.class_order")
+"""Keys in which the runs of one setting may differ: repetitions, not settings."""
+_INCREMENTAL = "average_incremental_accuracy"
 _COSTS = {
     "cost.parameters": ("cost", "parameters", "trainable"),
     "cost.bytes": ("cost", "bytes", "total"),
@@ -48,8 +42,10 @@ _COSTS = {
     "cost.cpu_seconds": ("cpu_seconds", "total"),
 }
 """What a run cost → where results.json has it."""
-LOWER_IS_BETTER = ("forgetting", "cost.")
+LOWER_IS_BETTER = ("forgetting", "relative_forgetting", "stability_gap", "cost.")
 """How metrics begin of which less is better."""
+_TUNED = "tune.json"
+"""What `perdure tune` leaves beside `scored/`, the runs of its choice."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +76,15 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """Name → value; accuracies are fractions (`average_accuracy.class_il`), costs are in
         bytes, FLOPs, examples and seconds (`cost.bytes`). Undefined ones are left out."""
-        found: dict[str, float] = {}
-        for metric in _BY_ACCURACY:
-            values = self.results.get(metric)
-            for name, value in values.items() if isinstance(values, dict) else ():
-                if _is_number(value):
-                    found[f"{metric}.{name}"] = float(value)
+        found = {
+            f"{metric}.{name}": float(value)
+            for metric, values in self.results.items()
+            if isinstance(values, dict)
+            for name, value in values.items()
+            if name in SCENARIOS and _is_number(value)
+        }
+        for name, value in self._incremental().items():
+            found.setdefault(f"{_INCREMENTAL}.{name}", value)
         for name, path in _COSTS.items():
             cost: Any = self.results
             for part in path:
@@ -94,18 +93,50 @@ class Run:
                 found[name] = float(cost)
         return found
 
+    def _incremental(self) -> dict[str, float]:
+        """Average incremental accuracy: the mean over tasks of the average accuracy after each.
+
+        1/T Σ_i 1/i Σ_{j≤i} R[i, j], of the accuracy matrices; Rebuffi et al. 2017 (iCaRL). Left
+        out where the end of a task was not measured.
+        """
+        matrices = self.results.get("accuracy_matrix")
+        found = {}
+        for name, rows in matrices.items() if isinstance(matrices, dict) else ():
+            means = [_mean_of_seen(row, task) for task, row in enumerate(_list(rows))]
+            if means and len(means) == self.results.get("n_tasks") and None not in means:
+                found[str(name)] = math.fsum(mean for mean in means if mean is not None) / len(
+                    means
+                )
+        return found
+
+    @cached_property
+    def tuning(self) -> str:
+        """The budget with which `perdure tune` chose the run's hyperparameters; empty: unknown."""
+        if self.folder.parent.name != "scored":
+            return ""
+        try:
+            tuned = _object(self.folder.parent.parent / _TUNED)
+        except (OSError, ValueError):
+            return ""
+        trials, seeds, on = tuned.get("trials_run"), tuned.get("tune_seeds"), tuned.get("on")
+        if type(trials) is not int or not isinstance(on, str):
+            return ""
+        runs = trials * (len(seeds) if isinstance(seeds, list) else 1)
+        more = "" if runs == trials else f", {runs} runs"
+        return f"{trials} trial{'' if trials == 1 else 's'}{more} on {on}"
+
     def setting(self, key: str) -> str:
         """The value of a key of the configuration or of a group (`model`), as text.
 
-        What was typed counts first; `model` has its add-on with it (`derpp+star`). Empty where the
-        run has no such key.
+        The configuration counts first, then what was typed; `model` has its add-on with it
+        (`derpp+star`). Empty where the run has no such key.
         """
         if key in ("model", "addon"):
             return self._method() if key == "model" else _text(self.config.get("addon.name"))
-        if key in self.typed:
-            return self.typed[key]
         if key in self.config:
             return _text(self.config[key])
+        if key in self.typed:
+            return self.typed[key]
         named = self.config.get(f"{key}.name")
         return _text(self._choices.get(key, "") if named is None else named)
 
@@ -179,7 +210,7 @@ def read_run(folder: Path) -> Run:
     except (OSError, ValueError):
         return Run(folder, "damaged", typed)
     status = str(results.get("status", "not started"))
-    config = {key: value for key, value in _flat(nested) if not is_free(key)}
+    config = {key: value for key, value in _flat(nested) if _counts(key)}
     return Run(folder, status, typed, config, results)
 
 
@@ -196,7 +227,12 @@ def _typed(files: RunFiles) -> dict[str, str]:
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     words = [str(word).lstrip("+~").partition("=") for word in listed or ()]
-    return {key: value for key, _, value in words if not is_free(key)}
+    return {key: value for key, _, value in words if decides_result(key)}
+
+
+def _counts(key: str) -> bool:
+    """Whether a key of the configuration decides the result; `recipe` does by other keys."""
+    return key != "recipe" and decides_result(key)
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -212,6 +248,18 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _mean_of_seen(row: Any, task: int) -> float | None:
+    """The mean of a row's entries on the tasks up to `task`; None where one is missing."""
+    seen = _list(row)[: task + 1]
+    if len(seen) <= task or not all(map(_is_number, seen)):
+        return None
+    return math.fsum(seen) / len(seen)
 
 
 def _is_number(value: Any) -> bool:

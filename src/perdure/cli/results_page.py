@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from perdure.analysis.statistics import holm
 from perdure.cli.processes import table
-from perdure.cli.verdicts import LEVEL, Sample, holm, published, verdict, welch
+from perdure.cli.verdicts import LEVEL, Sample, published, verdict, welch
 from perdure.config.tables import Figure, Setting
 from perdure.tracking.formatting import scenario_name
 
