@@ -97,11 +97,19 @@ def test_jobs_run_in_processes_and_failures_are_reported(tmp_path: Path) -> None
     first, *jobs, total, _, _ = done.stdout.splitlines()
     assert first.startswith(f"sweep in outputs/{sweep.name}: 3 jobs, ")
     assert jobs[0] == "job 0 started: optimizer.lr=-1"
-    assert len(jobs) == 6
+    progress = [line for line in jobs if " of 3 jobs done, " in line]
+    assert len(progress) == 2  # the last job is followed by the total
+    assert len(jobs) == 6 + len(progress)
     assert total == f"sweep in outputs/{sweep.name}: 1 finished, 2 failed"
     assert f"  failed: job 0, optimizer.lr=-1: {WRONG}\n" in done.stdout
     assert "  failed: job 1, optimizer.lr=1e+30: training diverged: " in done.stdout
-    assert sorted(path.name for path in sweep.iterdir()) == ["1-0", "2-0", "multirun.yaml"]
+    assert sorted(path.name for path in sweep.iterdir()) == [
+        "1-0", "2-0", "multirun.yaml", "summary.csv", "summary.md", "summary.tex",
+    ]  # fmt: skip
+    summary = (sweep / "summary.md").read_text()
+    assert "1 of 3 runs finished, 1 failed, 1 not started." in summary
+    accuracy = results_of(sweep / "2-0")["average_accuracy"]["class_il"]
+    assert f" {100 * accuracy:.2f} " in summary
     results = results_of(sweep / "2-0")
     assert (results["status"], results["timestamp"]) == ("finished", sweep.name)
     assert results["environment"]["threads"] == 1

@@ -72,7 +72,7 @@ class Group:
     @property
     def n_orders(self) -> int:
         """How many class orders there are."""
-        return len({order for _, order in self.runs})
+        return len({run.class_order for run in self.runs.values()})
 
     @cached_property
     def metrics(self) -> list[str]:
@@ -89,16 +89,20 @@ class Group:
 
     def spread(self, metric: str) -> Spread | None:
         """Mean and standard deviations of a metric; None where no run has it."""
-        values = self.values(metric)
+        values = [
+            (run.class_order, run.metrics[metric])
+            for run in self.runs.values()
+            if metric in run.metrics
+        ]
         return spread_of(values) if values else None
 
 
-def spread_of(values: Mapping[Repetition, float]) -> Spread:
-    """Of the values of single runs."""
-    each = list(values.values())
+def spread_of(values: Sequence[tuple[str, float]]) -> Spread:
+    """Of single runs, each with its class order."""
+    each = [value for _, value in values]
     std = stdev(each) if len(each) > 1 else None
     by_order: dict[str, list[float]] = {}
-    for (_, order), value in values.items():
+    for order, value in values:
         by_order.setdefault(order, []).append(value)
     several = [found for found in by_order.values() if len(found) > 1]
     if len(by_order) < 2 or not several:

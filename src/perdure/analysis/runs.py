@@ -164,9 +164,19 @@ class Run:
 
     @property
     def order(self) -> str:
-        """What the tasks are drawn from: the class order where one is set, else `dataset.seed`."""
-        order = self.config.get("dataset.class_order")
-        return self.setting("dataset.seed") if order is None else _text(order)
+        """What the benchmark's random draws and the order of its classes are taken from.
+
+        `dataset.seed`, and `dataset.class_order` where one is set: with the seed it tells the
+        repetitions of a setting apart.
+        """
+        seed, order = self.setting("dataset.seed"), self.config.get("dataset.class_order")
+        return seed if order is None else f"{seed} {_text(order)}"
+
+    @cached_property
+    def class_order(self) -> str:
+        """The classes of each task, in order, as they came; the same as `order` where unknown."""
+        classes = self.results.get("task_classes")
+        return _text(classes) if classes else self.order
 
 
 def read(places: Iterable[str | Path]) -> list[Run]:

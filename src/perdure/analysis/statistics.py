@@ -41,7 +41,7 @@ def holm(values: Sequence[float]) -> list[float]:
 # --- tests ----------------------------------------------------------------------------------------
 
 
-def sign_flip(differences: Sequence[float], draws: int = 100_000, seed: int = 0) -> float:
+def sign_flip(differences: Sequence[float], draws: int = 20_000, seed: int = 0) -> float:
     """The two-sided p value of the permutation test that differences are symmetric around 0.
 
     The share of the 2^n ways to choose their signs whose mean is at least as far from 0: Fisher

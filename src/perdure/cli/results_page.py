@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.analysis.statistics import holm
-from perdure.cli.processes import table
+from perdure.analysis.tables import markdown_table as table
 from perdure.cli.verdicts import LEVEL, Sample, published, verdict, welch
 from perdure.config.tables import Figure, Setting
 from perdure.tracking.formatting import scenario_name
