@@ -148,7 +148,7 @@ def test_an_interval_of_many_is_that_of_student() -> None:
 def test_effect_sizes_by_hand() -> None:
     # Mean 2, standard deviation 1, three differences: 2 (1 - 3/7).
     assert effect_size([1.0, 2.0, 3.0]) == pytest.approx(8 / 7)
-    assert effect_size([1.0]) is None
+    assert effect_size([1.0, 2.0]) is None
     assert effect_size([0.5, 0.5]) is None
 
 
@@ -171,8 +171,8 @@ def test_so_many_pairs_have_80_percent_power(effect: float) -> None:
 
 
 def test_needed_seeds_at_the_ends() -> None:
-    assert seeds_needed([1.0], "sign-flip") is None
-    assert seeds_needed([0.5, -0.5], "sign-flip") is None
+    assert seeds_needed([1.0, 1.1], "sign-flip") is None
+    assert seeds_needed([0.5, -0.5, 0.0], "sign-flip") is None
     assert seeds_needed([1.0, 1.001, 0.999], "sign-flip") == 6  # never below what it can reject
-    assert seeds_needed([1.0, 1.0], "sign-flip", 0.01) == 8
-    assert seeds_needed([1.0, -0.999], "sign-flip") is None  # more than anybody runs
+    assert seeds_needed([1.0, 1.0, 1.0], "sign-flip", 0.01) == 8
+    assert seeds_needed([1.0, -0.999, 0.0], "sign-flip") is None  # more than anybody runs

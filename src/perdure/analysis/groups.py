@@ -7,7 +7,7 @@ differ in anything else but the seed and the class order are never pooled in sil
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import mean, stdev
@@ -161,17 +161,18 @@ def require_metrics(groups: Iterable[Group], names: Sequence[str]) -> None:
             )
 
 
-def differing(runs: Sequence[Run], without: Sequence[str]) -> Iterator[str]:
+def differing(runs: Sequence[Run], without: Sequence[str]) -> list[str]:
     """Keys of the whole configuration in which `runs` differ, but those in or below `without`.
 
     The group's name stands for its option where it tells them apart (`model` for `model._target_`).
     """
+    found: dict[str, None] = {}
     for key in dict.fromkeys(key for run in runs for key in run.config or run.typed):
-        if is_within(key, without) or not _differ(runs, key):
-            continue
-        group, _, last = key.rpartition(".")
-        is_option = last in _OF_THE_OPTION and group and _differ(runs, group)
-        yield group if is_option else key
+        if not is_within(key, without) and _differ(runs, key):
+            group, _, last = key.rpartition(".")
+            is_option = last in _OF_THE_OPTION and group and _differ(runs, group)
+            found[group if is_option else key] = None
+    return list(found)
 
 
 def shown_values(runs: Iterable[Run], key: str) -> str:

@@ -25,6 +25,8 @@ from perdure.io.run_files import HYDRA, RESULTS, RESULTS_LIMIT, RunFiles
 from perdure.tracking.formatting import SCENARIOS
 
 FINISHED = "finished"
+REMOTE = "wandb://"
+"""How a project of W&B begins, in place of a folder."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 SEEDS = ("seed",)
 ORDERS = ("dataset.seed", "dataset.class_order")
@@ -222,6 +224,25 @@ def read_run(folder: Path) -> Run:
     status = str(results.get("status", "not started"))
     config = {key: value for key, value in _flat(nested) if _counts(key)}
     return Run(folder, status, typed, config, results)
+
+
+def selected(runs: Sequence[Run], conditions: Iterable[str]) -> list[Run]:
+    """The runs for which each of `conditions`, `key=value`, is true.
+
+    Raises:
+        UserError: one is no condition, or no run has that value.
+    """
+    left = list(runs)
+    for condition in conditions:
+        key, equals, value = condition.partition("=")
+        if not key or not equals:
+            raise UserError(f"{condition}: must be a condition, key=value, as model=er")
+        known = list(dict.fromkeys(run.setting(key) for run in left))
+        left = [run for run in left if run.setting(key) == value]
+        if not left:
+            shown = ", ".join(filter(None, known)) or "nothing: no run has this key"
+            raise UserError(f"{condition}: no run has this value; must be {shown}")
+    return left
 
 
 def varied(runs: Sequence[Run], without: Iterable[str] = ()) -> list[str]:

@@ -158,11 +158,11 @@ def effect_size(differences: Sequence[float]) -> float | None:
     """Cohen's d_z with Hedges' correction: the mean in standard deviations of the differences.
 
     Cohen 1988, "Statistical Power Analysis for the Behavioral Sciences", eq. 2.3.5, times
-    1 - 3/(4(n-1) - 1) (Hedges 1981, eq. 6), since few runs overstate it. None for fewer than two
-    differences, or where they do not differ from each other.
+    1 - 3/(4(n-1) - 1) (Hedges 1981, eq. 6), since few runs overstate it. None for fewer than three
+    differences, whose correction is 0, or where they do not differ from each other.
     """
     n = len(differences)
-    if n < 2 or not (spread := stdev(differences)):
+    if n < 3 or not (spread := stdev(differences)):
         return None
     return mean(differences) / spread * (1 - 3 / (4 * (n - 1) - 1))
 
@@ -175,9 +175,10 @@ def seeds_needed(
     n = (z_{1-level/2} + z_power)² / d² + z²_{1-level/2} / 2 for the paired t-test (Guenther 1981,
     "Sample size formulas for normal theory t tests"), d the corrected effect size. Rank and
     permutation tests need about as many, and not fewer than `least_pairs`. It is as uncertain as
-    the effect. None where there is no effect, or more than 10,000 would be needed.
+    the effect. None where there is no effect, more than 10,000 would be needed, or fewer than three
+    differences are known.
     """
-    if len(differences) < 2:
+    if len(differences) < 3:
         return None
     least = least_pairs(test, level)
     effect = effect_size(differences)

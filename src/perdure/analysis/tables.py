@@ -20,6 +20,7 @@ from perdure.tracking.tables import csv_text
 
 Mark: TypeAlias = Literal["", "best", "second"]
 FORMATS = ("markdown", "latex", "csv")
+_STARS: dict[Mark, str] = {"": "", "best": "**", "second": "_"}
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
@@ -54,14 +55,9 @@ class Table:
     data_heads: Sequence[str]
     data: Sequence[Sequence[Any]]
 
-    def markdown(self, marked: bool = True) -> str:
-        """As Markdown with aligned columns: the best bold, the second in italics.
-
-        Args:
-            marked: False leaves out the marks, for a terminal.
-        """
-        stars = {"best": "**", "second": "_"} if marked else {}
-        rows = [[_starred(cell, stars) for cell in row] for row in self.rows]
+    def markdown(self) -> str:
+        """As Markdown with aligned columns: the best bold, the second in italics."""
+        rows = [[_starred(cell) for cell in row] for row in self.rows]
         heads = [_plain(head) for head in self.heads]
         return markdown_table([heads, *rows], self.labels)
 
@@ -81,13 +77,13 @@ class Table:
         """Its numbers in full precision: a line a row and metric."""
         return csv_text(self.data_heads, [[_flat(value) for value in row] for row in self.data])
 
-    def text(self, form: str, marked: bool = True) -> str:
+    def text(self, form: str) -> str:
         """In one of `FORMATS`; the notes follow a Markdown table, and are left out of CSV."""
         if form == "csv":
             return self.csv().rstrip("\n")
         if form == "latex":
             return f"% needs \\usepackage{{booktabs}}\n{self.latex()}"
-        return "\n\n".join([self.markdown(marked), *map(printable, self.notes)])
+        return "\n\n".join([self.markdown(), *map(printable, self.notes)])
 
 
 def markdown_table(rows: Sequence[Sequence[str]], labels: int = 1) -> str:
@@ -108,10 +104,11 @@ def markdown_table(rows: Sequence[Sequence[str]], labels: int = 1) -> str:
 
 def label(name: str) -> str:
     """The name of a metric for a paper: `forgetting.class_il` → `forgetting, class-IL`."""
+    name, per, unit = name.partition(" per ")
     metric, dot, scenario = name.rpartition(".")
     shown = scenario_name(scenario)
     if dot and shown != scenario:
-        return f"{metric.replace('_', ' ')}, {shown}"
+        return f"{metric.replace('_', ' ')}, {shown}{per}{unit}"
     return name.removeprefix("cost.").replace("_", " ") if name.startswith("cost.") else name
 
 
@@ -211,8 +208,8 @@ def _plain(text: str) -> str:
     return printable(text).replace("|", r"\|")
 
 
-def _starred(cell: Cell, stars: Mapping[str, str]) -> str:
-    star = stars.get(cell.mark, "")
+def _starred(cell: Cell) -> str:
+    star = _STARS[cell.mark]
     return f"{star}{_plain(cell.text)}{star}"
 
 
