@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 from process import environment
 from runs_of import make_run
 
+from perdure.cli import commands
 from perdure.cli.compare import main
 
 LEAD = (0.05, 0.04, 0.06, 0.03, 0.05, 0.04)
@@ -97,3 +101,35 @@ def test_it_needs_neither_torch_nor_scipy(sweep: Path) -> None:
     assert done.returncode == 2
     assert done.stdout.count("| model |") == 1
     assert done.stderr.startswith("perdure: --test wilcoxon: SciPy is not installed; pip install ")
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "paper.md"
+COMMANDS = re.findall(r"^    perdure ((?:summarize|compare) (?!wandb:).*)$", PAGE.read_text(), re.M)
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders that the page names."""
+    root = tmp_path_factory.mktemp("page")
+    forgetting = {"forgetting": {"class_il": 0.2}}
+    for model in ("derpp", "er", "sgd"):
+        for seed, size in itertools.product(range(3), (200, 500)):
+            buffer = {"buffer": {"size": size}}
+            folder = root / "outputs" / "my-sweep" / f"{model}-{size}-{seed}"
+            make_run(folder, model, seed, f"buffer.size={size}", config=buffer, results=forgetting)
+    for seed in range(3):
+        make_run(root / "outputs" / "a" / str(seed), "derpp", seed, "model.alpha=0.3")
+        make_run(root / "outputs" / "b" / str(seed), "er", seed)
+    return root
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_of_the_page_run(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(outputs)
+    assert commands.main(shlex.split(command)) == 0
+
+
+def test_there_are_commands_on_the_page() -> None:
+    assert len(COMMANDS) == 8
