@@ -185,14 +185,19 @@ def read(places: Iterable[str | Path]) -> list[Run]:
     """The runs in `places`, each once, in the order of their paths (numbers as numbers).
 
     Args:
-        places: run folders, folders that hold some at any depth (sweeps), or globs of either.
+        places: run folders, folders that hold some at any depth (sweeps), globs of either, or
+            projects of W&B, `wandb://entity/project`.
 
     Raises:
         UserError: one of them is no folder, or holds no run.
     """
     folders: dict[Path, None] = {}
+    remote: list[Run] = []
     for place in places:
         text = os.fspath(place)
+        if text.startswith(REMOTE):
+            remote += read_project(text)
+            continue
         matched = sorted(glob.glob(text)) if glob.has_magic(text) else [text]
         found = [run for match in matched for run in run_folders(Path(match))]
         if not found:
@@ -201,7 +206,34 @@ def read(places: Iterable[str | Path]) -> list[Run]:
                 "or a glob of these"
             )
         folders |= dict.fromkeys(found)
-    return [read_run(folder) for folder in sorted(folders, key=_order)]
+    return [*(read_run(folder) for folder in sorted(folders, key=_order)), *remote]
+
+
+def read_project(address: str) -> list[Run]:
+    """The runs of the project `wandb://entity/project`, the oldest first.
+
+    Of their results they have what W&B's summary has.
+
+    Raises:
+        UserError: it is no such address, or the project cannot be read.
+    """
+    entity, _, project = address.removeprefix(REMOTE).partition("/")
+    if not entity or not project or set("/:") & set(project):
+        raise UserError(f"{address}: must be a project, wandb://entity/project")
+    from perdure.wandb import rows, session  # only where it is used
+
+    try:
+        sent = session.project_runs(entity, project)
+    except session.MirrorError as error:
+        raise UserError(f"{address}: {error}") from error
+    runs = []
+    for each in sent:
+        named = {rows.nested_key(key): value for key, value in each.config.items()}
+        config = {key: value for key, value in named.items() if key and _counts(key)}
+        status = str(each.summary.get("status") or each.state)
+        results = rows.results_of(each.summary)
+        runs.append(Run(Path(address, each.id), status, {}, config, results))
+    return runs
 
 
 def run_folders(place: Path) -> Iterator[Path]:
