@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from runs_of import make_run
 
-from perdure.analysis.runs import read, varied
+from perdure.analysis.runs import read, read_run, varied
 from perdure.errors import UserError
 
 
@@ -67,3 +67,11 @@ def test_a_place_without_runs_is_refused(tmp_path: Path) -> None:
         read([tmp_path])
     with pytest.raises(UserError, match="there is no run"):
         read([f"{tmp_path}/*/nothing"])
+
+
+def test_how_a_run_ended_that_could_not_finish(tmp_path: Path) -> None:
+    make_run(tmp_path, "er", 0, results={"status": "running"})
+    assert read_run(tmp_path).status == "running"
+    for content, status in (("{", "running"), ('{"status": "resumable"}', "resumable")):
+        (tmp_path / "status.json").write_text(content)
+        assert read_run(tmp_path).status == status

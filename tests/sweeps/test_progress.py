@@ -83,18 +83,19 @@ def means(folder: Path) -> dict[str, float]:
 
 
 def test_the_files_are_written_when_due(tmp_path: Path, clock: Clock) -> None:
-    jobs = [tmp_path / str(number) for number in range(3)]
+    folders = [tmp_path / str(number) for number in range(3)]
+    jobs = dict.fromkeys(folders, "")
     files = SweepFiles(clock)
     files.update(tmp_path, jobs, now=True)
     assert list(tmp_path.iterdir()) == []  # nothing has ended yet
-    make_run(jobs[0], "er", 0)
+    make_run(folders[0], "er", 0)
     files.changed()
     files.update(tmp_path, jobs)
     assert means(tmp_path) == {"all": 7.0}
     text = (tmp_path / summary.MARKDOWN).read_text()
     assert "1 of 3 runs finished, 2 not started." in text
     assert r"\toprule" in (tmp_path / summary.LATEX).read_text()
-    make_run(jobs[1], "derpp", 0)
+    make_run(folders[1], "derpp", 0)
     files.update(tmp_path, jobs, now=True)
     assert len(means(tmp_path)) == 1  # no job has been reported
     files.changed()
@@ -115,7 +116,7 @@ def test_writing_takes_a_small_part_of_the_time(
     files = SweepFiles(clock)
     for _ in range(200):
         files.changed()
-        files.update(tmp_path, [])
+        files.update(tmp_path, {})
         clock.now += 1
     assert written == [100.0 + 42 * k for k in range(5)]
 
@@ -129,7 +130,7 @@ def test_a_failure_is_logged_once_and_ends_nothing(
     with caplog.at_level(logging.WARNING, "perdure"):
         for _ in range(2):
             files.changed()
-            files.update(tmp_path, [tmp_path / "0"], now=True)
+            files.update(tmp_path, {tmp_path / "0": ""}, now=True)
     assert [record.message.count("could not be written") for record in caplog.records] == [1]
 
 
@@ -140,10 +141,22 @@ def test_hostile_folders_do_not_matter(tmp_path: Path) -> None:
     (tmp_path / "2" / "results.json").write_text(json.dumps({"status": ["x"], "forgetting": 3}))
     (tmp_path / "3" / ".hydra").mkdir(parents=True)
     (tmp_path / "3" / ".hydra" / "overrides.yaml").write_text("{a: [")
-    jobs = [tmp_path / str(number) for number in range(4)]
+    jobs = {tmp_path / str(number): "" for number in range(4)}
     files = SweepFiles()
     files.changed()
     files.update(tmp_path, jobs, now=True)
     assert "\x1b" not in (tmp_path / summary.MARKDOWN).read_text()
     assert r"\input" not in (tmp_path / summary.LATEX).read_text()
     assert len(means(tmp_path)) == 2
+
+
+def test_jobs_that_were_killed_or_never_began(tmp_path: Path) -> None:
+    """They could not write how they ended; the sweep knows."""
+    make_run(tmp_path / "0", "er", 0)
+    make_run(tmp_path / "1", "er", 1, results={"status": "running"})
+    files = SweepFiles()
+    files.changed()
+    ended = ("finished", "interrupted", "failed")
+    files.update(tmp_path, {tmp_path / str(k): how for k, how in enumerate(ended)}, now=True)
+    text = (tmp_path / summary.MARKDOWN).read_text()
+    assert "1 of 3 runs finished, 1 failed, 1 interrupted." in text

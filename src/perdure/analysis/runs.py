@@ -56,7 +56,7 @@ class Run:
 
     Attributes:
         folder: its path.
-        status: finished, running, interrupted, failed, `not started`, or damaged.
+        status: finished, running, resumable, failed, interrupted, `not started`, or damaged.
         typed: the overrides with which it was started, key → value, without those that change no
             result (`tracking.*`, `checkpoint.*`, …).
         config: key → value of its whole configuration, flat (`buffer.size` → 200).
@@ -254,6 +254,8 @@ def read_run(folder: Path) -> Run:
     except (OSError, ValueError):
         return Run(folder, "damaged", typed)
     status = str(results.get("status", "not started"))
+    if status == "running":
+        status = _ended(files) or status
     config = {key: value for key, value in _flat(nested) if _counts(key)}
     return Run(folder, status, typed, config, results)
 
@@ -291,6 +293,14 @@ def _typed(files: RunFiles) -> dict[str, str]:
         return {}
     words = [str(word).lstrip("+~").partition("=") for word in listed or ()]
     return {key: value for key, _, value in words if decides_result(key)}
+
+
+def _ended(files: RunFiles) -> str:
+    """How the run's last process ended, where it could still write that."""
+    try:
+        return str(_object(files.status).get("status") or "")
+    except (OSError, ValueError):
+        return ""
 
 
 def _counts(key: str) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -108,14 +109,14 @@ class SweepFiles:
         """A job has ended."""
         self._is_stale = True
 
-    def update(self, folder: Path, jobs: Iterable[Path], now: bool = False) -> None:
+    def update(self, folder: Path, jobs: Mapping[Path, str], now: bool = False) -> None:
         """Write the files if something has changed, and writing them is due.
 
         A failure is logged once, and never ends the sweep.
 
         Args:
             folder: the sweep's.
-            jobs: the folders of its jobs.
+            jobs: folder of each job → how it ended, as `Outcome.result` says; empty: it has not.
             now: whether to write whatever the time.
         """
         started = self._clock()
@@ -132,12 +133,18 @@ class SweepFiles:
         self._due = ended + _PAUSE * (ended - started)
 
 
-def _write(folder: Path, jobs: Iterable[Path]) -> None:
+def _write(folder: Path, jobs: Mapping[Path, str]) -> None:
     from perdure.analysis.runs import read_run  # imports NumPy; most commands are no sweep
     from perdure.analysis.summary import summary_of
 
-    if folder.is_dir():
-        summary_of(f"Sweep {folder.name}", [read_run(job) for job in jobs]).write(folder)
+    if not folder.is_dir():
+        return
+    runs = [
+        # A run that was killed has not written that it has ended, nor one that never began.
+        run if run.is_finished or not ended else replace(run, status=ended)
+        for run, ended in ((read_run(job), ended) for job, ended in jobs.items())
+    ]
+    summary_of(f"Sweep {folder.name}", runs).write(folder)
 
 
 def _rounded(seconds: float) -> str:

@@ -67,7 +67,9 @@ class SweepReport:
 
     def update(self, now: bool = False) -> None:
         """Write the summary of the sweep into its folder, where that is due (or `now`)."""
-        self._files.update(self.folder, [job.folder for job in self.jobs.values()], now)
+        ended = {number: outcome.result for number, outcome in self.outcomes.items()}
+        jobs = {job.folder: ended.get(number, "") for number, job in self.jobs.items()}
+        self._files.update(self.folder, jobs, now)
 
     def print_summary(self) -> None:
         """Print how many ended how, which failed, and the best trial of a search."""
