@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -232,7 +233,8 @@ def read_project(address: str) -> list[Run]:
         config = {key: value for key, value in named.items() if key and _counts(key)}
         status = str(each.summary.get("status") or each.state)
         results = rows.results_of(each.summary)
-        runs.append(Run(Path(address, each.id), status, {}, config, results))
+        name = re.sub(r"[^\w-]", "-", each.id)  # no path of the server's choice
+        runs.append(Run(Path(address, name), status, {}, config, results))
     return runs
 
 
