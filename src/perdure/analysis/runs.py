@@ -290,7 +290,7 @@ def varied(runs: Sequence[Run], without: Iterable[str] = ()) -> list[str]:
 
 def _typed(files: RunFiles) -> dict[str, str]:
     try:
-        listed = yaml.load(files.overrides.read_text(), _LOADER)
+        listed = yaml.load(files.typed_overrides.read_text(), _LOADER)
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     words = [str(word).lstrip("+~").partition("=") for word in listed or ()]

@@ -145,7 +145,7 @@ def require_same_job(job: Job) -> None:
     Raises:
         UserError: names the job and both lists of overrides.
     """
-    path = RunFiles(job.folder).overrides
+    path = RunFiles(job.folder).typed_overrides
     if not path.is_file():
         return
     before = _compared(yaml.safe_load(path.read_text()) or [])
