@@ -89,6 +89,18 @@ def test_a_shorter_run_is_another_setting(tmp_path: Path) -> None:
     assert [*groups[1].setting] == ["dataset.stop_after"]
 
 
+def test_a_branch_is_another_setting_than_a_whole_run(tmp_path: Path) -> None:
+    def resumed(fork: bool) -> dict[str, Any]:
+        return {"resumes": ["x", {"fork": fork, "model": "er", "task": 3, "from": "a/b_2.pt"}]}
+
+    make_run(tmp_path / "a", "derpp", 0)
+    make_run(tmp_path / "b", "derpp", 1, results=resumed(fork=False))
+    make_run(tmp_path / "c", "derpp", 0, results=resumed(fork=True))
+    groups = grouped(read([tmp_path]))
+    assert [group.name for group in groups] == ["branch=", "branch=er before task 3"]
+    assert [len(group.runs) for group in groups] == [2, 1]
+
+
 def test_runs_that_have_not_finished_and_repeated_ones(tmp_path: Path) -> None:
     make_run(tmp_path / "1", "er", 0, accuracy=0.1)
     make_run(tmp_path / "2", "er", 0, accuracy=0.2)

@@ -32,6 +32,8 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 SEEDS = ("seed",)
 ORDERS = ("dataset.seed", "dataset.class_order")
 """Keys in which the runs of one setting may differ: repetitions, not settings."""
+BRANCH = "branch"
+"""The key, beside those of the configuration, that tells a fork of another run from a whole run."""
 _INCREMENTAL = "average_incremental_accuracy"
 _COSTS = {
     "cost.parameters": ("cost", "parameters", "trainable"),
@@ -60,7 +62,7 @@ class Run:
         status: finished, running, resumable, failed, interrupted, `not started`, or damaged.
         typed: the overrides with which it was started, key → value, without those that change no
             result (`tracking.*`, `checkpoint.*`, …).
-        config: key → value of its whole configuration, flat (`buffer.size` → 200).
+        config: key → value of its whole configuration, flat (`buffer.size` → 200), and `BRANCH`.
         results: the content of results.json.
     """
 
@@ -259,6 +261,8 @@ def read_run(folder: Path) -> Run:
     if status == "running":
         status = _ended(files) or status
     config = {key: value for key, value in _flat(nested) if _counts(key)}
+    if config and (branch := _branch(results)):
+        config[BRANCH] = branch
     return Run(folder, status, typed, config, results)
 
 
@@ -295,6 +299,16 @@ def _typed(files: RunFiles) -> dict[str, str]:
         return {}
     words = [str(word).lstrip("+~").partition("=") for word in listed or ()]
     return {key: value for key, _, value in words if decides_result(key)}
+
+
+def _branch(results: Mapping[str, Any]) -> str:
+    """Of which methods, and before which tasks, the run's forks were taken; empty: of none."""
+    entries = [entry for entry in _list(results.get("resumes")) if isinstance(entry, dict)]
+    return ", ".join(
+        f"{_text(entry.get('model'))} before task {_text(entry.get('task'))}"
+        for entry in entries
+        if entry.get("fork") is True
+    )
 
 
 def _ended(files: RunFiles) -> str:
