@@ -81,6 +81,7 @@ def test_files(sweep: Path) -> None:
     assert text.endswith("## not finished\n\n- `4`: failed\n")
     latex = (sweep / LATEX).read_text()
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
+    assert "model & runs & average accuracy & average incremental accuracy & forgetting " in latex
     rows = list(csv.DictReader((sweep / CSV).open()))
     (row,) = [r for r in rows if r["setting"] == "model=er" and r["metric"] == ACCURACY]
     assert float(row["mean"]) == pytest.approx(0.6)

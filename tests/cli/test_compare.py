@@ -53,6 +53,16 @@ def test_two_folders(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 run of a not finished, left out." in out
 
 
+def test_folders_of_one_name_are_called_by_their_paths(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = [str(tmp_path / part / "sweep") for part in "ab"]
+    for place in places:
+        make_run(Path(place, "0"), "er", 0)
+    assert main(places) == 0
+    assert capsys.readouterr().out.startswith(f"{places[0]} and {places[1]} cannot be told apart ")
+
+
 def test_the_other_formats(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["model=derpp", "model=er", "--in", str(sweep), "--format"]
     assert main([*words, "csv"]) == 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from perdure.analysis.groups import (
 )
 from perdure.analysis.runs import Run
 from perdure.analysis.statistics import LEVEL
-from perdure.analysis.tables import Cell, Table, marks_note, marks_of
+from perdure.analysis.tables import Cell, Table, label, marks_note, marks_of
 from perdure.errors import printable
 from perdure.io.atomic import write_atomically
 from perdure.tracking.formatting import SCENARIOS, byte_size, duration, operations, scenario_name
@@ -258,7 +258,9 @@ class Summary:
         """All tables, one below the other."""
         parts = ["% needs \\usepackage{booktabs}", f"% {printable(self.title)}: {self.progress}"]
         for heading, table in self.tables().items():
-            parts.append(f"% {heading}\n{table.latex()}")
+            # Each table is of one kind of accuracy, so its heads need not name it.
+            heads = [label(head).removesuffix(f", {heading}") for head in table.heads]
+            parts.append(f"% {heading}\n{replace(table, heads=heads).latex()}")
         return "\n\n".join(parts) + "\n"
 
     def csv(self) -> str:

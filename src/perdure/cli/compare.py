@@ -88,7 +88,12 @@ def arms_of(words: Sequence[str], places: Sequence[str], where: Sequence[str]) -
     if all(are_places):
         if places:
             raise UserError("--in: the arms are folders already; must be left out")
-        return [Arm(_called(word), selected(read([word]), where)) for word in words]
+        called = [_called(word) for word in words]
+        names = words if len(set(called)) < len(words) else called
+        return [
+            Arm(name, selected(read([word]), where))
+            for name, word in zip(names, words, strict=True)
+        ]
     if not places:
         raise UserError("--in: is not set; must be the folders in which the runs are")
     runs = selected(read(places), where)
