@@ -47,7 +47,10 @@ _COSTS = {
     "cost.cpu_seconds": ("cpu_seconds", "total"),
 }
 """What a run cost → where results.json has it."""
-LOWER_IS_BETTER = ("forgetting", "relative_forgetting", "stability_gap", "cost.")
+LOWER_IS_BETTER = (
+    "forgetting", "relative_forgetting", "windowed_forgetting", "intransigence", "stability_gap",
+    "expected_calibration_error", "brier_score", "cost.",
+)  # fmt: skip
 """How metrics begin of which less is better."""
 _TUNED = "tune.json"
 """What `perdure tune` leaves beside `scored/`, the runs of its choice."""
