@@ -67,6 +67,8 @@ class SweepReport:
 
     def update(self, now: bool = False) -> None:
         """Write the summary of the sweep into its folder, where that is due (or `now`)."""
+        if not self.jobs:  # no sweep has been announced, so it has no folder
+            return
         ended = {number: outcome.result for number, outcome in self.outcomes.items()}
         jobs = {job.folder: ended.get(number, "") for number, job in self.jobs.items()}
         self._files.update(self.folder, jobs, now)
