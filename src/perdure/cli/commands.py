@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": Command("perdure.cli.evaluate", "measure a checkpoint without training"),
     "audit": Command("perdure.cli.audit", "check a method for leaks, hidden memory, inexactness"),
     "summarize": Command("perdure.cli.summarize", "mean and spread over the seeds of a sweep"),
+    "metrics": Command("perdure.cli.metrics", "compute metrics of runs from what they recorded"),
     "plot": Command("perdure.cli.plot", "draw a run's figures as PDF, SVG or PNG"),
     "published": Command("perdure.cli.published", "published settings and their hyperparameters"),
     "reproduce": Command("perdure.cli.reproduce", "run published settings and compare accuracies"),

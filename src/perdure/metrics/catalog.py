@@ -174,12 +174,13 @@ def recency_bias(run: Measured) -> float:
         raise Undefined("all tasks were trained at once")
     if confusions is None:
         raise Undefined("the run counted no confusions")
-    is_new = np.zeros(len(confusions.counts), dtype=bool)
-    is_new[list(confusions.newest)] = True
-    earlier = confusions.counts[~is_new]
-    if not is_new.any() or not earlier.sum():
+    earlier = [
+        (choice, n) for true, choice, n in confusions.counts if true not in confusions.newest
+    ]
+    total = sum(n for _, n in earlier)
+    if not confusions.newest or not total:
         raise Undefined("there are no earlier classes, or no new ones")
-    return float(earlier[:, is_new].sum() / earlier.sum())
+    return sum(n for choice, n in earlier if choice in confusions.newest) / total
 
 
 def expected_calibration_error(run: Measured) -> float:

@@ -40,20 +40,21 @@ def stability_gap(run: Measured) -> float:
 
 
 def windowed_forgetting(run: Measured) -> float:
-    """Mean over tasks of the greatest drop within 10 evaluations: max_{m<n<m+10} A(E_i, f_m) − A(E_i, f_n).
+    """Mean over tasks of the greatest drop within 10 evaluations.
 
-    `WF` of De Lange et al. 2023 (Continual evaluation for lifelong learning), over consecutive
-    probes or, where there are none, evaluations of the task.
-    """  # noqa: E501
+    1/T Σ_i max_{m<n<m+10} (A(E_i, f_m) − A(E_i, f_n)): `WF` of De Lange et al. 2023 (Continual
+    evaluation for lifelong learning), over consecutive probes of the task or, where there are none,
+    evaluations.
+    """
     return _windowed(run, lambda before, after: before - after)
 
 
 def windowed_plasticity(run: Measured) -> float:
-    """Mean over tasks of the greatest rise within 10 evaluations: max_{m<n<m+10} A(E_i, f_n) − A(E_i, f_m).
+    """Mean over tasks of the greatest rise within 10 evaluations.
 
-    `WP` of De Lange et al. 2023 (Continual evaluation for lifelong learning); see
-    `windowed_forgetting`.
-    """  # noqa: E501
+    1/T Σ_i max_{m<n<m+10} (A(E_i, f_n) − A(E_i, f_m)): `WP` of De Lange et al. 2023 (Continual
+    evaluation for lifelong learning), as `windowed_forgetting`.
+    """
     return _windowed(run, lambda before, after: after - before)
 
 

@@ -6,7 +6,7 @@ Plain values; nothing here imports torch. Tasks count from 0, accuracies are fra
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,12 +68,12 @@ class Confusions:
     """Which class examples were taken for at the end of a task.
 
     Attributes:
-        counts: [C, C], true by predicted class of those seen.
-        newest: positions of the classes that the last task brought.
+        counts: (true class, predicted class, how many).
+        newest: the classes that the last task brought.
     """
 
-    counts: np.ndarray
-    newest: Sequence[int]
+    counts: Sequence[tuple[int, int, int]]
+    newest: Collection[int]
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from perdure.io.run_files import CHECKPOINTS, RunFiles
 from perdure.run.fork import Fork
 from perdure.run.fork_state import load_fork
 from perdure.run.resume import RestorePoint, Weights
-from perdure.training import draws
 from perdure.tracking.raw_files import copy_records
+from perdure.training import draws
 from perdure.training.trainer import Trainer
 from perdure.wandb import record as records
 

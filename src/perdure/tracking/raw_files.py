@@ -8,16 +8,13 @@ that of an undisturbed run, and no checkpoint knows of it. What is read is forei
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from perdure.errors import UserError
 from perdure.io.atomic import make_folder, write_atomically, write_stream
@@ -25,7 +22,8 @@ from perdure.io.files import is_own, open_plain, parse_json
 from perdure.io.run_files import RunFiles
 from perdure.tracking.history import plain
 
-logger = logging.getLogger("perdure")
+if TYPE_CHECKING:
+    import numpy as np
 
 ROWS_LIMIT = 64 * 2**20
 """Bytes of all rows; those beyond are not written."""
@@ -90,6 +88,8 @@ class RawFiles:
 
     def write(self, task: int, arrays: dict[str, Any]) -> None:
         """Write the predictions at the end of `task`."""
+        import numpy as np
+
         make_folder(self._files.raw_records)
         path = self._files.raw_examples(task)
         write_stream(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
@@ -136,6 +136,8 @@ def read_examples(folder: Path, task: int) -> dict[str, np.ndarray] | None:
     Raises:
         UserError: the file is damaged, larger than it may be, or holds what no run writes.
     """
+    import numpy as np
+
     path = RunFiles(folder).raw_examples(task)
     if not path.is_file():
         return None
