@@ -80,7 +80,7 @@ class RawFiles:
         if _place(row) in self._there or self._size + len(line) > ROWS_LIMIT:
             return
         if self._rows is None:
-            make_folder(self._files.raw_records)
+            self._make_folder()
             self._rows = self._files.raw_rows.open("ab")
         self._rows.write(line)
         self._rows.flush()
@@ -90,9 +90,13 @@ class RawFiles:
         """Write the predictions at the end of `task`."""
         import numpy as np
 
-        make_folder(self._files.raw_records)
+        self._make_folder()
         path = self._files.raw_examples(task)
         write_stream(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+
+    def _make_folder(self) -> None:
+        if not self._files.raw_records.is_dir():
+            make_folder(self._files.raw_records)
 
     def sync(self) -> None:
         """Wait until all rows are on the disk."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from perdure.datasets.arrays import Split
 from perdure.datasets.classes import Classes
 from perdure.datasets.scenarios import Scenario
 from perdure.datasets.transforms import Scale
@@ -218,25 +219,32 @@ class Evaluator:
 
     @torch.no_grad()
     def correct(
-        self, raw: Tensor, y: Tensor, task: int, seen: Collection[int]
-    ) -> dict[str, Tensor]:
-        """Accuracy's name → how many of some examples of `task` are answered correctly, [].
+        self, sets: Sequence[tuple[int, Split]], seen: Collection[int]
+    ) -> dict[str, list[int]]:
+        """Accuracy's name → how many of each set are answered correctly; waits for the device.
 
-        Every rank counts all of them.
+        Every rank counts all of them. They go through the network at once, unless the method must
+        be told the task.
 
         Args:
-            raw: uint8 [B, C, H, W].
-            y: labels, int64 [B].
-            task: whose examples they are.
+            sets: a few examples each, and the task whose they are.
             seen: the classes trained so far.
         """
+        seen = Classes.of(seen)
         with self._evaluating():
-            logits, among = self._scores(raw, task), self._among(task, Classes.of(seen))
-        found = {}
+            if self.method.needs_task_id or len(sets) == 1:
+                logits = [self._scores(split.x, task) for task, split in sets]
+            else:
+                whole = self._scores(torch.cat([split.x for _, split in sets]), sets[0][0])
+                logits = list(whole.split([len(split) for _, split in sets]))
+        among = [self._among(task, seen) for task, _ in sets]
+        counts = []
         for name in self.accuracies:
-            choice = among[name].labels(among[name].select(logits).argmax(1))
-            found[name] = (choice == y).sum()
-        return found
+            for known, scores, (_, split) in zip(among, logits, sets, strict=True):
+                choice = known[name].labels(known[name].select(scores).argmax(1))
+                counts.append((choice == split.y).sum())
+        numbers, n = torch.stack(counts).tolist(), len(sets)
+        return {name: numbers[i * n : (i + 1) * n] for i, name in enumerate(self.accuracies)}
 
     def n_examples(self, task: int) -> int:
         """How many examples measure accuracy on `task`; counting them waits for the device once."""

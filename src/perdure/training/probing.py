@@ -121,11 +121,7 @@ class Probing:
         seen = self._state.method.task.seen
         with self._state.clock.phase("evaluation"):
             self._hooks.before_evaluation(split)
-            found = [self._evaluator.correct(each.x, each.y, task, seen) for task, each in sets]
-            names = self._evaluator.accuracies
-            rows = torch.stack([each[name] for name in names for each in found]).tolist()
-        n = len(sets)
-        return {name: rows[i * n : (i + 1) * n] for i, name in enumerate(names)}
+            return self._evaluator.correct(sets, seen)
 
     def _send(self, kind: str, row: dict[str, object]) -> None:
         at = self._state.position
