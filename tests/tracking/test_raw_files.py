@@ -53,6 +53,7 @@ def test_after_a_kill_the_folder_ends_as_the_undisturbed_one(
         shutil.copytree(calm, run)
         with (run / "records" / "evaluations.jsonl").open("ab") as file:
             file.write(b'{"kind":"probe","ta')
+        (run / "records" / ".tmp-0123456789abcdef").write_bytes(b"PK")
         resumed = make_trainer(recorders=[LocalFiles(run)], folder=run, **options)
         resumed.load_state_dict(read(path))
         resumed.fit()

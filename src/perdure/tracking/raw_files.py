@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from perdure.errors import UserError
-from perdure.io.atomic import make_folder, write_atomically, write_stream
+from perdure.io.atomic import make_folder, remove_temporaries, write_atomically, write_stream
 from perdure.io.files import is_own, open_plain, parse_json
 from perdure.io.run_files import RunFiles
 from perdure.tracking.history import plain
@@ -33,7 +33,7 @@ _PLACE = ("kind", "task", "trained", "epoch", "global_step", "batch", "boundary"
 
 
 class RawFiles:
-    """Writes the folder; it appears with the first record.
+    """Writes the folder, for who holds the lock of its run; it appears with the first record.
 
     Args:
         folder: the run's.
@@ -59,6 +59,7 @@ class RawFiles:
         path = self._files.raw_rows
         if path.is_symlink() or path.parent.is_symlink():
             raise UserError(f"{path}: is a link, and a run writes only to files of its own")
+        remove_temporaries(path.parent)
         for task in range(tasks_done, n_tasks):
             self._files.raw_examples(task).unlink(missing_ok=True)
         if not path.is_file():
