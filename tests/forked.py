@@ -1,6 +1,6 @@
 """Runs `train.py` with one command line after another, each in a fork of this process.
 
-A fork has the program's imports already, which most of a refused command's time goes to. Each is a
+A fork has the program's imports already, which most of a short command's time goes to. Each is a
 real process with arguments, folder, environment and exit status of its own. Started by `process`.
 """
 
@@ -14,7 +14,8 @@ import sys
 import traceback
 from typing import Any
 
-import perdure.cli.main  # noqa: F401
+import perdure.cli.main
+import perdure.run.assemble  # noqa: F401  (torch: it has started no threads yet)
 
 _SECONDS = 300
 

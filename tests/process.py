@@ -39,17 +39,20 @@ def train_in(
 
 @cache
 def _forking() -> subprocess.Popen[str]:
-    """The process that `refused_in` has its commands run by; it ends with this one."""
+    """The process that `forked_in` has its commands run by; it ends with this one."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / "tests" / "forked.py")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(),
     )  # fmt: skip
 
 
-def refused_in(
+def forked_in(
     folder: Path, *arguments: str, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """As `train_in`, for a command that ends before it trains: a fork of a warm process."""
+    """As `train_in`, for a short command: in a fork of a process that has the imports already.
+
+    Not for what is about imports, signals, or the time that a process takes.
+    """
     server = _forking()
     assert server.stdin is not None
     assert server.stdout is not None

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from process import command, environment, train_in
+from process import command, environment, forked_in, train_in
 
 from perdure.checkpoint.core import sidecars
 from perdure.io.files import digest
@@ -103,7 +103,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 def load(here: Path, reference: str | Path, *typed: str, **env: str) -> Any:
     secret = {"SECRET": SECRET, "PERDURE_CACHE": str(here / "cache"), **env}
-    return train_in(
+    return forked_in(
         here, f"checkpoint.load='{reference}'", *typed, "tracking.console=plain", env=secret
     )
 

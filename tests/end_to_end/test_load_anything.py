@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from process import run_folder, train_in
+from process import forked_in, run_folder
 
 from perdure.backbones.mlp import MLP
 from perdure.checkpoint.core.format import read
@@ -54,7 +54,7 @@ def end(root: Path) -> dict:
 
 def test_a_mammoth_checkpoint_with_its_buffer(tmp_path: Path, network: MLP) -> None:
     torch.save(mammoth(network), tmp_path / "mammoth.pt")
-    done = train_in(
+    done = forked_in(
         tmp_path, "model=der", "buffer.size=30", "checkpoint.load=mammoth.pt",
         "checkpoint.take_buffer=true", *FIXED,
     )  # fmt: skip
@@ -70,7 +70,7 @@ def test_a_mammoth_checkpoint_with_its_buffer(tmp_path: Path, network: MLP) -> N
 def test_what_was_filled_is_in_the_log_whatever_the_console_shows(tmp_path: Path) -> None:
     """And what was not; a file of two networks has both."""
     two = Path(__file__).parents[1] / "fixtures" / "foreign" / "catalyst-20.12_two.pth"
-    done = train_in(
+    done = forked_in(
         tmp_path, "model=sgd", "tracking.console=off", f"checkpoint.load={two}",
         "checkpoint.map={enc: backbone}", *FIXED,
     )  # fmt: skip
@@ -85,7 +85,7 @@ def test_what_was_filled_is_in_the_log_whatever_the_console_shows(tmp_path: Path
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module.", "backbone."])
 def test_a_plain_state_dict_with_any_prefix(tmp_path: Path, network: MLP, prefix: str) -> None:
     torch.save({prefix + k: v for k, v in network.state_dict().items()}, tmp_path / "plain.pt")
-    done = train_in(tmp_path, "model=sgd", "checkpoint.load=plain.pt", *FIXED)
+    done = forked_in(tmp_path, "model=sgd", "checkpoint.load=plain.pt", *FIXED)
     assert done.returncode == 0, done.stderr
     for name, value in network.state_dict().items():
         assert torch.equal(end(tmp_path)["model"][f"backbone.{name}"], value)
@@ -104,7 +104,7 @@ def test_what_does_not_fit_is_reported(
     tmp_path: Path, content: dict, options: list[str], sentence: str
 ) -> None:
     torch.save(content, tmp_path / "file.pt")
-    done = train_in(tmp_path, "model=sgd", "checkpoint.load=file.pt", *options, *FIXED)
+    done = forked_in(tmp_path, "model=sgd", "checkpoint.load=file.pt", *options, *FIXED)
     assert done.returncode == 2
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1
@@ -115,7 +115,7 @@ def test_another_number_of_classes_on_request(tmp_path: Path) -> None:
     torch.manual_seed(1)
     seven = MLP((1, 28, 28), 7)
     torch.save(seven.state_dict(), tmp_path / "seven.pt")
-    done = train_in(
+    done = forked_in(
         tmp_path, "model=sgd", "checkpoint.load=seven.pt", "checkpoint.new_head=true", *FIXED
     )
     assert done.returncode == 0, done.stderr
@@ -134,14 +134,14 @@ def test_a_remote_full_file_resumes_as_a_fork(tmp_path: Path) -> None:
     there.mkdir()
     here.mkdir()
     setting = ("model=er", "dataset.iterations=10", "checkpoint.save=true", "buffer.size=30")
-    assert train_in(there, *setting, "dataset.stop_after=3").returncode == 0
+    assert forked_in(there, *setting, "dataset.stop_after=3").returncode == 0
     folder = run_folder(there) / "checkpoints"
     (path,) = folder.glob("*_1.pt")
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/{path.name}"
-        done = train_in(
+        done = forked_in(
             here,
             f"checkpoint.load='{address}'",
             "checkpoint.save=true",
@@ -165,10 +165,10 @@ def test_a_sweep_that_starts_from_weights_resumes(tmp_path: Path, network: MLP) 
     """Its jobs that have no checkpoint yet start from the weights, as they would have."""
     torch.save(network.state_dict(), tmp_path / "weights.pt")
     sweep = ("-m", "model=sgd", "seed=0,1", "checkpoint.load=weights.pt", "hydra.sweep.dir=sweep")
-    assert train_in(tmp_path, *sweep, *FIXED).returncode == 0
+    assert forked_in(tmp_path, *sweep, *FIXED).returncode == 0
     (tmp_path / "sweep" / "0" / "results.json").unlink()
     shutil.rmtree(tmp_path / "sweep" / "1")
-    done = train_in(tmp_path, *sweep, *FIXED, "checkpoint.resume=auto")
+    done = forked_in(tmp_path, *sweep, *FIXED, "checkpoint.resume=auto")
     assert done.returncode == 0, done.stderr
     jobs = done.stdout.partition("job 1 started")
     assert "resumed from" in jobs[0]
@@ -177,8 +177,8 @@ def test_a_sweep_that_starts_from_weights_resumes(tmp_path: Path, network: MLP) 
 
 
 def test_a_state_is_not_loaded_where_another_may_be(tmp_path: Path) -> None:
-    assert train_in(tmp_path, "model=sgd", "hydra.run.dir=run", *FIXED).returncode == 0
-    done = train_in(tmp_path, "checkpoint.load=run", "checkpoint.resume=auto")
+    assert forked_in(tmp_path, "model=sgd", "hydra.run.dir=run", *FIXED).returncode == 0
+    done = forked_in(tmp_path, "checkpoint.load=run", "checkpoint.resume=auto")
     assert done.returncode == 2
     assert "checkpoint.load with checkpoint.resume: " in done.stderr
     assert done.stderr.count("\n") == 1
