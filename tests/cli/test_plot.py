@@ -42,7 +42,7 @@ def test_every_figure_in_every_format_with_its_numbers(
     before = sorted(folder.iterdir())
     out = tmp_path / "paper" / "figures"
     assert main([str(folder), "--format", "pdf", "svg", "png", "--out", str(out)]) == 0
-    names = {"accuracy_matrix", "accuracy", "loss", "confusion"}
+    names = {"accuracy_matrix", "accuracy", "retention", "forgetting", "loss", "confusion"}
     written = {path.name for path in out.iterdir()}
     assert written == {f"{name}.{end}" for name in names for end in (*STARTS, "csv")}
     assert {Path(line).name for line in capsys.readouterr().out.splitlines()} == written

@@ -19,7 +19,7 @@ from perdure.io.run_files import ACCURACY, LOG, METRICS, RESULTS, RunFiles
 from perdure.tracking.colors import PAGE, accuracy_color, css, text_color
 from perdure.tracking.drawing import to_svg
 from perdure.tracking.events import RunStart
-from perdure.tracking.figures import RunData, accuracy_axis, accuracy_chart, loss_curve
+from perdure.tracking.figures import accuracy_axis, accuracy_chart
 from perdure.tracking.formatting import (
     byte_size,
     duration,
@@ -32,6 +32,8 @@ from perdure.tracking.heatmaps import Rows
 from perdure.tracking.html import html_document
 from perdure.tracking.report_classes import classes_section, confusion_section, task_hints
 from perdure.tracking.report_cost import cost_section
+from perdure.tracking.run_data import RunData
+from perdure.tracking.training_figures import loss_curve
 
 MOST_SIDE_BY_SIDE = 12
 """Columns of matrices that stand beside each other; larger ones below each other, and smaller."""
