@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from perdure.tracking.charts import (
@@ -59,31 +59,31 @@ def _known(accuracy: float | None) -> float | None:
     return None if accuracy is None or not math.isfinite(accuracy) else float(accuracy)
 
 
-def _shown(data: RunData) -> dict[str, list[TaskEnds]]:
+def ends_by_scenario(data: RunData) -> dict[str, list[TaskEnds]]:
+    """Scenario → what its matrix says of each task, where it says anything."""
     found = {key: task_ends(rows) for key, rows in data.matrices.items()}
     return {key: ends for key, ends in found.items() if ends}
 
 
 def retention(data: RunData, theme: Theme, frame: Frame = SCREEN) -> Drawing | None:
     """Accuracy on each task just after it was trained, and at the end; a panel a scenario."""
-    shown = _shown(data)
+    shown = ends_by_scenario(data)
     values = [
         v for ends in shown.values() for e in ends for v in (e.learned, e.last) if v is not None
     ]
     if not values:
         return None
-    y = nice_axis("accuracy", 0, 100)
     inner = panel_frame(len(shown), frame)
     panels = [
-        (f"{scenario_name(key)}, accuracy (%)", _dumbbells(ends, y, theme, inner))
+        (f"{scenario_name(key)}, accuracy (%)", retention_chart(ends, theme, inner))
         for key, ends in shown.items()
     ]
     return beside(panels, "accuracy kept of each task", theme, frame)
 
 
-def _dumbbells(ends: Sequence[TaskEnds], y: Axis, theme: Theme, frame: Frame) -> Drawing:
-    """A hollow mark and a filled one for each task, and a line between them."""
-    x = _tasks(len(ends))
+def retention_chart(ends: Sequence[TaskEnds], theme: Theme, frame: Frame = SCREEN) -> Drawing:
+    """The panel of one scenario: a hollow mark and a filled one a task, a line between them."""
+    x, y = _tasks(len(ends)), nice_axis("accuracy", 0, 100)
     radius = 1.4 * DOT_RADIUS * max(frame.scale, 0.75)
     radius = min(radius, 0.3 * (frame.width - frame.left - frame.right) / len(ends))
     shapes: list[Shape] = list(axes(x, y, theme, frame))
@@ -118,20 +118,29 @@ def forgetting(data: RunData, theme: Theme, frame: Frame = SCREEN) -> Drawing | 
 
     f_j of Chaudhry et al. 2018 (Riemannian Walk).
     """
-    shown = _shown(data)
-    lost = [100 * f for ends in shown.values() for e in ends[:-1] if (f := e.forgotten) is not None]
-    if not lost:
+    shown = ends_by_scenario(data)
+    y = forgetting_axis(shown)
+    if y is None:
         return None
-    y = snug_axis("forgetting", min(0.0, *lost), max(1.0, *lost))
     inner = panel_frame(len(shown), frame)
     panels = [
-        (f"{scenario_name(key)}, forgetting (points)", _bars(ends[:-1], y, theme, inner))
+        (f"{scenario_name(key)}, forgetting (points)", forgetting_chart(ends, y, theme, inner))
         for key, ends in shown.items()
     ]
     return beside(panels, "forgetting of each task", theme, frame)
 
 
-def _bars(ends: Sequence[TaskEnds], y: Axis, theme: Theme, frame: Frame) -> Drawing:
+def forgetting_axis(shown: Mapping[str, Sequence[TaskEnds]]) -> Axis | None:
+    """One axis for all scenarios, in points; None where nothing can be forgotten."""
+    lost = [100 * f for ends in shown.values() for e in ends[:-1] if (f := e.forgotten) is not None]
+    return snug_axis("forgetting", min(0.0, *lost), max(1.0, *lost)) if lost else None
+
+
+def forgetting_chart(
+    ends: Sequence[TaskEnds], y: Axis, theme: Theme, frame: Frame = SCREEN
+) -> Drawing:
+    """The panel of one scenario: a bar a task but the last."""
+    ends = ends[:-1]
     x = _tasks(len(ends))
     width = 0.7 * (frame.at_x(x, 1) - frame.at_x(x, 0))
     zero = frame.at_y(y, 0.0)
@@ -154,7 +163,7 @@ def ends_table(data: RunData) -> str:
     """The numbers of both figures as CSV, fractions; empty where nothing was measured."""
     rows: Iterator[list[object]] = (
         [key, e.task, e.learned, e.best, e.last, e.forgotten]
-        for key, ends in _shown(data).items()
+        for key, ends in ends_by_scenario(data).items()
         for e in ends
     )
     head = ["scenario", "task", "just_after_training", "best_before_the_end", "at_the_end",
