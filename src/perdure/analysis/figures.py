@@ -6,6 +6,7 @@ as CSV. A line is a group's mean, its band ± one standard deviation over the gr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -15,12 +16,11 @@ from perdure.analysis.curves import Group, Matrix, Row, Spread
 from perdure.analysis.orders import strip_chart
 from perdure.analysis.pareto import COSTS, pareto_chart, points_of
 from perdure.tracking.charts import (
-    SCREEN,
+    UNNAMED,
     Axis,
     Frame,
     Line,
     line_chart,
-    nice_axis,
     snug_axis,
     task_ticks,
     with_legend,
@@ -51,7 +51,7 @@ class View(NamedTuple):
     groups: Sequence[Group]
     scenario: str
     theme: Theme = PAPER
-    frame: Frame = SCREEN
+    frame: Frame = UNNAMED
 
 
 class Plot(NamedTuple):
@@ -71,7 +71,7 @@ def accuracy(view: View) -> Iterator[Plot]:
         return
     level = [(g, s * n_tasks if g.is_joint else s) for g, s in found if s]
     name = f"average accuracy, {scenario_name(view.scenario)} (%)"
-    drawing = _lines(view, level, name, "after task", lowest=0.0, highest=100.0)
+    drawing = _lines(view, level, name, "after task", (0.0, 100.0))
     caption = f"average accuracy on the tasks seen, {scenario_name(view.scenario)}"
     yield Plot(f"accuracy_{view.scenario}", caption, drawing, _table("after_task", level))
 
@@ -84,14 +84,14 @@ def retention(view: View) -> Iterator[Plot]:
     """Each task's accuracy at the end, as a share of that just after it was trained."""
     name = f"accuracy kept, {scenario_name(view.scenario)} (%)"
     caption = f"share of each task's accuracy that is kept to the end, {_of(view)}"
-    yield from _by_task(view, "retention", curves.retention, name, caption)
+    yield from _by_task(view, "retention", curves.retention, name, caption, 0.0)
 
 
 def forgetting(view: View) -> Iterator[Plot]:
     """Each task's best accuracy before the end less that at the end, in percentage points."""
     name = f"forgetting, {scenario_name(view.scenario)} (points)"
     caption = f"forgetting of each task at the end, {_of(view)}"
-    yield from _by_task(view, "forgetting", curves.forgetting, name, caption)
+    yield from _by_task(view, "forgetting", curves.forgetting, name, caption, -math.inf)
 
 
 def _of(view: View) -> str:
@@ -99,12 +99,17 @@ def _of(view: View) -> str:
 
 
 def _by_task(
-    view: View, figure: str, curve: Callable[[Matrix], Row], name: str, caption: str
+    view: View,
+    figure: str,
+    curve: Callable[[Matrix], Row],
+    name: str,
+    caption: str,
+    lowest: float,
 ) -> Iterator[Plot]:
     found = [(g, curves.spreads(g, view.scenario, curve)) for g in view.groups if not g.is_joint]
     found = [(g, s) for g, s in found if any(s)]
     if found:
-        drawing = _lines(view, found, name, "task", lowest=None, highest=None)
+        drawing = _lines(view, found, name, "task", (lowest, math.inf), lowest < 0)
         yield Plot(f"{figure}_{view.scenario}", caption, drawing, _table("task", found))
 
 
@@ -113,10 +118,10 @@ def _lines(
     found: Sequence[tuple[Group, Sequence[Spread | None]]],
     name: str,
     x_name: str,
-    lowest: float | None,
-    highest: float | None,
+    within: tuple[float, float],
+    zero: bool = False,
 ) -> Drawing:
-    """A chart of groups' means with bands, in percent, below a legend."""
+    """A chart of groups' means with bands, in percent, below a legend; `zero` is on the axis."""
     theme, frame = view.theme, view.frame
     n = max(len(at) for _, at in found)
     lines = [
@@ -127,11 +132,9 @@ def _lines(
         100 * (s.mean + sign * (s.std or 0.0))
         for _, at in found for s in at if s is not None for sign in (-1, 1)
     ]  # fmt: skip
-    low, high = min(edges), max(edges)
-    # What lies outside the possible is only the band.
-    low = low if lowest is None else max(low, lowest)
-    high = high if highest is None else min(high, highest)
-    y = snug_axis(name, min(low, 0.0), high) if lowest is None else nice_axis(name, low, high)
+    # A band may leave what is possible; the axis does not.
+    low, high = max(min(edges), within[0]), min(max(edges), within[1])
+    y = snug_axis(name, min(low, 0.0) if zero else low, high)
     x = Axis(x_name, -0.02 * (n - 1), (n - 1) * 1.02 or 1.0, task_ticks(n))
     unnamed = [replace(line, name="", hint=line.name) for line in lines]
     chart = line_chart(name, unnamed, x, y, theme, frame=frame.beside_name)

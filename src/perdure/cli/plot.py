@@ -24,7 +24,7 @@ from perdure.io.atomic import write_atomically
 from perdure.io.files import read_json, require_own, writing
 from perdure.io.run_files import FIGURES as FIGURES_FOLDER
 from perdure.io.run_files import RESULTS, RESULTS_LIMIT, RunFiles
-from perdure.tracking.charts import COLUMNS, SCREEN, Frame
+from perdure.tracking.charts import COLUMNS, SCREEN, UNNAMED, Frame
 from perdure.tracking.drawing import Drawing, to_svg
 from perdure.tracking.figures import FIGURES, drawn
 from perdure.tracking.formatting import SCENARIOS
@@ -165,7 +165,7 @@ def plot_many(
 
     groups = groups_of(read(places), by)
     out = _own_figures(places) if out is None else out
-    frame = COLUMNS.get(columns or 0, SCREEN)
+    frame = COLUMNS.get(columns or 0, UNNAMED)
     measured = scenarios_of(groups)
     written: list[Path] = []
     for scenario in scenarios or measured:

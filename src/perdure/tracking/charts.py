@@ -127,6 +127,8 @@ class Frame:
 
 
 SCREEN = Frame()
+UNNAMED = Frame(right=16.0)
+"""The same of a chart whose lines a legend names."""
 COLUMNS = {
     1: Frame(244.0, 168.0, 8.0, 8.0, printed=True),
     2: Frame(504.0, 216.0, 8.0, 8.0, printed=True),
@@ -145,7 +147,7 @@ def nice_axis(name: str, low: float, high: float, most_ticks: int = 6) -> Axis:
     return Axis(name, ticks[0], max(ticks[-1], ticks[0] + step), ticks)
 
 
-def snug_axis(name: str, low: float, high: float, most_ticks: int = 6) -> Axis:
+def snug_axis(name: str, low: float, high: float, most_ticks: int = 7) -> Axis:
     """An axis that ends where the data do, but for a little room, with round ticks in between."""
     room = 0.03 * (high - low or 1.0)
     wide = nice_axis(name, low, high, most_ticks)

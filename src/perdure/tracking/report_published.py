@@ -40,13 +40,12 @@ def published_section(choice: Choice, measured: Mapping[str, Measured]) -> str:
     """What was published of the row, what was measured, and the difference, a figure a line.
 
     Args:
-        choice: the row, or why there is none.
+        choice: the row; nothing is written where there is none.
         measured: by the metric's key, `average_accuracy.class_il`.
     """
     setting = choice.setting
     if setting is None:
-        return f'<p class="under">No published row: {escape(choice.reason)}.</p>' if choice.reason \
-            else ""  # fmt: skip
+        return ""
     rows = [_row(f, measured[f.metric]) for f in setting.row.figures if f.metric in measured]
     if not rows:
         return ""

@@ -11,9 +11,9 @@ from perdure.tracking.report_parts import PROTOCOL, flattened, protocol_value
 from perdure.tracking.task_figures import TaskEnds, task_ends
 
 _TOLD = {
-    "class_il": "choosing among all classes",
-    "task_il": "told which task an example is from",
-    "domain_il": "not told which domain an example is from",
+    "class_il": "when it chooses among all classes",
+    "task_il": "when it is told their task",
+    "domain_il": "without being told their domain",
 }
 """What the network is told at test time, by scenario."""
 
@@ -31,12 +31,13 @@ def sentences(results: Mapping[str, Any]) -> Iterator[str]:
     when = "Trained on all tasks at once" if joint else f"After {done} task{'s' * (done != 1)}"
     split = "validation" if results.get("split") == "validation" else "test"
     parts = [
-        f"{percent(value)} % {_TOLD.get(key, '')} ({scenario_name(key)})"
+        f"{percent(value)} % {_TOLD[key]} ({scenario_name(key)})" if key in _TOLD
+        else f"{percent(value)} % ({key})"
         for key, value in average.items()
-    ]
+    ]  # fmt: skip
     yield (
-        f"{when}, {results.get('model', '?')} classifies on average over the tasks "
-        f"{' and '.join(parts)} of the {split} examples correctly."
+        f"{when}, {results.get('model', '?')} gets right, of the {split} examples of a task on "
+        f"average, {' and '.join(parts)}."
     )
     n_classes = len(results.get("class_names") or ())
     if "class_il" in average and n_classes and done == n_tasks:

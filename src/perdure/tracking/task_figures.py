@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from perdure.tracking.charts import (
     SCREEN,
+    UNNAMED,
     Axis,
     Frame,
     Line,
@@ -81,7 +82,7 @@ def retention(data: RunData, theme: Theme, frame: Frame = SCREEN) -> Drawing | N
     return beside(panels, "accuracy kept of each task", theme, frame)
 
 
-def retention_chart(ends: Sequence[TaskEnds], theme: Theme, frame: Frame = SCREEN) -> Drawing:
+def retention_chart(ends: Sequence[TaskEnds], theme: Theme, frame: Frame = UNNAMED) -> Drawing:
     """The panel of one scenario: a hollow mark and a filled one a task, a line between them."""
     x, y = _tasks(len(ends)), nice_axis("accuracy", 0, 100)
     radius = 1.4 * DOT_RADIUS * max(frame.scale, 0.75)
@@ -137,7 +138,7 @@ def forgetting_axis(shown: Mapping[str, Sequence[TaskEnds]]) -> Axis | None:
 
 
 def forgetting_chart(
-    ends: Sequence[TaskEnds], y: Axis, theme: Theme, frame: Frame = SCREEN
+    ends: Sequence[TaskEnds], y: Axis, theme: Theme, frame: Frame = UNNAMED
 ) -> Drawing:
     """The panel of one scenario: a bar a task but the last."""
     ends = ends[:-1]
