@@ -112,7 +112,7 @@ def write_report(out: Path, runs: Sequence[Run], by: Sequence[str] | None = None
 def _plots(groups: Sequence[Group], on_page: bool = True) -> Iterator[Plot]:
     """What is drawn: everything but large confusion matrices, of which `perdure plot` has more."""
     small = len(groups) <= MOST_CONFUSIONS and all(
-        len(run.results.get("class_names") or ()) <= MOST_NAMED
+        not isinstance(names := run.results.get("class_names"), list) or len(names) <= MOST_NAMED
         for group in groups
         for run in group.runs
     )
