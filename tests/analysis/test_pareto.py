@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.analysis.curves import Group
+from perdure.analysis.curves import Group, Spread
 from perdure.analysis.pareto import COSTS, _cost_axis, is_efficient, pareto_chart, points_of
 from perdure.analysis.runs import Run
 from perdure.tracking.charts import SCREEN
@@ -53,12 +53,15 @@ def test_who_is_beaten_is_hollow_and_off_the_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "log"), [([1, 2, 15], False), ([0, 1, 1000], False), ([1, 30, 1000], True)], ids=str
+    ("values", "log"),
+    [([1, 2, 15], False), ([0, 1, 1000], False), ([90, 95, 99], False), ([1, 30, 1000], True)],
+    ids=str,
 )
 def test_an_axis_of_costs_holds_them(values: list[float], log: bool) -> None:
-    axis = _cost_axis("cost", values)
+    axis = _cost_axis("cost", [Spread(2, 10 * value, 1.0) for value in values], 10)
     assert axis.log == log
     places = [axis.place(value) for value in values]
     assert all(0 <= place <= 1 for place in places)
     assert places == sorted(places)
     assert 2 <= len(axis.ticks) <= 12
+    assert (axis.low > 50) == (min(values) > 50)

@@ -71,7 +71,11 @@ def require_fit(figure: Drawing) -> None:
 @given(st.integers(1, 110), st.sampled_from([("class_il", "task_il"), ("domain_il",)]))
 def test_every_number_of_tasks_fits_its_page(n_tasks: int, scenarios: tuple[str, ...]) -> None:
     data = data_of(dict.fromkeys(scenarios, triangle(n_tasks)))
-    for name in ("accuracy_matrix", "accuracy"):
+    for name in (
+        "accuracy_matrix",
+        "accuracy",
+        *(("retention", "forgetting") if n_tasks > 1 else ()),
+    ):
         figure = drawn(name, data)
         assert figure is not None
         require_fit(figure)

@@ -78,7 +78,7 @@ def pareto_chart(
         index: `id` of a group → its number, which gives its color and symbol.
     """
     unit, factor = _unit(cost, max(point.cost.mean for point in points))
-    x = _cost_axis(f"{cost.title} ({unit})", [point.cost.mean / factor for point in points])
+    x = _cost_axis(f"{cost.title} ({unit})", [point.cost for point in points], factor)
     edges = [
         100 * (p.accuracy.mean + sign * (p.accuracy.std or 0.0)) for p in points for sign in (-1, 1)
     ]
@@ -138,10 +138,12 @@ def _unit(cost: Cost, largest: float) -> tuple[str, float]:
     return fitting[-1] if fitting else next(iter(cost.units.items()))
 
 
-def _cost_axis(name: str, values: Sequence[float]) -> Axis:
-    low, high = min(values), max(values)
+def _cost_axis(name: str, costs: Sequence[Spread], factor: float) -> Axis:
+    """The bars are on it too; from 0 on, unless all lie far from it."""
+    low, high = min(c.mean for c in costs) / factor, max(c.mean for c in costs) / factor
     if low <= 0 or high / low < LOG_FROM:
-        return snug_axis(name, 0.0, high, 5)
+        ends = [(c.mean + sign * (c.std or 0.0)) / factor for c in costs for sign in (-1, 1)]
+        return snug_axis(name, min(ends) if min(ends) > 0.4 * max(ends) else 0.0, max(ends), 6)
     low, high = low / 1.25, high * 1.25
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1, 2, 5) if len(powers) < 4 else (1,)

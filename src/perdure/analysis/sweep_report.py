@@ -37,6 +37,7 @@ from perdure.tracking.report_parts import (
     chart,
     command,
     facts,
+    file_item,
     headline,
     notices,
     section,
@@ -258,11 +259,8 @@ def _files(out: Path) -> str:
     """Links to the figures and their numbers."""
     folder = out / FIGURES_FOLDER
     found = sorted(path for path in folder.glob("*.*") if path.is_file())
-    rows = "".join(_file(f"{FIGURES_FOLDER}/{path.name}", path.stat().st_size) for path in found)
+    rows = "".join(
+        file_item(f"{FIGURES_FOLDER}/{path.name}", path.stat().st_size) for path in found
+    )
     listing = f'<p class="path">{escape(str(out))}</p><ul class="files">{rows}</ul>'
     return f"<details><summary>{len(found)} files of figures</summary>{listing}</details>"
-
-
-def _file(name: str, n_bytes: int) -> str:
-    link = f'<a href="{escape(quote(name))}">{escape(name)}</a>'
-    return f"<li>{link} <span>{byte_size(n_bytes)}</span></li>"

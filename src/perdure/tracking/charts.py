@@ -26,7 +26,7 @@ WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 64, 14, 40
 LABEL_HEIGHT = 13
 """Units between two labels at the right edge, so that they do not lie on each other."""
-NAME_ROOM = 1.3
+NAME_ROOM = 1.5
 """Sizes of letters that the name of the y axis takes."""
 BAND = 0.16
 """Opacity of a band: two that overlap stay two."""
@@ -267,7 +267,7 @@ def _sample(line: Line, x: float, y: float, length: float, frame: Frame) -> Iter
 def with_y_name(drawing: Drawing, name: str, theme: Theme, frame: Frame) -> Drawing:
     """A drawing in `frame.beside_name` with the name of its y axis, in the whole frame."""
     middle = (frame.top + drawing.height - frame.bottom) / 2
-    text = Text(frame.text, middle, name, theme.muted, frame.text, "middle", turned=True)
+    text = Text(1.2 * frame.text, middle, name, theme.muted, frame.text, "middle", turned=True)
     beside = tuple(shifted(drawing.shapes, NAME_ROOM * frame.text, 0))
     return replace(drawing, width=frame.width, shapes=(text, *beside))
 

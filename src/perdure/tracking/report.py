@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import yaml
 
@@ -21,7 +20,6 @@ from perdure.tracking.drawing import Drawing, to_svg
 from perdure.tracking.events import RunStart
 from perdure.tracking.figures import accuracy_axis, accuracy_chart
 from perdure.tracking.formatting import (
-    byte_size,
     duration,
     percent,
     run_title,
@@ -37,6 +35,7 @@ from perdure.tracking.report_parts import (
     chart,
     command,
     facts,
+    file_item,
     flattened,
     headline,
     notices,
@@ -299,13 +298,8 @@ def _files(folder: Path, finished: bool) -> str:
     ]
     figures = sorted(RunFiles(folder).figures.glob("*.*"))
     rows = "".join(
-        _file(str(path.relative_to(folder)), path.stat().st_size)
+        file_item(str(path.relative_to(folder)), path.stat().st_size)
         for path in [*(folder / name for name in OWN_FILES), *figures, *checkpoints]
         if path.is_file()
     )
     return f'<p class="path">{escape(str(folder))}</p><ul class="files">{rows}</ul>'
-
-
-def _file(name: str, n_bytes: int) -> str:
-    link = f'<a href="{escape(quote(name))}">{escape(name)}</a>'
-    return f"<li>{link} <span>{byte_size(n_bytes)}</span></li>"

@@ -6,8 +6,10 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 from perdure.tracking.drawing import Drawing, to_svg
+from perdure.tracking.formatting import byte_size
 
 
 def section(heading: str, content: str) -> str:
@@ -115,6 +117,12 @@ def side_by_side(figures: Iterable[str]) -> str:
 def command(text: str) -> str:
     """A command line, to be copied."""
     return f'<pre class="command"><code>{escape(text)}</code></pre>'
+
+
+def file_item(name: str, n_bytes: int) -> str:
+    """A link to a file, by its path from the page, with its size."""
+    link = f'<a href="{escape(quote(name))}">{escape(name)}</a>'
+    return f"<li>{link} <span>{byte_size(n_bytes)}</span></li>"
 
 
 PROTOCOL = {
