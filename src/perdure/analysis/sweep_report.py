@@ -28,7 +28,7 @@ from perdure.errors import UserError, printable
 from perdure.io.atomic import write_atomically
 from perdure.io.run_files import FIGURES as FIGURES_FOLDER
 from perdure.io.run_files import REPORT, RunFiles
-from perdure.tracking.colors import PAGE
+from perdure.tracking.colors import PAGE, PAPER
 from perdure.tracking.drawing import to_svg
 from perdure.tracking.formatting import byte_size, duration, operations, percent, scenario_name
 from perdure.tracking.html import html_document
@@ -120,8 +120,10 @@ def _plots(groups: Sequence[Group], on_page: bool = True) -> Iterator[Plot]:
     for scenario in scenarios_of(groups):
         for name, figure in FIGURES.items():
             if name != "confusion" or small:
-                view = View(groups, scenario, PAGE) if on_page else View(groups, scenario)
-                yield from figure(view)
+                # Confusions are on white in a dark page too, where the light colors of rare ones
+                # would stand out most.
+                follows = on_page and name != "confusion"
+                yield from figure(View(groups, scenario, PAGE if follows else PAPER))
 
 
 def _sections(
@@ -138,11 +140,10 @@ def _sections(
     ):
         charts = [chart(p.drawing, p.caption) for p in plots if p.name.startswith(names)]
         yield section(heading, side_by_side(charts))
-    confused = [chart(p.drawing, p.caption, own_size=True) for p in plots
-                if p.name.startswith("confusion_")]  # fmt: skip
-    # On white in a dark page too, where the light colors of rare confusions would stand out most.
-    yield section("Confusion matrices", f'<div class="paper">{side_by_side(confused)}</div>'
-                  if confused else "")  # fmt: skip
+    confused = [
+        chart(p.drawing, p.caption, own_size=True) for p in plots if p.name.startswith("confusion_")
+    ]
+    yield section("Confusion matrices", side_by_side(confused))
     yield section("Cost", _costs(groups))
     yield section("Published rows", about.published_rows(groups))
     yield section("Protocol", facts(about.protocol(runs)))

@@ -98,10 +98,10 @@ def notices(sentences: Iterable[str]) -> str:
 
 
 def chart(drawing: Drawing, caption: str, own_size: bool = False) -> str:
-    """A drawing with a caption; at its own size a phone scrolls it."""
+    """A drawing with a caption; one at its own size, which a phone scrolls, is on white."""
     svg = to_svg(drawing, inline=True)
     if own_size:
-        svg = f'<div style="width:{drawing.width:.0f}px">{svg}</div>'
+        svg = f'<div class="paper" style="width:{drawing.width:.0f}px">{svg}</div>'
     return (
         f"<figure><figcaption>{escape(caption)}</figcaption>"
         f'<div class="scroll{"" if own_size else " chart"}">{svg}</div></figure>'
