@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import pkgutil
 import re
 import shlex
@@ -280,8 +278,6 @@ def test_the_page_of_results_is_the_sheet_s() -> None:
     """So no figure in it is typed: published ones are the tables', verdicts are computed."""
     text = (ROOT / "docs" / "results.csv").read_text()
     rows = results_page.of_sheet(text, published.settings)
-    (record, *_) = csv.DictReader(io.StringIO(text))
-    about = {key: record[key] for key in ("commit", "date")}
     times = results_page.step_times(ROOT / "docs" / results_page.STEP_TIMES)
-    page = results_page.page(results_page.lines_of(rows), about, times)
+    page = results_page.page(results_page.lines_of(rows), times)
     assert (ROOT / "docs" / "results.md").read_text() == page

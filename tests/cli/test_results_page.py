@@ -8,11 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from perdure.cli.results_page import Measured, lines_of, of_sheet, page, sheet, step_times
+from perdure.cli.results_page import (
+    Measured,
+    lines_of,
+    of_sheet,
+    page,
+    sheet,
+    step_times,
+    with_earlier,
+)  # fmt: skip
 from perdure.config.published import published
 from perdure.config.tables import Setting
 
 ABOUT = {"commit": "abc", "date": "2026-12-01"}
+"""When a row was run."""
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +53,11 @@ def test_the_page(er: Setting) -> None:
     sgd = published.settings["dark-experience/seq-mnist/ewc-online"]
     cifar = published.settings["dark-experience/seq-cifar10/er-500"]
     rows = [
-        Measured(er, {"class_il": [86.0, 87.0, 88.0]}, (0, 1, 2), 7.5, "12 passed"),
+        Measured(er, {"class_il": [86.0, 87.0, 88.0]}, (0, 1, 2), 7.5, "12 passed", **ABOUT),
         Measured(sgd, {"class_il": [20.0]}, (0,)),
         Measured(cifar, {}, missing="needs a GPU"),
     ]
-    text = page(lines_of(rows), ABOUT)
+    text = page(lines_of(rows))
     first, *_, last = [
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in text.splitlines()
@@ -66,12 +75,12 @@ def test_the_page(er: Setting) -> None:
     assert "## seq-mnist (Buzzega et al. 2020 (NeurIPS))" in text
     assert "needs a GPU" in text
     assert "- `ewc-online`: strength is twice e_lambda of the source" in text
-    assert "commit: abc, date: 2026-12-01." in text
+    assert "1 row of 2026-12-01, commit abc." in text
 
 
 def test_the_sheet_has_what_the_page_has_and_the_command(er: Setting) -> None:
-    rows = [Measured(er, {"class_il": [86.0, 88.0]}, (0, 1), 7.5, "12 passed")]
-    (record,) = csv.DictReader(io.StringIO(sheet(lines_of(rows), ABOUT)))
+    rows = [Measured(er, {"class_il": [86.0, 88.0]}, (0, 1), 7.5, "12 passed", **ABOUT)]
+    (record,) = csv.DictReader(io.StringIO(sheet(lines_of(rows))))
     assert record["setting"] == er.name
     assert record["command"] == f"perdure train experiment={er.name}"
     assert (record["mean"], record["n"], record["seeds"]) == ("87.000", "2", "0 1")
@@ -87,8 +96,8 @@ def test_the_cost_of_steps_is_shown_where_it_was_measured(er: Setting, tmp_path:
         "er,500,1.00,1,1,0.3\nmir,1700,3.40,4,3,1.0\n"
     )
     lines = lines_of([Measured(er, {})])
-    assert "The cost of a step" not in page(lines, ABOUT)
-    text = page(lines, ABOUT, step_times(file))
+    assert "The cost of a step" not in page(lines)
+    text = page(lines, step_times(file))
     (row,) = [line for line in text.splitlines() if line.startswith("| `mir`")]
     assert [cell.strip() for cell in row.split("|")[2:-1]] == ["1700", "3.40", "4", "3"]
 
@@ -97,9 +106,32 @@ def test_the_page_follows_from_the_sheet(er: Setting) -> None:
     cifar = published.settings["dark-experience/seq-cifar10/er-500"]
     accuracy = {"class_il": [86.12345, 87.0, 88.0], "task_il": [99.0, 99.1, 99.2]}
     rows = [
-        Measured(er, accuracy, (0, 1, 2), 7.5, "12 passed"),
+        Measured(er, accuracy, (0, 1, 2), 7.5, "12 passed", **ABOUT),
         Measured(cifar, {}, missing="needs a GPU"),
     ]
-    again = of_sheet(sheet(lines_of(rows), ABOUT), published.settings)
-    assert page(lines_of(again), ABOUT) == page(lines_of(rows), ABOUT)
-    assert sheet(lines_of(again), ABOUT) == sheet(lines_of(rows), ABOUT)
+    again = of_sheet(sheet(lines_of(rows)), published.settings)
+    assert page(lines_of(again)) == page(lines_of(rows))
+    assert sheet(lines_of(again)) == sheet(lines_of(rows))
+
+
+def test_rows_that_are_not_run_again_stay(er: Setting) -> None:
+    der, si = (
+        published.settings[f"dark-experience/seq-mnist/{name}"] for name in ("der-500", "si")
+    )
+    before = [
+        Measured(si, {"class_il": [19.0]}, (0,), commit="old"),
+        Measured(er, {"class_il": [85.0]}, (0,), audit="12 passed", commit="old"),
+    ]
+    now = [
+        Measured(si, {}, missing="not run"),
+        Measured(er, {"class_il": [86.0, 87.0]}, (0, 1), commit="new"),
+        Measured(der, {}, missing="not run"),
+    ]
+    der_row, er_row, si_row = with_earlier(now, before, published.settings)
+    assert (der_row.setting, der_row.missing) == (der, "not run")
+    assert (er_row.commit, er_row.accuracy["class_il"], er_row.audit) == (
+        "new",
+        [86.0, 87.0],
+        "12 passed",
+    )
+    assert (si_row.commit, si_row.accuracy) == ("old", {"class_il": [19.0]})

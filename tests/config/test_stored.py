@@ -22,7 +22,7 @@ from perdure.config.overrides import Arguments, quoted
 from perdure.config.stored import StoredConfig
 from perdure.config.trust import classes_to_allow, named_classes, refuse_locations
 from perdure.errors import UserError
-from perdure.run.resume import command_to_resume
+from perdure.run.commands import command_to_resume
 
 CLASSES = "mylab_models.py"
 

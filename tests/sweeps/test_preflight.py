@@ -15,7 +15,11 @@ def check_search(**sweeper: object) -> None:
     target = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
     launcher = {"_target_": "hydra_plugins.perdure_launchers.OneProcess"}
     hydra = {"launcher": launcher, "sweeper": {"_target_": target, **sweeper}}
-    check(OmegaConf.create({"hydra": hydra, "checkpoint": {"resume": None}}))
+    check(
+        OmegaConf.create(
+            {"hydra": hydra, "checkpoint": {"load": None, "fork": False, "resume": None}}
+        )
+    )
 
 
 @pytest.mark.parametrize(

@@ -157,5 +157,8 @@ def search_in(storage: str | None) -> Any:
     sweeper = {"_target_": target, "n_trials": 2, "n_jobs": 1, "storage": storage}
     launcher = {"_target_": "hydra_plugins.perdure_launchers.OneProcess"}
     return OmegaConf.create(
-        {"hydra": {"launcher": launcher, "sweeper": sweeper}, "checkpoint": {"resume": None}}
+        {
+            "hydra": {"launcher": launcher, "sweeper": sweeper},
+            "checkpoint": {"load": None, "fork": False, "resume": None},
+        }
     )

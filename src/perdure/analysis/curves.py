@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
 
+from perdure.analysis.groups import REPEATED
 from perdure.analysis.runs import Run, varied
 from perdure.errors import UserError
 from perdure.tracking.formatting import SCENARIOS
 
-REPEATED = ("seed", "dataset.seed", "dataset.class_order")
-"""Keys in which the runs of a group differ where nothing else is said."""
 Row = Sequence[float | None]
 Matrix = Sequence[Row]
 """Accuracies as fractions, row i after task i; None is no measurement."""

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from perdure.analysis import curves
 from perdure.analysis.curves import Group, Matrix, Row, Spread
-from perdure.analysis.orders import strip_chart
 from perdure.analysis.pareto import COSTS, pareto_chart, points_of
+from perdure.analysis.strips import strip_chart
 from perdure.tracking.charts import (
     UNNAMED,
     Axis,

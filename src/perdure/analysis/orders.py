@@ -1,92 +1,130 @@
-"""Distributions as strips and boxes: each value as a point, quartiles and median, a row a group."""
+"""Class orders that are easy or hard: extremes of the similarity between tasks.
+
+A few random orders say little of how far accuracy depends on the order. Lai et al. 2026 ("The Lie
+of the Average", ICLR, arXiv 2509.22580) find that accuracy rises with the similarity between tasks
+and search orders at both ends of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from perdure.analysis.curves import quartiles
-from perdure.tracking.charts import Frame, snug_axis
-from perdure.tracking.colors import Theme
-from perdure.tracking.drawing import (
-    Area,
-    Curve,
-    Drawing,
-    Marks,
-    Segment,
-    Shape,
-    Text,
-    shortened,
-    text_width,
-)
+import numpy as np
+from numpy.typing import NDArray
 
-ROW = 2.6
-"""Height of a row, in sizes of its letters."""
-_LEAST_VALUES = 3
-"""Values from which a box says more than its points."""
+Array = NDArray[np.float64]
+_STARTS = 10
+"""From how many classes the search starts, at most."""
 
 
-def strip_chart(
-    name: str,
-    rows: Sequence[tuple[str, Sequence[float]]],
-    colors: Sequence[str],
-    theme: Theme,
-    frame: Frame,
-) -> Drawing:
-    """A row a group, its name at the left; values along the x axis.
+@dataclass(frozen=True)
+class Extremes:
+    """Two orders, and where random ones lie.
+
+    Attributes:
+        easy: class numbers in the order of the highest similarity between tasks that was found.
+        hard: the same of the lowest.
+        similarity: of easy and of hard.
+        random: of so many random orders, sorted.
+    """
+
+    easy: tuple[int, ...]
+    hard: tuple[int, ...]
+    similarity: tuple[float, float]
+    random: tuple[float, ...]
+
+
+def class_similarity(means: Array) -> Array:
+    """Cosine similarity of class means, [C, C].
 
     Args:
-        name: of the x axis.
-        rows: names and values, at least one value each.
-        colors: of the rows.
-        theme: the other colors.
-        frame: the width, and the letters; the height follows from the rows.
+        means: [C, d], one mean a class; centered on their own mean first, since all images share
+            much that tells no class apart.
     """
-    size = frame.text
-    most = 0.45 * frame.width
-    left = min(max(text_width(label, size) for label, _ in rows), most) + size
-    row, top = ROW * size, 0.8 * size
-    values = [value for _, found in rows for value in found]
-    axis = snug_axis(name, min(values), max(values), 6 if frame.width > 300 else 5)
-    right = frame.width - 1.6 * size
-    bottom = top + row * len(rows)
-
-    def at(value: float) -> float:
-        return left + axis.place(value) * (right - left)
-
-    shapes: list[Shape] = []
-    for index, tick in enumerate(axis.ticks):
-        shapes.append(Segment(at(tick), top, at(tick), bottom, theme.edge, kind="grid",
-                              width=0.5 if frame.printed else 1.0))  # fmt: skip
-        shapes.append(Text(at(tick), bottom + 1.4 * size, axis.label(index), theme.muted, size,
-                           "middle", kind="tick"))  # fmt: skip
-    for index, ((label, found), color) in enumerate(zip(rows, colors, strict=True)):
-        middle = top + (index + 0.5) * row
-        shown = shortened(label, most, size)
-        shapes.append(Text(left - size / 2, middle + size / 3, shown, theme.text, size, "end"))
-        places = [at(value) for value in found]
-        shapes += _row(places, middle, row, color, f"{label}: {len(found)} values", frame)
-    height = bottom + 3.2 * size
-    shapes.append(Text((left + right) / 2, height - 0.5 * size, name, theme.muted, size, "middle",
-                       kind="axis"))  # fmt: skip
-    return Drawing(frame.width, height, name, tuple(shapes), frame.printed)
+    centered = means - means.mean(0)
+    norms = np.linalg.norm(centered, axis=1, keepdims=True)
+    unit: Array = centered / np.where(norms > 0, norms, 1.0)
+    similarity: Array = unit @ unit.T
+    return similarity
 
 
-def _row(
-    places: Sequence[float], middle: float, height: float, color: str, hint: str, frame: Frame
-) -> Iterator[Shape]:
-    half, width = 0.26 * height, 1.4 * frame.scale
-    if len(places) >= _LEAST_VALUES:
-        low, median, high = quartiles(places)
-        box = [(low, middle - half), (high, middle - half), (high, middle + half),
-               (low, middle + half)]  # fmt: skip
-        yield Area(box, color, 0.18, hint)
-        yield Curve([*box, box[0]], color, width)
-        yield Curve([(min(places), middle), (low, middle)], color, width)
-        yield Curve([(high, middle), (max(places), middle)], color, width)
-        yield Curve([(median, middle - half), (median, middle + half)], color, 2 * width)
-    radius = 2.2 * max(frame.scale, 0.75)
-    points = [
-        (place, middle + half * 1.2 * (((index * 0.618034) % 1) - 0.5))
-        for index, place in enumerate(sorted(places))
-    ]
-    yield Marks(points, color, "circle", radius, hint=hint)
+def between_tasks(similarity: Array, order: Sequence[int], sizes: Sequence[int]) -> float:
+    """Mean similarity of two classes of different tasks.
+
+    Args:
+        similarity: [C, C], symmetric.
+        order: class numbers, [C].
+        sizes: classes of each task; their sum is C.
+    """
+    task = np.repeat(np.arange(len(sizes)), sizes)
+    ordered = similarity[np.ix_(order, order)]
+    apart = task[:, None] != task[None, :]
+    return float(ordered[apart].mean()) if apart.any() else 0.0
+
+
+def extremes(means: Array, sizes: Sequence[int], n_random: int = 1000, seed: int = 0) -> Extremes:
+    """The easy and the hard order of classes with these means.
+
+    Tasks are filled greedily: for the easy order each next class is the one least like those that
+    its task has already, so that like classes are in different tasks; for the hard order the most
+    like one. Then pairs of classes change places as long as that helps. The search of the paper
+    takes similarities of text embeddings; here they are of class means.
+
+    Args:
+        means: [C, d], one mean a class.
+        sizes: classes of each task; their sum is C.
+        n_random: random orders to compare with.
+        seed: of these.
+    """
+    similarity = class_similarity(means)
+    easy, hard = (_searched(sign * similarity, sizes) for sign in (1.0, -1.0))
+    generator = np.random.default_rng(seed)
+    drawn = (generator.permutation(len(means)).tolist() for _ in range(n_random))
+    return Extremes(
+        easy,
+        hard,
+        (between_tasks(similarity, easy, sizes), between_tasks(similarity, hard, sizes)),
+        tuple(sorted(between_tasks(similarity, order, sizes) for order in drawn)),
+    )
+
+
+def _searched(similarity: Array, sizes: Sequence[int]) -> tuple[int, ...]:
+    """The order of least similarity within tasks, which is the highest between them."""
+    n = len(similarity)
+    starts = range(0, n, -(-n // _STARTS))
+    found = [_improved(similarity, _greedy(similarity, sizes, start), sizes) for start in starts]
+    return min(found, key=lambda order: (-between_tasks(similarity, order, sizes), order))
+
+
+def _greedy(similarity: Array, sizes: Sequence[int], start: int) -> list[int]:
+    """Tasks filled one after another, the first from class `start` on."""
+    left = [*range(start, len(similarity)), *range(start)]
+    order: list[int] = []
+    for size in sizes:
+        task = [left.pop(0)]
+        while len(task) < size:
+            best = min(left, key=lambda label: (similarity[label, task].sum(), label))
+            left.remove(best)
+            task.append(best)
+        order += task
+    return order
+
+
+def _improved(similarity: Array, order: list[int], sizes: Sequence[int]) -> tuple[int, ...]:
+    """`order` with pairs of classes exchanged as long as that lowers the sum within tasks."""
+    at = np.array(order)
+    member = np.repeat(np.eye(len(sizes)), sizes, axis=0)  # [place, task]
+    while True:
+        ordered = similarity[np.ix_(at, at)]
+        with_task = ordered @ member  # of the class at a place with all of a task, [place, task]
+        cross = with_task @ member.T  # with the task of another place, [place, place]
+        own = np.diag(cross)
+        # Each leaves its own task, so neither is compared with itself.
+        alone = np.diag(ordered)[:, None] + np.diag(ordered) - 2 * ordered
+        change = cross + cross.T - own[:, None] - own + alone
+        change[member @ member.T > 0] = 0.0
+        i, j = np.unravel_index(change.argmin(), change.shape)
+        if change[i, j] > -1e-9:
+            return tuple(at.tolist())
+        at[[i, j]] = at[[j, i]]

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from perdure.analysis.curves import REPEATED, Group, Spread, final_accuracy, metric
+from perdure.analysis.curves import Group, Spread, final_accuracy, metric
+from perdure.analysis.groups import REPEATED
 from perdure.analysis.runs import Run, varied
 from perdure.errors import UserError
 from perdure.io.files import read_json

@@ -21,8 +21,11 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("perdure.cli.main", "train one network on a sequence of tasks, or a sweep"),
     "evaluate": Command("perdure.cli.evaluate", "measure a checkpoint without training"),
+    "branch": Command("perdure.cli.branch", "start several runs from one checkpoint"),
+    "orders": Command("perdure.cli.orders", "an easy and a hard class order of a benchmark"),
     "audit": Command("perdure.cli.audit", "check a method for leaks, hidden memory, inexactness"),
-    "summarize": Command("perdure.cli.summarize", "mean and spread over the seeds of a sweep"),
+    "summarize": Command("perdure.cli.summarize", "mean and spread over the seeds of any runs"),
+    "compare": Command("perdure.cli.compare", "whether one method beats another, over seeds"),
     "plot": Command("perdure.cli.plot", "draw figures of a run, or of many, as PDF, SVG or PNG"),
     "report": Command("perdure.cli.report", "one page about many runs: figures, costs, warnings"),
     "published": Command("perdure.cli.published", "published settings and their hyperparameters"),

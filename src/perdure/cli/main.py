@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
@@ -32,13 +33,15 @@ from perdure.config.recipe import notices
 from perdure.config.suggestions import require_no_flags
 from perdure.config.validation import validate
 from perdure.errors import ExitRun, PeerLostError, PerdureError, PreemptedError, UserError
+from perdure.io.atomic import write_atomically
 from perdure.io.files import require_own
 from perdure.io.redaction import ADDRESSES
 from perdure.ranks import environment, rendezvous
+from perdure.run.commands import command_to_resume, job_record
 from perdure.run.folder import RunFolder
 from perdure.run.identity import is_used, require_place
 from perdure.run.preemption import StopFlag, follow_parent
-from perdure.run.resume import Plan, RestorePoint, command_to_resume, job_record, limits_of, plan
+from perdure.run.resume import Plan, RestorePoint, limits_of, plan
 from perdure.sweeps import preflight
 from perdure.sweeps.report import REPORT, with_summary
 from perdure.training.clock import Moment
@@ -55,9 +58,11 @@ class Launch(Callback):
     Attributes:
         resumes: the folder of the run that `checkpoint.load` resumes. Of the class, since Hydra
             itself makes the callback, from the configuration alone.
+        typed: the overrides as typed, where a fork has more from its checkpoint.
     """
 
     resumes: ClassVar[Path | None] = None
+    typed: ClassVar[list[str] | None] = None
 
     @classmethod
     def resumes_in(cls, folder: RunFolder) -> bool:
@@ -112,10 +117,19 @@ class Launch(Callback):
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK):
                 raise PermissionError(13, "Permission denied", str(folder))
+            if mode == "run" and Launch.typed is not None:
+                Launch._write_typed(RunFolder(folder))
             if record is not None:
                 record.parent.mkdir(exist_ok=True)
                 record.write_text(str(folder))
             return str(config.timestamp)
+
+    @staticmethod
+    def _write_typed(folder: RunFolder) -> None:
+        """Before Hydra writes all overrides, so that no fork is without it."""
+        if not folder.typed_overrides.is_file():
+            folder.hydra.mkdir(exist_ok=True)
+            write_atomically(folder.typed, yaml.safe_dump(Launch.typed).encode())
 
     @staticmethod
     def _require_place(config: DictConfig, folder: RunFolder) -> None:
@@ -172,9 +186,11 @@ class Program:
     def _expanded(self, words: Sequence[str]) -> list[str]:
         self._plan = plan(words)
         start = self._plan.start
-        Launch.resumes = None
+        Launch.resumes = Launch.typed = None
         if isinstance(start, RestorePoint) and not start.fork:
             Launch.resumes = start.run
+        elif isinstance(start, RestorePoint):
+            Launch.typed = [t.text for t in self._plan.typed.overrides if not _of_hydra(t.key)]
         # What a checkpoint of an earlier version has stored may hold a secret too.
         return [ADDRESSES.redact(word) for word in self._plan.words]
 
@@ -275,6 +291,10 @@ def main(words: Sequence[str] | None = None) -> None:
     """
     with worded_exit():
         Program()(sys.argv[1:] if words is None else words)
+
+
+def _of_hydra(key: str) -> bool:
+    return key.replace("/", ".").partition(".")[0] == "hydra"
 
 
 def _sweep_of(hydra_config: Any) -> str | None:

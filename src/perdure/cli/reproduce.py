@@ -27,10 +27,20 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from perdure.analysis.tables import markdown_table as table
 from perdure.cli.estimates import cpu_seconds, needs_gpu
-from perdure.cli.processes import python, table
+from perdure.cli.processes import python
 from perdure.cli.published import fits_name
-from perdure.cli.results_page import STEP_TIMES, Measured, lines_of, page, sheet, step_times
+from perdure.cli.results_page import (
+    STEP_TIMES,
+    Measured,
+    lines_of,
+    of_sheet,
+    page,
+    sheet,
+    step_times,
+    with_earlier,
+)  # fmt: skip
 from perdure.cli.runs import Ended, Job, run_all
 from perdure.config import tables
 from perdure.config.compose import register
@@ -241,6 +251,7 @@ def measured(
 ) -> list[Measured]:
     """What the report has of the settings called `names`, and why the others were not run."""
     rows = {row["setting"]: row for row in report}
+    commit, date = read_code(CHECKOUT).version, f"{datetime.now():%Y-%m-%d}"
     found = []
     for name in names:
         row = rows.get(name, {})
@@ -252,20 +263,24 @@ def measured(
                 row.get("cpu_seconds"),
                 (audits or {}).get(name, ""),
                 (missing or {}).get(name, "failed" if row.get("failures") else "not run"),
+                commit,
+                date,
             )
         )
     return found
 
 
 def write_results(rows: Sequence[Measured], folders: Sequence[Path]) -> None:
-    """Write results.md and results.csv."""
-    lines = lines_of(rows)
-    about = {"commit": read_code(CHECKOUT).version, "date": f"{datetime.now():%Y-%m-%d}"}
+    """Write results.md and results.csv; what a folder's results.csv has of other rows stays."""
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-        text = page(lines, about, step_times(folder / STEP_TIMES))
-        write_atomically(folder / "results.md", text.encode())
-        write_atomically(folder / "results.csv", sheet(lines, about).encode())
+        sheet_file = folder / "results.csv"
+        text = sheet_file.read_text() if sheet_file.is_file() else ""
+        before = of_sheet(text, published.settings)
+        lines = lines_of(with_earlier(rows, before, published.settings))
+        made = page(lines, step_times(folder / STEP_TIMES))
+        write_atomically(folder / "results.md", made.encode())
+        write_atomically(sheet_file, sheet(lines).encode())
 
 
 def reproduce(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from perdure.cli.processes import table
-from perdure.cli.verdicts import LEVEL, Sample, holm, published, verdict, welch
+from perdure.analysis.statistics import holm
+from perdure.analysis.tables import markdown_table as table
+from perdure.cli.verdicts import LEVEL, Sample, published, verdict, welch
 from perdure.config.tables import Figure, Setting
 from perdure.tracking.formatting import scenario_name
 
@@ -54,6 +56,8 @@ class Measured:
         cpu_seconds: mean of a run.
         audit: what the audit of the method said.
         missing: why it was not run.
+        commit: of the code that ran.
+        date: when it was written down.
     """
 
     setting: Setting
@@ -62,6 +66,8 @@ class Measured:
     cpu_seconds: float | None = None
     audit: str = ""
     missing: str = ""
+    commit: str = ""
+    date: str = ""
 
     @property
     def metrics(self) -> Sequence[str]:
@@ -128,18 +134,14 @@ def step_times(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(rows))
 
 
-def page(
-    lines: Sequence[Line], about: Mapping[str, str], times: Sequence[Mapping[str, str]] = ()
-) -> str:
+def page(lines: Sequence[Line], times: Sequence[Mapping[str, str]] = ()) -> str:
     """docs/results.md: a table a benchmark with its notes, then the cost of a step.
 
     Args:
         lines: of all settings, in order.
-        about: commit and date.
         times: rows of `step_times`.
     """
-    parts = [_HEAD.format(level=LEVEL)]
-    parts.append(", ".join(f"{name}: {value}" for name, value in about.items()) + ".\n")
+    parts = [_HEAD.format(level=LEVEL), *_when(lines)]
     for benchmark in dict.fromkeys(_benchmark(line) for line in lines):
         own = [line for line in lines if _benchmark(line) == benchmark]
         parts += [f"## {benchmark}\n", table([_heads(), *map(_cells, own)]) + "\n"]
@@ -150,6 +152,14 @@ def page(
         rows = [[f"`{row['method']}`", *(row[key] for key in keys[1:])] for row in times]
         parts += [_STEPS, table([heads, *rows]) + "\n"]
     return "\n".join(parts)
+
+
+def _when(lines: Sequence[Line]) -> Iterator[str]:
+    """How many rows were run at which commit."""
+    ran = {line.measured.setting.name: line.measured for line in lines if line.ours is not None}
+    counted = Counter((row.date, row.commit) for row in ran.values())
+    for (date, commit), n in sorted(counted.items()):
+        yield f"{n} row{'s' * (n > 1)} of {date}, commit {commit}.\n"
 
 
 def _benchmark(line: Line) -> str:
@@ -223,21 +233,40 @@ def of_sheet(text: str, settings: Mapping[str, Setting]) -> list[Measured]:
             float(record["cpu_seconds"]) if record["cpu_seconds"] else None,
             record["audit"],
             "" if values else record["verdict"],
+            record["commit"],
+            record["date"],
         )
     return list(found.values())
 
 
-def sheet(lines: Sequence[Line], about: Mapping[str, str]) -> str:
+def with_earlier(
+    rows: Iterable[Measured], earlier: Iterable[Measured], names: Iterable[str]
+) -> list[Measured]:
+    """`rows`, and of `earlier` those that are not run again, in the order of `names`.
+
+    An audit that is not made again stays.
+    """
+    found = {row.setting.name: row for row in earlier}
+    for row in rows:
+        before = found.get(row.setting.name)
+        if before is None or row.accuracy:
+            audit = row.audit or ("" if before is None else before.audit)
+            found[row.setting.name] = replace(row, audit=audit)
+    order = {name: place for place, name in enumerate(names)}
+    return sorted(found.values(), key=lambda row: order[row.setting.name])
+
+
+def sheet(lines: Sequence[Line]) -> str:
     """The same as CSV, a line a metric."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for line in lines:
-        writer.writerow(_record(line, about))
+        writer.writerow(_record(line))
     return text.getvalue()
 
 
-def _record(line: Line, about: Mapping[str, str]) -> dict[str, Any]:
+def _record(line: Line) -> dict[str, Any]:
     measured, ours, figure, rerun = line.measured, line.ours, line.figure, line.rerun
     setting = measured.setting
     record: dict[str, Any] = {
@@ -252,7 +281,8 @@ def _record(line: Line, about: Mapping[str, str]) -> dict[str, Any]:
         "note": " ".join(setting.row.note.split()),
         "audit": measured.audit,
         "command": f"perdure train experiment={setting.name}",
-        **about,
+        "commit": measured.commit,
+        "date": measured.date,
     }
     if ours is not None:
         values = " ".join(map(repr, measured.accuracy[line.metric]))  # exactly

@@ -158,8 +158,17 @@ def parse(text: str) -> Typed:
     return Typed(text, override.key_or_group, override)
 
 
+_ORDER = "order"
+
+
 def readable(text: str) -> str:
-    """The word `text` as Hydra takes it: `key=choice(null,1)` as `key=null,1`, `~` as the home."""
+    """The word `text` as Hydra takes it.
+
+    `key=choice(null,1)` is `key=null,1`, `~` the home, and `order=…` short for `dataset.seed=…`,
+    which class orders are drawn from.
+    """
+    if text.startswith(f"{_ORDER}="):
+        text = f"dataset.seed={text.partition('=')[2]}"
     if text.startswith("--config-dir=~"):
         return f"--config-dir={os.path.expanduser(text.partition('=')[2])}"
     found = re.fullmatch(r"([^=]+)=\s*choice\((.*)\)\s*", text)

@@ -198,6 +198,8 @@ class TrackingConfig:
 
     console: Screen = Screen.auto
     plot_every_seconds: float = 10.0
+    csv: bool = False
+    tensorboard: bool = False
     wandb: WandbConfig | None = None
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 RESULTS = "results.json"
 METRICS = "metrics.jsonl"
+SHEET = "metrics.csv"
+TENSORBOARD = "tensorboard"
 STATUS = "status.json"
 SETTINGS = "config.json"
 ACCURACY = "accuracy.csv"
@@ -22,6 +24,7 @@ CODE = "code"
 WANDB = "wandb.json"
 CONFIG = "config.yaml"  # below .hydra
 OVERRIDES = "overrides.yaml"  # below .hydra
+TYPED = "typed.yaml"  # below .hydra
 RESULTS_LIMIT = 64 * 2**20
 """Bytes of results.json that are read; hundreds of tasks take megabytes."""
 
@@ -41,6 +44,16 @@ class RunFiles:
     def metrics(self) -> Path:
         """One JSON object a line, as the run goes."""
         return self.path / METRICS
+
+    @property
+    def sheet(self) -> Path:
+        """The rows of metrics.jsonl as a table, a line a value."""
+        return self.path / SHEET
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files for TensorBoard."""
+        return self.path / TENSORBOARD
 
     @property
     def status(self) -> Path:
@@ -101,6 +114,16 @@ class RunFiles:
     def overrides(self) -> Path:
         """The overrides with which the run was started."""
         return self.hydra / OVERRIDES
+
+    @property
+    def typed(self) -> Path:
+        """Of a fork: what was typed of its overrides; the others are its checkpoint's."""
+        return self.hydra / TYPED
+
+    @property
+    def typed_overrides(self) -> Path:
+        """The file that has what was typed to start the run."""
+        return self.typed if self.typed.is_file() else self.overrides
 
     @property
     def checkpoints(self) -> Path:

@@ -43,7 +43,7 @@ def make_recorders(
     sweep: str | None,
     stop: StopFlag,
 ) -> list[Recorder]:
-    """The run's recorders, in the order in which they are notified: files, console, W&B.
+    """The run's recorders, in the order in which they are notified: files, loggers, console, W&B.
 
     W&B mirrors what the files hold, so it comes after them, and shows its messages on the console.
 
@@ -61,6 +61,7 @@ def make_recorders(
     say = _print
     if folder is not None:
         recorders.append(LocalFiles(folder, config.tracking.plot_every_seconds, _print))
+    recorders += _loggers(config, folder)
     if config.tracking.console is Screen.off:
         recorders.append(NoticeLog())
     else:
@@ -72,6 +73,27 @@ def make_recorders(
     if mirrored is not None and mode is not WandbMode.disabled:
         recorders.append(_wandb(config, mirrored, folder, source, sweep, stop, say, mode))
     return recorders
+
+
+def _loggers(config: Config, folder: Path | None) -> list[Recorder]:
+    """Those that are configured beside the files of every run, each imported where it is used.
+
+    Raises:
+        UserError: one is configured for a run without a folder, or its package is missing.
+    """
+    loggers: list[Recorder] = []
+    for key in ("csv", "tensorboard"):
+        if getattr(config.tracking, key) and folder is None:
+            raise UserError(f"tracking.{key}=true: writes to the run's folder: give it one")
+    if folder is not None and config.tracking.csv:
+        from perdure.tracking.metrics_csv import MetricsCSV
+
+        loggers.append(MetricsCSV(folder))
+    if folder is not None and config.tracking.tensorboard:
+        from perdure.tracking.tensorboard import TensorBoard
+
+        loggers.append(TensorBoard(folder))
+    return loggers
 
 
 def _mode() -> WandbMode:

@@ -76,13 +76,22 @@ def restore(
         _settle_in(source, folder)
     facts = trainer.state.results.facts
     summary = source.state["results"]["summary"]
-    entry = {"from": source.origin, "at": datetime.now().isoformat(timespec="seconds")}
-    facts["resumes"] = [*summary.get("resumes", []), {**entry, "fork": source.fork}]
+    at = trainer.position
+    facts["resumes"] = [
+        *summary.get("resumes", []),
+        {
+            "from": source.origin,
+            "at": datetime.now().isoformat(timespec="seconds"),
+            "fork": source.fork,
+            "model": summary.get("model"),
+            "task": at.task,
+            "global_step": at.global_step,
+        },
+    ]
     marks = [*summary.get("other_benchmark", []), *(fork.marks() if fork else ())]
     if marks:
         facts["other_benchmark"] = marks
         told += list(map(_marked, marks))
-    at = trainer.position
     where = f"task {at.task}, epoch {at.epoch}, step {at.step} (global step {at.global_step})"
     verb = "a fork of" if source.fork else "resumed from"
     messages = [f"{verb} {source.origin} at {where}"]

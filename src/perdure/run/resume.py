@@ -6,27 +6,22 @@ imports torch until a file is really opened.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
 import pickle
-import shlex
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perdure.config.loading import loading, sets_load
-from perdure.config.overrides import Arguments, override, parse, program, quoted
+from perdure.config.overrides import Arguments, parse, quoted
 from perdure.config.schema import CheckpointConfig
 from perdure.config.stored import (
-    GROUPS,
-    NOT_STORED,
-    OF_ONE_COMMAND,
     StoredConfig,
 )
-from perdure.config.trust import classes_to_allow, location_keys
 from perdure.errors import UserError
 from perdure.io.redaction import ADDRESSES
 from perdure.io.run_files import CHECKPOINTS, HYDRA, RunFiles
@@ -99,6 +94,9 @@ class Weights:
     reference: str
     opened: Opened
 
+
+_AT_TASK = re.compile(r"([^:]+)@task-(\d+)")
+"""A run folder, and one of its tasks; not an address (`hf://…@revision`)."""
 
 Start = RestorePoint | Weights | None
 """From what a run starts: a full checkpoint, weights alone, or nothing."""
@@ -175,7 +173,8 @@ def resolve(reference: str, root: Path, limits: Limits = DEFAULT_LIMITS) -> Rest
     """What `checkpoint.load=reference` names, opened and verified.
 
     Args:
-        reference: a file, a run folder, `latest`, or a remote reference; redacted.
+        reference: a file, a run folder, `latest`, `RUN@task-2` (the end of a task of the run in
+            that folder), or a remote reference; redacted.
         root: where runs are, for `latest`.
         limits: of the file, and of its transfer as a whole.
 
@@ -186,6 +185,8 @@ def resolve(reference: str, root: Path, limits: Limits = DEFAULT_LIMITS) -> Rest
     from perdure.checkpoint.remote import references
     from perdure.wandb import artifacts
 
+    if (branching := _AT_TASK.fullmatch(reference)) and not Path(reference).exists():
+        return _at_task_end(Path(branching[1]).expanduser(), int(branching[2]), reference, limits)
     folder = latest_run(root) if reference == "latest" else Path(reference).expanduser()
     if folder.is_dir():
         folder = folder.parent if folder.name == CHECKPOINTS else folder
@@ -204,6 +205,26 @@ def resolve(reference: str, root: Path, limits: Limits = DEFAULT_LIMITS) -> Rest
     if isinstance(start, RestorePoint) and found[0].place is not None:
         return _of_artifact(start, found[0], root / found[0].place, limits)
     return start
+
+
+def _at_task_end(folder: Path, task: int, reference: str, limits: Limits) -> RestorePoint | Weights:
+    """The checkpoint of the end of `task` of the run in `folder`.
+
+    Raises:
+        UserError: there is none.
+    """
+    from perdure.checkpoint.core.ledger import entries
+
+    home = RunFiles(folder.resolve()).checkpoints
+    kept = {entry.stage: entry.path for entry in entries(home) if entry.kind == "task"}
+    path = kept.get(f"task{task}")
+    if path is None:
+        there = ", ".join(f"@{stage.replace('task', 'task-')}" for stage in kept) or "none at all"
+        raise UserError(
+            f"checkpoint.load={reference}: {home} has no checkpoint of that task's end, but "
+            f"{there}; a run with checkpoint.save=true keeps one a task"
+        )
+    return _open(path, str(path), limits)
 
 
 def _open(path: Path, reference: str, limits: Limits) -> RestorePoint | Weights:
@@ -302,11 +323,16 @@ def plan(words: Sequence[str]) -> Plan:
     # The recorded configuration names one version, and a requeued job loads the same.
     load = f"checkpoint.load={quoted(start.reference)}"
     typed = [load if t.key == "checkpoint.load" else t.text for t in command.overrides]
-    if isinstance(start, Weights):
+    if isinstance(start, Weights) or _branches(command, options):
         return Plan(command, (*command.flags, *typed), start)
     start, stored = _with_configuration(start, command, options)
     place = [] if start.fork else _place_of(start)
     return Plan(command, (*command.flags, *stored, *place, *typed), start)
+
+
+def _branches(command: Arguments, options: CheckpointConfig) -> bool:
+    """Whether each job of a sweep, in a process of its own, forks the checkpoint."""
+    return command.is_sweep and options.fork
 
 
 def _with_configuration(
@@ -317,12 +343,14 @@ def _with_configuration(
     if command.is_sweep:
         raise UserError(
             f"checkpoint.load={reference} with -m: a full checkpoint resumes one run; a sweep can "
-            "start from a weights-only checkpoint (best.pth)"
+            "start from a weights-only checkpoint (best.pth), or branch from a full one "
+            "(checkpoint.fork=true)"
         )
-    if command.value("checkpoint.resume") is not None:
+    if command.value("checkpoint.resume") is not None and not options.fork:
         raise UserError(
             "checkpoint.load with checkpoint.resume: the first names the state of a run, the "
-            "second looks for one in the run's own folder; give one of them"
+            "second looks for one in the run's own folder; give one of them, or add "
+            "checkpoint.fork=true: the fork is resumed where it stands already"
         )
     if options.fork:
         point = replace(point, fork=True)
@@ -351,45 +379,3 @@ def _place_of(point: RestorePoint) -> list[str]:
         n = 1 + len(list(RunFiles(point.run).hydra.glob("resume-*")))
         place.append(f"hydra.output_subdir={HYDRA}/resume-{n}")
     return place
-
-
-def command_to_resume(typed: Arguments, config: Mapping[str, Any], folder: Path) -> str:
-    """The command that resumes the run in `folder`, with all that no file may say.
-
-    Args:
-        typed: the command line that ran.
-        config: the configuration that ran, plain.
-        folder: the run's folder.
-    """
-    repeated = (*NOT_STORED, *location_keys({group: config[group] for group in GROUPS}))
-    kept = [
-        t.text
-        for t in typed.overrides
-        if t.key not in OF_ONE_COMMAND
-        and any(t.key == key or t.key.startswith(f"{key}.") for key in repeated)
-        and not t.is_sweep
-    ]
-    flags = [f"--config-dir={typed.config_dir}"] if typed.config_dir else []
-    allowed = [*classes_to_allow(config, typed), *map(str, typed.value("checkpoint.allow") or [])]
-    if allowed:
-        kept.append(f"checkpoint.allow=[{','.join(dict.fromkeys(allowed))}]")
-    return f"{program()} {shlex.join([*flags, override('checkpoint.load', str(folder)), *kept])}"
-
-
-# --- clusters -------------------------------------------------------------------------------------
-
-
-def job_record(root: Path, overrides: Sequence[str]) -> Path | None:
-    """Where the folder of this command's run is written down for this cluster job, if it is one.
-
-    A job keeps its number when it is requeued; the overrides tell apart several runs of one job.
-    """
-    slurm, torchrun = os.environ.get("SLURM_JOB_ID"), os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    if slurm:
-        name = f"slurm-{slurm}"
-    elif torchrun != "none":
-        name = f"torchrun-{torchrun}"
-    else:
-        return None
-    digest = hashlib.sha256("\n".join(overrides).encode()).hexdigest()[:12]
-    return root / ".jobs" / f"{name}-{digest}"

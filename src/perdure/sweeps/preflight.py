@@ -45,6 +45,11 @@ def check(config: DictConfig) -> None:
             f"hydra/launcher={name} in {ranks} processes of torchrun: each would start every job; "
             "leave the launcher out, or start the sweep with python instead of torchrun"
         )
+    if config.checkpoint.fork and config.checkpoint.load is not None and launcher == _IN_PROCESS:
+        raise UserError(
+            "checkpoint.fork=true with -m: each branch is a process of its own, so add "
+            "hydra/launcher=local (or slurm, ray); `perdure branch` does"
+        )
     if "optuna" in sweeper:
         _check_search(config)
         _respell_choices(config)
