@@ -23,6 +23,7 @@ h1 { margin: .5rem 0 .25rem; font-size: clamp(1.4rem, 4vw, 2rem); line-height: 1
   overflow-wrap: anywhere; }
 h2 { margin: 2rem 0 .7rem; font-size: 1.1rem; border-bottom: 1px solid var(--edge);
   padding-bottom: .3rem; }
+h3 { margin: 1.2rem 0 .3rem; font-size: 1rem; }
 .under, figcaption, summary, .path { color: var(--muted); }
 .under { margin: 0 0 1rem; }
 .status { font-weight: 600; padding: .1rem .6rem; border-radius: 1rem; border: 1px solid; }
