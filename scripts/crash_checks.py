@@ -38,6 +38,7 @@ CLOCKS = re.compile(
     r'<p class="notice">resumed from .*?</p>'
     r"|<div><dt>(?:time|training steps per second)</dt>.*?</div>"
     r"|<section><h2>Time</h2>.*?</section>"
+    r"|<section><h2>Resumed and branched</h2>.*?</section>"
     r'|<td class="clock">.*?</td>'
     r"|<span>[\d.,]+ [kMG]?B</span>"  # sizes: a file that holds the list of resumes is longer
     r"|<div><dt>processes</dt>.*?</div>"

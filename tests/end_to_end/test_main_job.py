@@ -22,6 +22,8 @@ from perdure.cli.reproduce import settings
 RARE = pytest.mark.exhaustive
 
 MAIN = ("model=er", "dataset=seq-mnist", "checkpoint.save=true")
+FIGURES = ("retention", "forgetting", "classes", "confusion", "buffer", "loss")
+"""What a run draws beside its accuracies, each with its numbers."""
 SHORT = ("dataset.iterations=60", "training.log_every=20")
 
 
@@ -84,6 +86,7 @@ def test_every_file_is_there(main_job: tuple[Path, str]) -> None:
     figures = folder / "figures"
     assert {p.name for p in figures.iterdir()} == {
         "accuracy_matrix.svg", "accuracy_matrix.png", "accuracy.svg",
+        *(f"{name}.{end}" for name in FIGURES for end in ("svg", "csv")),
     }  # fmt: skip
     assert (figures / "accuracy_matrix.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert (folder / "code" / "train.py").read_text() == (ROOT / "train.py").read_text()

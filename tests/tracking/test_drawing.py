@@ -8,6 +8,7 @@ import re
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,20 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from perdure.errors import UserError
-from perdure.tracking.drawing import Curve, Drawing, Point, Rect, Segment, Text, to_svg
+from perdure.tracking.drawing import (
+    SYMBOLS,
+    Area,
+    Curve,
+    Drawing,
+    Marks,
+    Point,
+    Rect,
+    Segment,
+    Text,
+    outline,
+    shifted,
+    to_svg,
+)
 from perdure.tracking.pdf import to_pdf
 from perdure.tracking.raster import SCALE, _dashes, to_png
 
@@ -33,7 +47,11 @@ EVERYTHING = drawing(
     Rect(30, 10, 20, 10, "#134a6b"),
     Rect(60, 10, 20, 10, "#ff0000", hint="a hint"),
     Segment(0, 30, 100, 30, "#00ff00", dash="3 4", kind="grid"),
-    Curve([(0, 40), (50, 50), None, (60, 40), (100, 50)], "#0000ff", dash="7 3", dots=True),
+    Curve([(0, 40), (50, 50), None, (60, 40), (100, 50)], "#0000ff", dash="7 3"),
+    Marks([(0, 40), (50, 50), (60, 40), (100, 50)], "#0000ff"),
+    Area([(80, 2), (98, 2), (98, 8), (80, 8)], "#ff0000", 0.5),
+    Marks([(70, 50)], "#008800", "square", 4),
+    Marks([(85, 50)], "#008800", "diamond", 4, hollow=True),
     Text(50, 58, "below", "#000000", anchor="middle", kind="name"),
     Text(8, 55, "turned", "#000000", 8, turned=True, bold=True),
 )
@@ -43,7 +61,9 @@ def test_svg_has_each_shape_once() -> None:
     root = ET.fromstring(to_svg(EVERYTHING))
     assert (root.get("width"), root.get("viewBox")) == ("100", "0 0 100 60")
     assert [text.text for text in root.iter(f"{SVG}title")] == ["a figure", "a hint", None][:2]
-    (cells,) = root.findall(f"{SVG}path")  # rectangles of one color side by side are one path
+    # Rectangles of one color side by side are one path.
+    cells, area = root.findall(f"{SVG}path")
+    assert (area.get("d"), area.get("fill-opacity")) == ("M80 2 L98 2 L98 8 L80 8z", "0.5")
     assert (cells.get("d"), cells.get("fill")) == (
         "M10 10h20v10h-20zM30 10h20v10h-20z", "#134a6b",
     )  # fmt: skip
@@ -86,6 +106,38 @@ def test_png_has_the_colors_where_the_shapes_are() -> None:
     assert color(5, 5) == (255, 255, 255)
     assert color(55, 45) == (255, 255, 255)  # the gap of the curve
     assert color(60, 40) == (0, 0, 255)  # a dot
+    assert color(90, 5) == (255, 127, 127)  # half of the area's red, on white
+    assert color(70, 50) == (0, 0x88, 0)
+    assert color(85, 50) == (255, 255, 255)  # within an outline
+    assert color(85 + 1.3 * 4 - 0.5, 50) != (255, 255, 255)
+
+
+def test_a_figure_for_print_has_its_size_on_paper() -> None:
+    figure = replace(EVERYTHING, width=72, printed=True)
+    assert ET.fromstring(to_svg(figure)).get("width") == "72pt"
+    image = Image.open(io.BytesIO(to_png(figure)))
+    assert image.width / image.info["dpi"][0] == pytest.approx(1, abs=0.01)  # inch
+    assert image.info["dpi"][0] > 280
+
+
+@pytest.mark.parametrize("symbol", SYMBOLS)
+def test_a_symbol_lies_around_its_point_and_is_as_large_as_the_others(symbol: str) -> None:
+    corners = outline(symbol, (10, 20), 4)
+    if symbol == "circle":
+        assert corners == []
+        return
+    xs, ys = zip(*corners, strict=True)
+    assert (min(xs) + max(xs)) / 2 == pytest.approx(10)
+    assert min(ys) < 20 < max(ys)
+    assert 7 < max(xs) - min(xs) < 11
+
+
+def test_shapes_move_together() -> None:
+    moved = list(shifted(EVERYTHING.shapes, 100, 7))
+    for before, after in zip(EVERYTHING.shapes, moved, strict=True):
+        if isinstance(before, Area | Marks):
+            assert isinstance(after, Area | Marks)
+            assert after.points == [(x + 100, y + 7) for x, y in before.points]
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from perdure.tracking.colors import PAGE, PAPER, accuracy_color, hexadecimal
-from perdure.tracking.drawing import Curve, Drawing, Rect, Segment, Text, text_width
-from perdure.tracking.figures import FIGURES, RunData, drawn, training_rows, write_figures
+from perdure.tracking.drawing import Area, Curve, Drawing, Marks, Rect, Segment, Text, text_width
+from perdure.tracking.figures import FIGURES, drawn, write_figures
 from perdure.tracking.heatmaps import MOST_CLASSES
 from perdure.tracking.raster import SCALE
+from perdure.tracking.run_data import RunData
+from perdure.tracking.training_figures import training_rows
 
 
 def triangle(n_tasks: int, value: float = 0.5) -> list[list[float]]:
@@ -45,7 +47,7 @@ def corners(shape: Any) -> list[tuple[float, float]]:
         return [(shape.x, shape.y), (shape.x + shape.width, shape.y + shape.height)]
     if isinstance(shape, Segment):
         return [(shape.x1, shape.y1), (shape.x2, shape.y2)]
-    if isinstance(shape, Curve):
+    if isinstance(shape, Curve | Area | Marks):
         return [point for point in shape.points if point is not None]
     # Most letters are narrower than the room that is reserved for each.
     length = 0.85 * text_width(shape.text, shape.size)
@@ -69,7 +71,11 @@ def require_fit(figure: Drawing) -> None:
 @given(st.integers(1, 110), st.sampled_from([("class_il", "task_il"), ("domain_il",)]))
 def test_every_number_of_tasks_fits_its_page(n_tasks: int, scenarios: tuple[str, ...]) -> None:
     data = data_of(dict.fromkeys(scenarios, triangle(n_tasks)))
-    for name in ("accuracy_matrix", "accuracy"):
+    for name in (
+        "accuracy_matrix",
+        "accuracy",
+        *(("retention", "forgetting") if n_tasks > 1 else ()),
+    ):
         figure = drawn(name, data)
         assert figure is not None
         require_fit(figure)
@@ -162,7 +168,8 @@ def test_a_run_leaves_its_figures(run: Any) -> None:
     write_figures(run.folder, run.results(3))
     figures = run.folder / "figures"
     assert {path.name for path in figures.iterdir()} == {
-        "accuracy_matrix.svg", "accuracy_matrix.png", "accuracy.svg",
+        "accuracy_matrix.svg", "accuracy_matrix.png", "accuracy.svg", "retention.svg",
+        "retention.csv", "forgetting.svg", "forgetting.csv",
     }  # fmt: skip
     root = ET.parse(figures / "accuracy_matrix.svg").getroot()
     with Image.open(figures / "accuracy_matrix.png") as image:
@@ -194,7 +201,7 @@ def test_the_loss_as_a_table_is_what_the_curve_shows(tmp_path: Path) -> None:
     rows.append({"kind": "step", "task": 1, "global_step": 4, "loss": 2.0})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = data_of({}, tmp_path)
-    assert list(training_rows(data.metrics)) == [
+    assert [row[:2] for row in training_rows(data.metrics)] == [
         (1, 1.0),
         (2, 0.5),
         (3, 1 / 3),

@@ -204,18 +204,20 @@ def test_a_failure_before_the_start_writes_nothing(run: Any) -> None:
 def test_the_figures_are_drawn_when_it_is_worth_it(
     run: Any, monkeypatch: pytest.MonkeyPatch, every: float, times: int
 ) -> None:
-    drawn: list[int] = []
-    monkeypatch.setattr(
-        figures, "write_figures", lambda folder, results: drawn.append(results["tasks_done"])
-    )
+    drawn: list[tuple[int, bool]] = []
+
+    def draw(folder: Path, results: dict[str, Any], complete: bool) -> None:
+        drawn.append((results["tasks_done"], complete))
+
+    monkeypatch.setattr(figures, "write_figures", draw)
     run.play(LocalFiles(run.folder, plot_every_seconds=every))
-    assert drawn == [1, 2, 3][-times:]
+    assert drawn == [(1, False), (2, False), (3, True)][-times:]
 
 
 def test_a_figure_that_fails_does_not_end_the_run(
     run: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(folder: Path, results: dict[str, Any]) -> None:
+    def fail(folder: Path, results: dict[str, Any], complete: bool) -> None:
         raise ImportError("no Pillow here")
 
     monkeypatch.setattr(figures, "write_figures", fail)

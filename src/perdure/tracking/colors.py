@@ -31,6 +31,11 @@ LINE_SCALE: tuple[Color, ...] = (
 )
 """From the first task's line to the last one's; the lightest still stands out on white."""
 
+GROUP_COLORS = ("#0072b2", "#d55e00", "#009e73", "#aa4f8b", "#c98500", "#3d9fd6", "#4d4d4d")
+"""Colors of groups of runs: those of Okabe and Ito (2008), which readers with color blindness tell
+apart; purple, orange and blue are darker here, so that thin lines stand out on white, and their
+yellow, which does not, is gray."""
+
 
 @dataclass(frozen=True)
 class Theme:
@@ -45,7 +50,13 @@ class Theme:
 
     def line(self, part: float) -> str:
         """The color of the line at `part` of the way from the first task (0) to the last (1)."""
-        color = hexadecimal(between(LINE_SCALE, part))
+        return self._lifted(hexadecimal(between(LINE_SCALE, part)))
+
+    def group(self, index: int) -> str:
+        """The color of the group of runs number `index`; beyond GROUP_COLORS they come again."""
+        return self._lifted(GROUP_COLORS[index % len(GROUP_COLORS)])
+
+    def _lifted(self, color: str) -> str:
         return f"color-mix(in oklab, {color}, white {self.lift})" if self.lift else color
 
 

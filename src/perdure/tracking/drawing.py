@@ -46,6 +46,7 @@ class Segment:
     dash: str = ""
     """SVG's dash pattern; empty is a solid line."""
     kind: str = ""
+    width: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,6 @@ class Curve:
     color: str
     width: float = 1.8
     dash: str = ""
-    dots: bool = False
     hint: str = ""
 
     def pieces(self) -> Iterator[list[Point]]:
@@ -64,9 +64,6 @@ class Curve:
         for is_point, group in groupby(self.points, lambda point: point is not None):
             if is_point:
                 yield [point for point in group if point is not None]
-
-
-DOT_RADIUS = 2.6
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,38 @@ class Text:
     kind: str = ""
 
 
-Shape = Rect | Segment | Curve | Text
+DOT_RADIUS = 2.6
+
+
+@dataclass(frozen=True)
+class Area:
+    """A filled polygon without an edge, as the band around a line; `opacity` is in (0, 1]."""
+
+    points: Sequence[Point]
+    color: str
+    opacity: float
+    hint: str = ""
+
+
+DASHES = ("", "7 3", "2 3", "9 3 2 3")
+"""Patterns of the lines of a chart in turn, for readers who see no colors."""
+SYMBOLS = ("circle", "square", "triangle", "diamond", "cross")
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The same symbol at each point; a hollow one is an outline."""
+
+    points: Sequence[Point]
+    color: str
+    symbol: str = "circle"
+    """One of SYMBOLS."""
+    radius: float = DOT_RADIUS
+    hollow: bool = False
+    hint: str = ""
+
+
+Shape = Rect | Segment | Curve | Text | Area | Marks
 
 
 @dataclass(frozen=True)
@@ -96,11 +124,43 @@ class Drawing:
     height: float
     title: str
     shapes: tuple[Shape, ...]
+    printed: bool = False
+    """Whether a unit is a point (1/72 inch) in every format: a figure of a paper's column."""
+
+
+def outline(symbol: str, at: Point, radius: float) -> list[Point]:
+    """The corners of a symbol around `at`; those of a circle are none."""
+    x, y = at
+    r = radius
+    if symbol == "square":
+        r *= 0.9
+        return [(x - r, y - r), (x + r, y - r), (x + r, y + r), (x - r, y + r)]
+    if symbol == "triangle":
+        r *= 1.2
+        return [(x, y - r), (x + 0.9 * r, y + 0.62 * r), (x - 0.9 * r, y + 0.62 * r)]
+    if symbol == "diamond":
+        r *= 1.3
+        return [(x, y - r), (x + r, y), (x, y + r), (x - r, y)]
+    if symbol == "cross":
+        a, b = 0.42 * r, 1.15 * r
+        return [
+            (x - a, y - b), (x + a, y - b), (x + a, y - a), (x + b, y - a), (x + b, y + a),
+            (x + a, y + a), (x + a, y + b), (x - a, y + b), (x - a, y + a), (x - b, y + a),
+            (x - b, y - a), (x - a, y - a),
+        ]  # fmt: skip
+    return []
 
 
 def text_width(text: str, size: float = EM) -> float:
     """About how wide `text` is."""
     return LETTER * size * len(text)
+
+
+def shortened(text: str, width: float, size: float) -> str:
+    """`text`, or as much of it as fits, with an ellipsis."""
+    if text_width(text, size) <= width:
+        return text
+    return text[: max(1, int(len(text) * width / text_width(text, size)) - 1)] + "…"
 
 
 def shifted(shapes: Iterable[Shape], right: float, down: float) -> Iterator[Shape]:
@@ -112,6 +172,8 @@ def shifted(shapes: Iterable[Shape], right: float, down: float) -> Iterator[Shap
         elif isinstance(shape, Curve):
             points = [None if p is None else (p[0] + right, p[1] + down) for p in shape.points]
             yield replace(shape, points=points)
+        elif isinstance(shape, Area | Marks):
+            yield replace(shape, points=[(x + right, y + down) for x, y in shape.points])
         else:
             yield replace(shape, x=shape.x + right, y=shape.y + down)
 
@@ -125,13 +187,14 @@ def to_svg(drawing: Drawing, inline: bool = False) -> str:
             document of its own on white.
     """
     width, height = _number(drawing.width), _number(drawing.height)
+    unit = "pt" if drawing.printed else ""
     title = escape(printable(drawing.title))
     head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{title}"'
     body = "\n".join(_elements(drawing.shapes, inline))
     if inline:
         return f"{head}>\n{body}\n</svg>"
     return (
-        f'{head} xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'{head} xmlns="http://www.w3.org/2000/svg" width="{width}{unit}" height="{height}{unit}" '
         f'font-family="{FONTS}" font-size="{_number(EM)}">\n<title>{title}</title>\n'
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>\n{body}\n</svg>\n'
     )
@@ -149,6 +212,10 @@ def _elements(shapes: Iterable[Shape], inline: bool) -> Iterator[str]:
                 yield _segment(shape)
             elif isinstance(shape, Curve):
                 yield _curve(shape)
+            elif isinstance(shape, Area):
+                yield _area(shape)
+            elif isinstance(shape, Marks):
+                yield _marks(shape)
             else:
                 yield _rect(shape)
 
@@ -176,6 +243,8 @@ def _rect(rect: Rect) -> str:
 
 def _segment(line: Segment) -> str:
     dash = f' stroke-dasharray="{line.dash}"' if line.dash else ""
+    if line.width != 1:
+        dash += f' stroke-width="{_number(line.width)}"'
     return (
         f'<line{_kind(line.kind)} x1="{_number(line.x1)}" x2="{_number(line.x2)}" '
         f'y1="{_number(line.y1)}" y2="{_number(line.y2)}" stroke="{line.color}"{dash}/>'
@@ -188,16 +257,36 @@ def _curve(curve: Curve) -> str:
     )
     dash = f' stroke-dasharray="{curve.dash}"' if curve.dash else ""
     drawn = (
-        f'<path d="{path}" fill="none" stroke="{curve.color}" stroke-width="{curve.width}" '
-        f'stroke-linejoin="round"{dash}/>'
+        f'<path d="{path}" fill="none" stroke="{curve.color}" '
+        f'stroke-width="{_number(curve.width)}" stroke-linejoin="round"{dash}/>'
     )
-    if curve.dots:
-        drawn += "".join(
-            f'<circle cx="{_number(x)}" cy="{_number(y)}" r="{DOT_RADIUS}" fill="{curve.color}"/>'
-            for piece in curve.pieces()
-            for x, y in piece
-        )
     return f"<g>{_hint(curve.hint)}{drawn}</g>"
+
+
+def _area(area: Area) -> str:
+    return (
+        f'<path d="{_closed(area.points)}" fill="{area.color}" '
+        f'fill-opacity="{_number(area.opacity)}">{_hint(area.hint)}</path>'
+    )
+
+
+def _marks(marks: Marks) -> str:
+    style = f'fill="{marks.color}"'
+    if marks.hollow:
+        style = f'fill="none" stroke="{marks.color}" stroke-width="1.2"'
+    if marks.symbol == "circle":
+        drawn = "".join(
+            f'<circle cx="{_number(x)}" cy="{_number(y)}" r="{_number(marks.radius)}" {style}/>'
+            for x, y in marks.points
+        )
+    else:
+        corners = (outline(marks.symbol, point, marks.radius) for point in marks.points)
+        drawn = f'<path d="{" ".join(map(_closed, corners))}" {style}/>'
+    return f"<g>{_hint(marks.hint)}{drawn}</g>"
+
+
+def _closed(points: Iterable[Point]) -> str:
+    return "M" + " L".join(f"{_number(x)} {_number(y)}" for x, y in points) + "z"
 
 
 def _text(text: Text, inline: bool) -> str:

@@ -51,7 +51,6 @@ class LocalFiles(Recorder):
         self._raw = RawFiles(folder)
         self._start: RunStart | None = None
         self._drawn_at = 0.0
-        self._drawn_is_current = False
         self._cpu_before = time.process_time()
 
     def state_dict(self) -> dict[str, Any]:
@@ -125,10 +124,9 @@ class LocalFiles(Recorder):
             }
         )
         self._write_results(event.results)
-        self._drawn_is_current = False
         is_last = self._start is not None and event.task == self._start.n_tasks - 1
         if not is_last and time.monotonic() - self._drawn_at >= self._plot_every_seconds:
-            self._draw(event.results)
+            self._draw(event.results, complete=False)
 
     def on_run_end(self, event: RunEnd) -> None:
         """The last row and results first, then the figures and the report."""
@@ -149,8 +147,7 @@ class LocalFiles(Recorder):
         self._metrics.close()
         self._raw.close()
         self._write_results(results)
-        if not self._drawn_is_current:
-            self._draw(results)
+        self._draw(results)
         self._report(self._start, results, event.error)
 
     def _machine(self) -> dict[str, float]:
@@ -171,16 +168,15 @@ class LocalFiles(Recorder):
         write_atomically(RunFiles(self.folder).results, to_json(results).encode())
         write_atomically(RunFiles(self.folder).accuracy, accuracy_rows(results).encode())
 
-    def _draw(self, results: dict[str, Any]) -> None:
+    def _draw(self, results: dict[str, Any], complete: bool = True) -> None:
         """A figure must not end a run: errors are logged."""
         from perdure.tracking.figures import write_figures
 
         try:
-            write_figures(self.folder, results)
+            write_figures(self.folder, results, complete)
         except Exception:
             logger.warning("the figures could not be drawn", exc_info=True)
         self._drawn_at = time.monotonic()
-        self._drawn_is_current = True
 
     def _report(self, start: RunStart, results: dict[str, Any], error: str | None) -> None:
         """A report must not end a run: errors are logged."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+from perdure.tracking.charts import SCREEN, Frame
 from perdure.tracking.colors import (
     COLOR_SCALE,
     Theme,
@@ -13,9 +15,22 @@ from perdure.tracking.colors import (
     hexadecimal,
     text_color,
 )
-from perdure.tracking.drawing import Drawing, Rect, Shape, Text, shifted, text_width
+from perdure.tracking.drawing import (
+    EM,
+    Drawing,
+    Rect,
+    Shape,
+    Text,
+    shifted,
+    shortened,
+    text_width,
+)
 from perdure.tracking.formatting import percent
 
+LARGE, SMALL = EM, 11.0
+"""Sizes of letters in cells and beside them, on a page."""
+LEAST_FOR_TWO = 300.0
+"""Units of width from which two panels stand beside each other in print."""
 MARGIN, GAP, AXIS = 14.0, 34.0, 22.0
 """Units around a figure, between two panels, and for the names along an axis."""
 COLUMNS = "accuracy (%) on task"
@@ -33,33 +48,87 @@ Rows = Sequence[Sequence[float | None]]
 
 
 def accuracy_heatmap(
-    title: str, panels: Mapping[str, Rows], names: Sequence[str], theme: Theme
+    title: str,
+    panels: Mapping[str, Rows],
+    names: Sequence[str],
+    theme: Theme,
+    frame: Frame = SCREEN,
 ) -> Drawing:
-    """Accuracies as fractions, a panel a scenario beside each other: rows are after task i.
+    """Accuracies as fractions, a panel a scenario: rows are after task i.
+
+    On a page the panels stand beside each other and cells are as large as their numbers need; for
+    print they fit the frame's width, below each other in a column.
 
     Args:
         title: for those who do not see it.
         panels: by their own titles; a shorter row leaves cells empty, as None and NaN do.
         names: of the rows: the number of a task each, or `joint`.
         theme: its colors.
+        frame: its size.
     """
     n_columns = max(len(row) for rows in panels.values() for row in rows)
+    scale, size = frame.scale, SMALL * frame.scale
+    side = AXIS * scale + text_width(max(names, key=len), frame.text)
+    stacked = frame.printed and frame.width < LEAST_FOR_TWO
+    across = 1 if stacked else len(panels)
     cell = _cell_size(n_columns)
-    side = AXIS + text_width(max(names, key=len))
-    top = MARGIN + AXIS
-    shapes = [*shifted(_row_names(names, cell, side, theme), MARGIN + side, top)]
-    right = MARGIN + side
-    for name, rows in panels.items():
-        shapes += shifted(_panel(name, rows, n_columns, cell, theme), right, top)
-        right += max(n_columns * cell[0], text_width(max(name, COLUMNS, key=len))) + GAP
-    right -= GAP
+    if frame.printed:
+        room = frame.width - side - (2 * MARGIN + GAP * across + BAR_ROOM) * scale
+        width = max(min(room / across / n_columns, 36.0), 0.5)
+        cell = width, width if n_columns > MOST_WITH_DECIMALS else min(width, 20.0)
+    shown = Cells(*cell, size, cell_decimals(cell[0], LARGE * scale), n_columns)
+    margin, top = MARGIN * scale, (MARGIN + AXIS) * scale
+    step = max(map(len, panels.values())) * cell[1] + (2 * AXIS + GAP) * scale
+    shapes: list[Shape] = []
+    right, down, widest = margin + side, top, 0.0
+    for index, (name, rows) in enumerate(panels.items()):
+        if stacked or not index:
+            shapes += shifted(_row_names(names, shown, side, theme), margin + side, down)
+        shapes += shifted(_panel(name, rows, shown, theme, frame), right, down)
+        needs = text_width(name, frame.text), text_width(COLUMNS, size)
+        occupied = max(n_columns * cell[0], *needs)
+        widest = max(widest, right + occupied)
+        if stacked:
+            down += step
+        else:
+            right += occupied + GAP * scale
     height = max(map(len, panels.values())) * cell[1]
-    if n_columns > MOST_WITH_NUMBERS:
-        bar = _color_bar(theme, ((0.0, "0 %"), (0.5, "50 %"), (1.0, "100 %")))
-        shapes += shifted(bar, right + GAP / 2, top)
-        right += GAP / 2 + BAR_ROOM
-        height = max(height, BAR_HEIGHT)
-    return Drawing(right + MARGIN, top + height + 2 * AXIS + MARGIN / 2, title, tuple(shapes))
+    if shown.decimals is None:
+        bar = _color_bar(theme, ((0.0, "0 %"), (0.5, "50 %"), (1.0, "100 %")), size)
+        shapes += shifted(bar, widest + GAP / 2 * scale, top)
+        widest += GAP / 2 * scale + BAR_ROOM * scale
+        height = max(height, BAR_HEIGHT * size / SMALL)
+    last = down - step if stacked else top
+    bottom = last + height + (2 * AXIS + MARGIN / 2) * scale
+    return Drawing(widest + margin, bottom, title, tuple(shapes), frame.printed)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Their size, that of letters beside them, and the decimals in them (None: no numbers)."""
+
+    width: float
+    height: float
+    size: float
+    decimals: int | None
+    n: int
+
+    @property
+    def gap(self) -> float:
+        """Between two cells."""
+        return _gap(self.width)
+
+
+def _gap(cell: float) -> float:
+    """Between two cells: a unit, less where they are small, none that pixels would make uneven."""
+    return 0.0 if cell < 4 else min(1.0, 0.1 * cell)
+
+
+def cell_decimals(width: float, size: float) -> int | None:
+    """With how many decimals a percentage fits a cell: 1, 0, or None where it does not at all."""
+    if text_width("100.0", size) <= width - 5:
+        return 1
+    return 0 if text_width("100", 0.92 * size) <= width - 5 else None
 
 
 def _cell_size(n_columns: int) -> tuple[float, float]:
@@ -71,93 +140,111 @@ def _cell_size(n_columns: int) -> tuple[float, float]:
     return (14.0, 14.0) if n_columns <= MOST_SMALL else (8.0, 8.0)
 
 
-def _panel(
-    name: str, rows: Rows, n_columns: int, cell: tuple[float, float], theme: Theme
-) -> Iterator[Shape]:
+def _panel(name: str, rows: Rows, cells: Cells, theme: Theme, frame: Frame) -> Iterator[Shape]:
     """Cells from (0, 0) on, the title above and the columns' names below them."""
-    width, height = cell
+    scale, size = frame.scale, cells.size
     for i, row in enumerate(rows):
         for j, value in enumerate(row):
             if value is not None and math.isfinite(value):
-                yield from _accuracy(value, j * width, i * height, cell, n_columns)
-    yield Text(0, -10, name, theme.text)
-    below = len(rows) * height
-    for j in range(0, n_columns, _every(n_columns)):
-        yield Text((j + 0.5) * width, below + 16, str(j), theme.muted, 11, "middle")
-    narrow = n_columns * width < text_width(COLUMNS, 11)
-    x, anchor = (0.0, "start") if narrow else (n_columns * width / 2, "middle")
-    yield Text(x, below + 16 + AXIS, COLUMNS, theme.muted, 11, anchor)
+                yield from _accuracy(value, j * cells.width, i * cells.height, cells, scale)
+    yield Text(0, -10 * scale, name, theme.text, frame.text)
+    below = len(rows) * cells.height
+    for j in range(0, cells.n, _every(cells.n, cells.width, size)):
+        at = (j + 0.5) * cells.width
+        yield Text(at, below + 16 * scale, str(j), theme.muted, size, "middle")
+    narrow = cells.n * cells.width < text_width(COLUMNS, size)
+    x, anchor = (0.0, "start") if narrow else (cells.n * cells.width / 2, "middle")
+    yield Text(x, below + (16 + AXIS) * scale, COLUMNS, theme.muted, size, anchor)
 
 
-def _accuracy(
-    value: float, x: float, y: float, cell: tuple[float, float], n_columns: int
-) -> Iterator[Shape]:
-    width, height = cell
+def _accuracy(value: float, x: float, y: float, cells: Cells, scale: float) -> Iterator[Shape]:
+    width, height = cells.width - cells.gap, cells.height - cells.gap
     color = accuracy_color(value)
-    yield Rect(x, y, width - 1, height - 1, hexadecimal(color))
-    if n_columns > MOST_WITH_NUMBERS:
+    yield Rect(x, y, width, height, hexadecimal(color))
+    if cells.decimals is None:
         return
-    decimals, size = (1, 12.0) if n_columns <= MOST_WITH_DECIMALS else (0, 11.0)
-    at = x + (width - 1) / 2, y + (height - 1) / 2 + 0.36 * size
-    yield Text(*at, percent(value, decimals), text_color(color), size, "middle")
+    size = (LARGE if cells.decimals else SMALL) * scale
+    at = x + width / 2, y + height / 2 + 0.36 * size
+    yield Text(*at, percent(value, cells.decimals), text_color(color), size, "middle")
 
 
-def _every(n: int) -> int:
+def _every(n: int, width: float, size: float) -> int:
     """Of how many rows or columns one is named."""
-    return 1 if n <= MOST_WITH_NUMBERS else 5 if n <= MOST_SMALL else 10
+    need = text_width(str(n), size) + 2
+    return next(every for every in (1, 5, 10, 20, 50, n + 1) if every * width >= need or every > n)
 
 
-def _row_names(
-    names: Sequence[str], cell: tuple[float, float], side: float, theme: Theme
-) -> Iterator[Text]:
-    for i in range(0, len(names), _every(len(names))):
-        y = (i + 0.5) * cell[1] + 4
-        yield Text(-7, y, names[i], theme.muted, 11, "end")
+def _row_names(names: Sequence[str], cells: Cells, side: float, theme: Theme) -> Iterator[Text]:
+    size = cells.size
+    for i in range(0, len(names), _every(len(names), cells.height, size)):
+        y = (i + 0.5) * cells.height + size / 3
+        yield Text(-0.6 * size, y, names[i], theme.muted, size, "end")
     if names[0] != "joint":
-        middle = len(names) * cell[1] / 2
-        yield Text(10 - side, middle, "after task", theme.muted, 11, "middle", turned=True)
+        middle = len(names) * cells.height / 2
+        yield Text(0.9 * size - side, middle, "after task", theme.muted, size, "middle",
+                   turned=True)  # fmt: skip
 
 
 _STEPS = 40
 """Colors that a color bar and a confusion matrix tell apart."""
 
 
-def _color_bar(theme: Theme, ticks: Sequence[tuple[float, str]]) -> Iterator[Shape]:
+def _color_bar(theme: Theme, ticks: Sequence[tuple[float, str]], size: float) -> Iterator[Shape]:
     """What a color means, 1 at the top; `ticks` are positions on the scale and their names."""
+    scale = size / SMALL
+    height, width = BAR_HEIGHT * scale, BAR_WIDTH * scale
     for step in range(_STEPS):
         color = hexadecimal(between(COLOR_SCALE, 1 - (step + 0.5) / _STEPS))
-        yield Rect(0, step * BAR_HEIGHT / _STEPS, BAR_WIDTH, BAR_HEIGHT / _STEPS, color)
+        yield Rect(0, step * height / _STEPS, width, height / _STEPS, color)
     for position, name in ticks:
-        yield Text(BAR_WIDTH + 5, BAR_HEIGHT * (1 - position) + 4, name, theme.muted, 11)
+        yield Text(width + 5 * scale, height * (1 - position) + size / 3, name, theme.muted, size)
 
 
 def confusion_heatmap(
-    title: str, names: Sequence[str], counts: Sequence[Sequence[int]], theme: Theme
+    title: str,
+    names: Sequence[str],
+    counts: Sequence[Sequence[int]],
+    theme: Theme,
+    frame: Frame = SCREEN,
 ) -> Drawing:
     """Shares of each true class's examples by predicted class; colors by the square root of it.
 
-    The root makes rare confusions visible. Cells without an example stay empty.
+    The root makes rare confusions visible. Cells without an example stay empty. On a page every
+    class has its name; for print the matrix fits the frame, and names that would lie on each other
+    are left out.
 
     Args:
         title: for those who do not see it.
         names: of the classes, at most MOST_CLASSES.
         counts: [n, n], rows are true classes, columns predicted ones.
         theme: its colors.
+        frame: its size.
     """
     cell, size = _class_size(len(names))
+    scale, axis = frame.scale, EM * frame.scale
+    longest = max(names, key=len)
+    most = math.inf
+    if frame.printed:
+        size, most = SMALL * scale, 0.25 * frame.width
+    room = (MARGIN + AXIS) * scale + min(text_width(longest, size), most) + 8 * scale
+    if frame.printed:
+        left = frame.width - room - (GAP / 2 + BAR_ROOM) * scale
+        cell = min(left / len(names), 30.0)
     side = len(names) * cell
-    room = MARGIN + AXIS + text_width(max(names, key=len), size) + 8
     ticks = [(math.sqrt(share), f"{100 * share:g} %") for share in (0, 0.01, 0.05, 0.25, 0.5, 1)]
-    middle = room + side / 2
+    middle, edge = room + side / 2, (MARGIN + 8) * scale
+    bar = _color_bar(theme, ticks, SMALL * scale)
+    labels = [shortened(name, most, size) for name in names]
     shapes = (
-        *shifted(_confusions(names, counts, cell), room, room),
-        *shifted(_class_names(names, cell, size, theme), room, room),
-        Text(middle, MARGIN + 8, "predicted class", theme.muted, anchor="middle"),
-        Text(MARGIN + 8, middle, "true class", theme.muted, anchor="middle", turned=True),
-        *shifted(_color_bar(theme, ticks), room + side + GAP / 2, room),
+        *shifted(_confusions(names, counts, cell, scale), room, room),
+        *shifted(_class_names(labels, cell, size, theme), room, room),
+        Text(middle, edge, "predicted class", theme.muted, axis, anchor="middle"),
+        Text(edge, middle, "true class", theme.muted, axis, anchor="middle", turned=True),
+        *shifted(bar, room + side + GAP / 2 * scale, room),
     )
-    width = room + side + GAP / 2 + BAR_ROOM
-    return Drawing(width, room + max(side, BAR_HEIGHT) + MARGIN, title, shapes)
+    width = room + side + (GAP / 2 + BAR_ROOM) * scale
+    height = room + max(side, BAR_HEIGHT * scale) + MARGIN * scale
+    return Drawing(width, height, title, shapes, frame.printed)
 
 
 def _class_size(n_classes: int) -> tuple[float, float]:
@@ -168,10 +255,11 @@ def _class_size(n_classes: int) -> tuple[float, float]:
 
 
 def _confusions(
-    names: Sequence[str], counts: Sequence[Sequence[int]], cell: float
+    names: Sequence[str], counts: Sequence[Sequence[int]], cell: float, scale: float
 ) -> Iterator[Shape]:
     """The cells, those of one color one after another, so that SVG holds them as one path."""
-    n = len(names)
+    n, gap, size = len(names), _gap(cell), 10.5 * scale
+    has_shares = n <= MOST_WITH_SHARES and text_width("100", size) <= cell
     cells: list[tuple[str, Rect]] = []
     texts: list[Shape] = []
     for i, row in enumerate(counts):
@@ -184,10 +272,10 @@ def _confusions(
             hint = f"{names[i]} as {names[j]}: {count:,} of {total:,} ({percent(share, 1)} %)"
             shown = hint if n <= MOST_WITH_HINTS else ""
             fill = hexadecimal(color)
-            cells.append((fill, Rect(j * cell, i * cell, cell - 1, cell - 1, fill, shown)))
-            if n <= MOST_WITH_SHARES and share > 0.005:
-                at = (j + 0.5) * cell - 0.5, (i + 0.5) * cell + 3.5
-                texts.append(Text(*at, percent(share, 0), text_color(color), 10.5, "middle"))
+            cells.append((fill, Rect(j * cell, i * cell, cell - gap, cell - gap, fill, shown)))
+            if has_shares and share > 0.005:
+                at = (j + 0.5) * cell - gap / 2, (i + 0.5) * cell + size / 3
+                texts.append(Text(*at, percent(share, 0), text_color(color), size, "middle"))
     yield from (rect for _, rect in sorted(cells, key=lambda cell: cell[0]))
     yield from texts
 
@@ -195,8 +283,9 @@ def _confusions(
 def _class_names(names: Sequence[str], cell: float, size: float, theme: Theme) -> Iterator[Text]:
     """Beside the rows, and above the columns, turned where they are wider than those."""
     turned = text_width(max(names, key=len), size) > cell
-    for index, name in enumerate(names):
-        middle = (index + 0.5) * cell
+    every = 1 if cell >= size else next(n for n in (2, 5, 10, 20, 50) if n * cell >= size)
+    for index in range(0, len(names), every):
+        name, middle = names[index], (index + 0.5) * cell
         low = middle + 0.34 * size
         yield Text(-5, low, name, theme.text, size, "end")
         if turned:

@@ -23,6 +23,7 @@ h1 { margin: .5rem 0 .25rem; font-size: clamp(1.4rem, 4vw, 2rem); line-height: 1
   overflow-wrap: anywhere; }
 h2 { margin: 2rem 0 .7rem; font-size: 1.1rem; border-bottom: 1px solid var(--edge);
   padding-bottom: .3rem; }
+h3 { margin: 1.2rem 0 .3rem; font-size: 1rem; }
 .under, figcaption, summary, .path { color: var(--muted); }
 .under { margin: 0 0 1rem; }
 .status { font-weight: 600; padding: .1rem .6rem; border-radius: 1rem; border: 1px solid; }
@@ -30,6 +31,9 @@ h2 { margin: 2rem 0 .7rem; font-size: 1.1rem; border-bottom: 1px solid var(--edg
 .failed, .error { color: var(--bad); }
 .error, .notice { margin: .4rem 0; padding: .5rem .8rem; border-left: 3px solid;
   background: var(--card); overflow-wrap: anywhere; }
+.headline { max-width: 52rem; margin: .6rem 0; font-size: 1.05rem; overflow-wrap: anywhere; }
+.command { overflow-x: auto; padding: .7rem .9rem; background: var(--card); font-size: .85rem;
+  border: 1px solid var(--edge); border-radius: .4rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr)); gap: .7rem;
   margin: 1rem 0 0; }
 .cards div { background: var(--card); border: 1px solid var(--edge); border-radius: .6rem;

@@ -7,10 +7,20 @@ from __future__ import annotations
 
 import io
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from perdure.errors import UserError, printable
-from perdure.tracking.drawing import DOT_RADIUS, Curve, Drawing, Rect, Segment, Shape, Text
+from perdure.tracking.drawing import (
+    Area,
+    Curve,
+    Drawing,
+    Marks,
+    Rect,
+    Segment,
+    Shape,
+    Text,
+    outline,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,9 +77,14 @@ def _rects(axes: Axes, rects: list[Rect]) -> None:
 def _draw(axes: Axes, shape: Shape) -> None:
     if isinstance(shape, Segment):
         ends = [(shape.x1, shape.y1), (shape.x2, shape.y2)]
-        _curve(axes, Curve(ends, shape.color, 1.0, shape.dash))
+        _curve(axes, Curve(ends, shape.color, shape.width, shape.dash))
     elif isinstance(shape, Curve):
         _curve(axes, shape)
+    elif isinstance(shape, Area):
+        xs, ys = zip(*shape.points, strict=True)
+        axes.fill(xs, ys, color=shape.color, alpha=shape.opacity, linewidth=0)
+    elif isinstance(shape, Marks):
+        _marks(axes, shape)
     elif isinstance(shape, Text):
         axes.text(
             shape.x, shape.y, printable(shape.text), color=shape.color, fontsize=shape.size,
@@ -78,6 +93,21 @@ def _draw(axes: Axes, shape: Shape) -> None:
             rotation=90 if shape.turned else 0, rotation_mode="default",
             fontweight="bold" if shape.bold else "normal", parse_math=False,
         )  # fmt: skip
+
+
+def _marks(axes: Axes, marks: Marks) -> None:
+    style: dict[str, Any] = {
+        "facecolor": "none" if marks.hollow else marks.color,
+        "edgecolor": marks.color,
+        "linewidth": 1.2 if marks.hollow else 0,
+    }
+    from matplotlib.patches import Circle, Polygon
+
+    for point in marks.points:
+        corners = outline(marks.symbol, point, marks.radius)
+        axes.add_patch(
+            Polygon(corners, **style) if corners else Circle(point, marks.radius, **style)
+        )
 
 
 _VERTICAL = {"start": "bottom", "middle": "center", "end": "top"}
@@ -90,5 +120,3 @@ def _curve(axes: Axes, curve: Curve) -> None:
         (line,) = axes.plot(xs, ys, color=curve.color, linewidth=curve.width)
         if dashes:
             line.set_linestyle((0, tuple(dashes)))
-        if curve.dots:
-            axes.plot(xs, ys, "o", color=curve.color, markersize=2 * DOT_RADIUS, markeredgewidth=0)

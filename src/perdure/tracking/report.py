@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import yaml
 
 from perdure.errors import printable
 from perdure.io.atomic import write_atomically
 from perdure.io.run_files import ACCURACY, LOG, METRICS, RESULTS, RunFiles
+from perdure.tracking.class_figures import buffer_composition
 from perdure.tracking.colors import PAGE, accuracy_color, css, text_color
-from perdure.tracking.drawing import to_svg
+from perdure.tracking.drawing import Drawing, to_svg
 from perdure.tracking.events import RunStart
-from perdure.tracking.figures import RunData, accuracy_axis, accuracy_chart, loss_curve
+from perdure.tracking.figures import accuracy_axis, accuracy_chart
 from perdure.tracking.formatting import (
-    byte_size,
     duration,
     percent,
     run_title,
@@ -32,6 +30,29 @@ from perdure.tracking.heatmaps import Rows
 from perdure.tracking.html import html_document
 from perdure.tracking.report_classes import classes_section, confusion_section, task_hints
 from perdure.tracking.report_cost import cost_section
+from perdure.tracking.report_parts import (
+    cards,
+    chart,
+    command,
+    facts,
+    file_item,
+    flattened,
+    headline,
+    notices,
+    section,
+    side_by_side,
+    table,
+)
+from perdure.tracking.report_published import Measured, choice_of, published_section
+from perdure.tracking.report_story import history_section, protocol, sentences
+from perdure.tracking.run_data import RunData
+from perdure.tracking.task_figures import (
+    ends_by_scenario,
+    forgetting_axis,
+    forgetting_chart,
+    retention_chart,
+)
+from perdure.tracking.training_figures import learning_rate, loss_curve
 
 MOST_SIDE_BY_SIDE = 12
 """Columns of matrices that stand beside each other; larger ones below each other, and smaller."""
@@ -71,21 +92,29 @@ def write_report(
     """Write `folder`/report.html from the run's results and what its folder holds."""
     typed = frozenset(map(_key, _overrides(folder)))
     data = RunData(results, RunFiles(folder).metrics)
+    choice = choice_of(start.config)
+    keys = f"every key as the run used it{'; typed ones are marked' if typed else ''}"
     sections = [
         _header(start, results, error),
-        _section("Accuracy matrix", _matrices(data)),
-        _section("Accuracy over time", _accuracy_charts(data)),
-        _section("Classes", classes_section(results)),
-        _section("Confusion matrix", confusion_section(data)),
-        _section("Training loss", _loss_chart(data)),
+        section("Accuracy matrix", _matrices(data)),
+        section("Accuracy over time", _accuracy_charts(data)),
+        section("Retention and forgetting", _by_task(data)),
+        section("Classes", classes_section(results)),
+        section("Confusion matrix", confusion_section(data)),
+        section("Buffer", _chart(buffer_composition(data, PAGE), "exemplars by class")),
+        section("Training", _training(data)),
         '<div class="side">',
-        _section("Metrics", _metrics(results)),
-        _section("Time", _phases(results)),
+        section("Metrics", _metrics(results)),
+        section("Time", _phases(results)),
         "</div>",
-        _section("Cost", cost_section(results)),
-        _section("Configuration", _facts(flattened(start.config), folded=True, marked=typed)),
-        _section("Environment", _facts(_environment(start, results, folder))),
-        _section("Files", _files(folder, results.get("status") == "finished")),
+        section("Cost", cost_section(results)),
+        section("Published row", published_section(choice, _measured(results))),
+        section("Protocol", facts(protocol(start.config))),
+        section("Resumed and branched", history_section(results)),
+        section("Configuration", facts(flattened(start.config), keys, typed)),
+        section("Environment", facts(_environment(start, results))),
+        section("Repeat it", _command(folder)),
+        section("Files", _files(folder, results.get("status") == "finished")),
     ]
     html = html_document(
         title=f"{run_title(results)}, seed {results.get('seed', '?')}", body=sections
@@ -94,34 +123,17 @@ def write_report(
     write_atomically(RunFiles(folder).report, html.encode("utf-8", "replace"))
 
 
-def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(`buffer.size`, 500), …: the leaves of a nested config under their dotted names."""
-    if not isinstance(config, dict) or not config:
-        yield prefix, config
-        return
-    for key, value in config.items():
-        yield from flattened(value, f"{prefix}.{key}" if prefix else str(key))
-
-
-def _section(heading: str, content: str) -> str:
-    return f"<section><h2>{heading}</h2>{content}</section>" if content else ""
-
-
 def _header(start: RunStart, results: dict[str, Any], error: str | None) -> str:
     status = str(results.get("status", "?"))
     style = status if status in {"finished", "interrupted", "failed", "running"} else "unknown"
     when = escape(str(results.get("timestamp", "")))
     problem = f'<p class="error">{escape(error)}</p>' if error else ""
-    notices = "".join(f'<p class="notice">{escape(text)}</p>' for text in start.notices)
-    cards = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in _key_metrics(results)
-    )
     return (
         f'<header><h1>{escape(run_title(results))}</h1><p class="under">'
         f'<span class="status {style}">{escape(status)}</span> '
         f"seed {escape(str(results.get('seed', '?')))} · {when}</p>"
-        f'{problem}{notices}<dl class="cards">{cards}</dl></header>'
+        f"{problem}{headline(sentences(results))}{notices(start.notices)}"
+        f"{cards(_key_metrics(results))}</header>"
     )
 
 
@@ -189,15 +201,55 @@ def _accuracy_charts(data: RunData) -> str:
     return f'<div class="side">{"".join(charts)}</div>' if charts else ""
 
 
-def _loss_chart(data: RunData) -> str:
-    chart = loss_curve(data, PAGE)
-    if chart is None:
+def _by_task(data: RunData) -> str:
+    """Two charts a scenario: what was kept of each task, and what was lost."""
+    shown = ends_by_scenario(data)
+    axis = forgetting_axis(shown)
+    if axis is None:
         return ""
-    svg = to_svg(chart, inline=True)
-    caption = "mean loss; dashed lines: a task begins" if 'class="mark"' in svg else "mean loss"
-    return (
-        f'<figure><figcaption>{caption}</figcaption><div class="scroll chart">{svg}</div></figure>'
-    )
+    kept = [
+        chart(retention_chart(ends, PAGE), f"{scenario_name(key)}: accuracy kept, percent")
+        for key, ends in shown.items()
+    ]
+    lost = [
+        chart(forgetting_chart(ends, axis, PAGE), f"{scenario_name(key)}: forgetting, points")
+        for key, ends in shown.items()
+    ]
+    return side_by_side([*kept, *lost])
+
+
+def _training(data: RunData) -> str:
+    loss = loss_curve(data, PAGE)
+    has_marks = loss is not None and any(getattr(s, "kind", "") == "mark" for s in loss.shapes)
+    caption = "mean loss; dashed lines: a task begins" if has_marks else "mean loss"
+    rate = learning_rate(data, PAGE)
+    charts = [_chart(loss, caption), _chart(rate, "learning rate")]
+    return side_by_side(filter(None, charts))
+
+
+def _chart(drawing: Drawing | None, caption: str) -> str:
+    return "" if drawing is None else chart(drawing, caption)
+
+
+def _measured(results: dict[str, Any]) -> dict[str, Measured]:
+    """The run's accuracies, by the names that published figures have."""
+    return {
+        f"{metric}.{scenario}": Measured(value, None, 1)
+        for metric in METRIC_NAMES
+        for scenario, value in (results.get(metric) or {}).items()
+        if value is not None
+    }
+
+
+def _command(folder: Path) -> str:
+    """The command that the run was started with, and the state of the code it ran."""
+    overrides = _overrides(folder)
+    commit = RunFiles(folder).code / "commit.txt"
+    about = ""
+    if commit.is_file():
+        lines = commit.read_text(errors="replace").splitlines()[:3]
+        about = f'<p class="under">code: {escape(", ".join(lines))}</p>'
+    return command(f"perdure train {shlex.join(overrides)}") + about if overrides else about
 
 
 def _metrics(results: dict[str, Any]) -> str:
@@ -211,33 +263,13 @@ def _metrics(results: dict[str, Any]) -> str:
         for key, name in METRIC_NAMES.items()
         if any(value is not None for value in (results.get(key) or {}).values())
     ]
-    return _table(["percent", *map(scenario_name, scenarios)], rows)
+    return table(["percent", *map(scenario_name, scenarios)], rows)
 
 
 def _phases(results: dict[str, Any]) -> str:
     wall, cpu = results.get("seconds") or {}, results.get("cpu_seconds") or {}
     rows = [(phase, [duration(wall[phase]), duration(cpu.get(phase, 0.0))], "") for phase in wall]
-    return _table(["phase", "wall clock", "processor"], rows)
-
-
-def _table(header: list[str], rows: list[tuple[str, list[str], str]]) -> str:
-    """Rows of a name, values, and what the name means, which is shown below it."""
-    if not rows:
-        return ""
-    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
-    body = "".join(
-        f'<tr><th scope="row">{escape(name)}{_meaning(meaning)}</th>'
-        f"{''.join(f'<td>{escape(value)}</td>' for value in values)}</tr>"
-        for name, values, meaning in rows
-    )
-    return (
-        f'<div class="scroll"><table class="metrics"><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _meaning(text: str) -> str:
-    return f"<small>{escape(text)}</small>" if text else ""
+    return table(["phase", "wall clock", "processor"], rows)
 
 
 def _overrides(folder: Path) -> list[str]:
@@ -251,44 +283,10 @@ def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
-def _environment(
-    start: RunStart, results: dict[str, Any], folder: Path
-) -> Iterator[tuple[str, Any]]:
-    overrides = _overrides(folder)
-    if overrides:
-        yield "command", f"perdure train {shlex.join(overrides)}"
-    commit = RunFiles(folder).code / "commit.txt"
-    if commit.is_file():
-        yield "code", ", ".join(commit.read_text(errors="replace").splitlines()[:3])
+def _environment(start: RunStart, results: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from (results.get("environment") or {}).items()
     yield "trained on", start.device
     yield "backbone parameters", f"{start.n_parameters:,}"
-
-
-def _facts(
-    facts: Iterable[tuple[str, Any]], folded: bool = False, marked: Collection[str] = ()
-) -> str:
-    """A list of names and values; those that were typed are marked."""
-    rows = "".join(
-        f"<div{_mark(name, marked)}><dt>{escape(name)}</dt><dd>{escape(_shown(value))}</dd></div>"
-        for name, value in facts
-    )
-    listing = f'<dl class="facts">{rows}</dl>'
-    if not folded:
-        return listing
-    hint = "; typed ones are marked" if marked else ""
-    return f"<details open><summary>every key as the run used it{hint}</summary>{listing}</details>"
-
-
-def _mark(name: str, typed: Collection[str]) -> str:
-    """The class of a key that was typed, or that names what was chosen from its group."""
-    group, _, last = name.rpartition(".")
-    is_typed = name in typed or (group in typed and last in ("name", "_target_", "mode"))
-    return ' class="typed"' if is_typed else ""
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _files(folder: Path, finished: bool) -> str:
@@ -300,13 +298,8 @@ def _files(folder: Path, finished: bool) -> str:
     ]
     figures = sorted(RunFiles(folder).figures.glob("*.*"))
     rows = "".join(
-        _file(str(path.relative_to(folder)), path.stat().st_size)
+        file_item(str(path.relative_to(folder)), path.stat().st_size)
         for path in [*(folder / name for name in OWN_FILES), *figures, *checkpoints]
         if path.is_file()
     )
     return f'<p class="path">{escape(str(folder))}</p><ul class="files">{rows}</ul>'
-
-
-def _file(name: str, n_bytes: int) -> str:
-    link = f'<a href="{escape(quote(name))}">{escape(name)}</a>'
-    return f"<li>{link} <span>{byte_size(n_bytes)}</span></li>"

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from perdure.tracking.class_figures import confusion_matrix
 from perdure.tracking.classes import classes_by_task, per_class
 from perdure.tracking.colors import PAPER
 from perdure.tracking.drawing import to_svg
-from perdure.tracking.figures import RunData, confusion_matrix
 from perdure.tracking.formatting import percent
+from perdure.tracking.run_data import RunData
 
 
 def task_hints(results: Mapping[str, Any], n_tasks: int) -> list[str]:

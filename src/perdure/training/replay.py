@@ -91,6 +91,14 @@ class Replicated:
         """How many examples all processes hold together, each counted once."""
         return len(self.buffer)
 
+    def held_by_class(self, n_classes: int) -> list[int]:
+        """How many examples of each label, 0 … n_classes - 1, are held; waits for the device."""
+        if not len(self.buffer):
+            return [0] * n_classes
+        labels = self.buffer.contents()["y"].cpu().numpy()
+        counts: list[int] = np.bincount(labels, minlength=n_classes).tolist()
+        return counts
+
     def draw(self, raw: Tensor, y: Tensor, at: At) -> list[ReplayDraw]:
         """The step's draws; empty ones like `raw` and `y` while the buffer is empty.
 
@@ -210,6 +218,12 @@ class Local(Replicated):
     @property
     def held(self) -> int:
         return sum(map(min, self._seen, self._sizes))
+
+    def held_by_class(self, n_classes: int) -> list[int]:
+        """Of all ranks together."""
+        own = torch.tensor(super().held_by_class(n_classes))
+        counts: list[int] = self.ranks.sum_counts(own).tolist()
+        return counts
 
     def draw(self, raw: Tensor, y: Tensor, at: At) -> list[ReplayDraw]:
         """This rank's part of each draw."""

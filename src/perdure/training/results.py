@@ -8,7 +8,7 @@ from perdure.metrics.confusion import Confusion
 from perdure.metrics.counts import AccuracyCounts
 from perdure.training.evaluation import Counts
 
-PER_CLASS = ("per_class_accuracy", "confusion")
+PER_CLASS = ("per_class_accuracy", "confusion", "buffer_classes")
 """Entries of results.json that tell classes apart."""
 
 
@@ -25,6 +25,7 @@ class Results:
     Attributes:
         counts: all evaluations.
         confusion: of the newest evaluation at a task's end.
+        held: task → how many examples of each class the buffer held at its end.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Results:
     ) -> None:
         self.counts = AccuracyCounts(accuracies, n_tasks)
         self.confusion: Confusion | None = None
+        self.held: dict[int, list[int]] = {}
         self.known = known or accuracies
         self.facts = dict(facts)
         self.status = "running"
@@ -60,6 +62,11 @@ class Results:
         """Note that `trained` has ended without an evaluation: a row of None in the matrix."""
         self.counts.add(dict.fromkeys(self.counts.names, ()), (), trained, True)
 
+    @property
+    def n_classes(self) -> int:
+        """Classes of the whole benchmark."""
+        return len(self.facts.get("class_names") or ())
+
     def summary(self, **now: Any) -> dict[str, Any]:
         """The content of results.json; None for a metric that is not defined (yet)."""
         confusion = self.confusion
@@ -73,6 +80,10 @@ class Results:
             },
             "per_class_accuracy": None if confusion is None else confusion.per_class_accuracy(),
             "confusion": None if confusion is None else confusion.as_json(),
+            # A row a task; None of tasks that an earlier version trained, which did not count.
+            "buffer_classes": [self.held.get(task) for task in range(max(self.held) + 1)]
+            if self.held
+            else None,
             **now,
         }
 
@@ -80,9 +91,12 @@ class Results:
         return {
             "counts": self.counts.state_dict(),
             "confusion": None if self.confusion is None else self.confusion.state_dict(),
+            "held": {str(task): list(counts) for task, counts in self.held.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.counts.load_state_dict(state["counts"])
         confusion = state["confusion"]
         self.confusion = None if confusion is None else Confusion.of_state(confusion)
+        held = state.get("held", {})  # earlier versions did not count
+        self.held = {int(task): [int(n) for n in counts] for task, counts in held.items()}

@@ -362,6 +362,8 @@ class Trainer:
             values = self._measure(self._split, boundary=True)
         else:
             state.results.skip(task)
+        if state.replay is not None and (n_classes := state.results.n_classes):
+            state.results.held[task] = state.replay.held_by_class(n_classes)
         epochs = position.epoch
         position.begin_task(task + 1)
         self.recording.emit(events.TaskEnd(task, position.global_step, seconds, state.summary()))
