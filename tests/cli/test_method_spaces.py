@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -106,9 +107,11 @@ def test_learning_rates_do_not_reach_another_optimizer(tmp_path: Path) -> None:
         with_own_space(["model=er", "optimizer=sgd"], [folder])
 
 
-@pytest.mark.parametrize("word", ["search=optuna", "search=default,null", "search=3"])
+@pytest.mark.parametrize(
+    "word", ["search=optuna", "search=default,null", "search=3", "+search/spaces=er"]
+)
 def test_another_search_is_refused(word: str) -> None:
-    with pytest.raises(UserError, match=rf"^{word}: must be default"):
+    with pytest.raises(UserError, match=rf"^{re.escape(word)}: must be default"):
         asked([word])
 
 

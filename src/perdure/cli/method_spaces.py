@@ -57,9 +57,10 @@ def asked(words: Sequence[str]) -> Asked:
     Raises:
         UserError: it is neither default nor null, or stands there twice.
     """
-    found = [word for word in words if parse(word).key == _SEARCH]
+    found = [word for word in words if parse(word).key.partition("/")[0] == _SEARCH]
     for word in found:
-        if parse(word).value not in (OWN, None) or len(found) > 1:
+        typed = parse(word)
+        if typed.key != _SEARCH or typed.value not in (OWN, None) or len(found) > 1:
             raise UserError(
                 f"{word}: must be {OWN}, the space of the method, or null, once; "
                 "what searches with Optuna is for perdure train -m"
