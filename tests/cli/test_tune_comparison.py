@@ -223,7 +223,7 @@ def test_a_mistake_is_one_sentence(
     assert not fake.commands
     assert not (tmp_path / "new").exists()
     if "," in words[0]:
-        assert "(model=er" in shown
+        assert shown.count("model=er") == 1
 
 
 # --- a real one -----------------------------------------------------------------------------------

@@ -160,7 +160,8 @@ def searches_of(
         try:
             searches[method] = search_of(for_method(method, words), options)
         except UserError as error:
-            raise UserError(f"{error} (model={method})") from error
+            named = f"model={method}"
+            raise UserError(f"{error}" if named in str(error) else f"{error} ({named})") from error
     return searches
 
 

@@ -55,7 +55,7 @@ class Comparison:
     def text(self) -> str:
         """What comparison.md holds below its title: a row a method, and the notes."""
         heads = ["method", f"{self.setup.score} test %", "accuracy", "n"]
-        heads += ["trials", "tuning CPU s", "chosen"]
+        heads += ["trials of its grid", "tuning CPU s", "chosen"]
         rows = [heads, *(_cells(name, search) for name, search in self.searches.items())]
         return "\n".join([table(rows), "", *(f"- {printable(note)}" for note in self.notes)])
 
