@@ -41,7 +41,7 @@ from whole_runs import (
     whole_runs,
 )
 
-from perdure.cli.processes import table
+from perdure.analysis.tables import markdown_table as table
 from perdure.config.build import build
 from perdure.config.compose import compose
 from perdure.config.schema import Config

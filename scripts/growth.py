@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from perdure.analysis.tables import markdown_table as table
 from perdure.backbones.mlp import MLP
 from perdure.buffers.base import Buffer
 from perdure.buffers.class_balanced import ClassBalancedReservoir
 from perdure.buffers.reservoir import Reservoir
 from perdure.checkpoint.core import format as files
 from perdure.checkpoint.core import ledger
-from perdure.cli.processes import table
 from perdure.datasets.arrays import Split
 from perdure.datasets.classes import Classes
 from perdure.datasets.streams import TaskStream

@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from perdure.cli.processes import table
+from perdure.analysis.tables import markdown_table as table
 from perdure.cli.runs import Ended, Job, run_once
 from perdure.config.folder import CONF
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from perdure.cli.processes import TRAIN, Usage, python, table
+from perdure.analysis.tables import markdown_table as table
+from perdure.cli.processes import TRAIN, Usage, python
 
 PLAIN_LOOP = Path(__file__).with_name("plain_loop.py")
 PHASES = ("start", "training", "evaluation", "checkpoint")

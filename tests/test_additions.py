@@ -15,7 +15,7 @@ from process import ROOT, environment
 README = (ROOT / "README.md").read_text()
 CHEAP = ("tests/test_docs.py", "tests/test_layers.py", "tests/config/test_schema.py",
          "tests/config/test_typed.py", "tests/models/test_every_method.py")  # fmt: skip
-ABOUT = "options_that_are_listed or table_of_methods or half or every_option or imports or layer"
+ABOUT = "options or half or every_option or imports or layer"
 IMPORTS = """\
 from __future__ import annotations
 

@@ -1,11 +1,20 @@
-"""What the README says is so: commands compose, options and files exist, code is the code."""
+"""What README and docs/ say is so: commands compose, options and files exist, code is the code.
+
+docs/extending.md is run by test_extending.py, docs/coming-from.md and docs/troubleshooting.md by
+test_pages.py.
+"""
 
 from __future__ import annotations
 
+import argparse
 import pkgutil
 import re
 import shlex
+import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -13,12 +22,12 @@ from test_layers import LAYERS
 
 import perdure
 from perdure.cli import results_page
+from perdure.cli.branch import sweep_of
 from perdure.cli.commands import COMMANDS as SUBCOMMANDS
 from perdure.cli.help import text
 from perdure.cli.reproduce import Setting, setting_of
-from perdure.config.build import locate
 from perdure.config.folder import CONF, options
-from perdure.config.overrides import Arguments
+from perdure.config.overrides import Arguments, readable
 from perdure.config.published import published
 from perdure.config.stored import GROUPS, StoredConfig
 from perdure.config.trust import refuse_locations
@@ -28,20 +37,31 @@ from perdure.io.files import require_own
 from perdure.io.redaction import Addresses
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+import options_page  # noqa: E402
+
 README = (ROOT / "README.md").read_text()
+DOCS = {
+    path.name: path.read_text()
+    for path in sorted((ROOT / "docs").glob("*.md"))
+    if path.name != "extending.md"
+}
 DESIGN = (ROOT / "docs" / "design.md").read_text()
 SECURITY = (ROOT / "docs" / "security.md").read_text()
-CHECKPOINTS = (ROOT / "docs" / "checkpoints.md").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
-PAGES = README + DESIGN + SECURITY + CHECKPOINTS
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+PAGES = "\n".join([README, CONTRIBUTING, *DOCS.values()])
 HELP = text()
 
-COMMANDS = sorted(set(re.findall(r"python train\.py (?!-sc )([^#\n`]+)", PAGES + HELP)))
+COMMANDS = sorted(
+    set(re.findall(r"(?:python train\.py|perdure train) (?!-sc |…)([^#\n`|<]+)(?!<)", PAGES + HELP))
+)
 
 
 def overrides_of(command: str) -> list[str]:
     """The overrides in `command`, the first choice of each sweep."""
     words = [word for word in shlex.split(command) if "=" in word and not word.startswith("-")]
+    words = [re.sub(r"=range\(\d+\)$", "=0", readable(word)) for word in words]
     return [re.sub(r"=([^\[{,]+),.*", r"=\1", word) for word in words]
 
 
@@ -60,6 +80,51 @@ def test_every_subcommand_exists() -> None:
     assert named <= set(SUBCOMMANDS)
 
 
+TOOLS = sorted(
+    {
+        (name, re.split(r"\s{2,}|\s+#", words)[0].strip())
+        for name, words in re.findall(
+            r"(?:^ *|`)perdure ([a-z][a-z-]*)(?= |`|$)([^`\n]*)", PAGES, re.M
+        )
+        if name != "train" and not re.search(r"[…<|]", words)
+    }
+)
+
+
+class ParsedError(Exception):
+    """The command line was accepted."""
+
+
+@pytest.mark.parametrize(("name", "words"), TOOLS, ids=[" ".join(tool) for tool in TOOLS])
+def test_every_command_of_a_tool_is_accepted(
+    name: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its flags and their number of values; of the words of `perdure train`, that they compose."""
+
+    def stopped(parse: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            raise ParsedError(parse(*args, **kwargs))
+
+        return wrapped
+
+    for method in ("parse_args", "parse_intermixed_args"):
+        parse = getattr(argparse.ArgumentParser, method)
+        monkeypatch.setattr(argparse.ArgumentParser, method, stopped(parse))
+    typed = shlex.split(words)
+    if name == "branch" and typed:  # its words are those of a sweep
+        validate(perdure.compose(*overrides_of(" ".join(sweep_of(typed)))))
+    elif typed:
+        with pytest.raises(ParsedError):
+            import_module(SUBCOMMANDS[name].module).main(typed)
+    if name in ("audit", "prepare-data") and "--config-dir" not in words:
+        validate(perdure.compose(*overrides_of(words)))
+
+
+def test_the_commands_of_the_tools_are_found() -> None:
+    assert len(TOOLS) >= 20
+    assert {name for name, _ in TOOLS} == set(SUBCOMMANDS) - {"train"}
+
+
 def test_the_names_of_the_changelog_exist() -> None:
     """The right column of its tables: `package.module`, or `package.module.name`."""
     rows = re.findall(r"^\| `[^|]+ \| (.+) \|$", CHANGELOG, re.M)
@@ -69,19 +134,24 @@ def test_the_names_of_the_changelog_exist() -> None:
         pkgutil.resolve_name(name)
 
 
-def options_listed(group: str) -> list[str]:
-    """The options of a group in the README, which lists ours: a user may have added others."""
-    (row,) = re.findall(rf"^\| {group} \| (.+) \|$", README, re.M)
-    return re.findall(r"`([^`]+)`", row)
+LISTED = options_page.listed(DOCS["options.md"])
 
 
-TABLED = ["model", "dataset", "source", "scenario", "transform", "buffer", "backbone", "head"]
-
-
-@pytest.mark.parametrize("group", TABLED)
+@pytest.mark.parametrize("group", options_page.GROUPS)
 def test_the_options_that_are_listed_exist(group: str) -> None:
-    assert options_listed(group)
-    assert set(options_listed(group)) <= set(options(group))
+    """The page lists ours: a user may have added others."""
+    assert LISTED[group]
+    assert set(LISTED[group]) <= set(options(group))
+
+
+def test_the_page_of_options_is_what_the_files_and_classes_say() -> None:
+    expected = options_page.page(LISTED)
+    assert DOCS["options.md"] == expected, "run python scripts/options_page.py"
+
+
+def test_the_options_of_the_readme_are_those_of_the_page() -> None:
+    (table,) = options_page.TABLE.findall(README)
+    assert table == options_page.summary(LISTED), "run python scripts/options_page.py"
 
 
 PACKAGES = "|".join(sorted(name for layer in LAYERS for name in layer))
@@ -97,18 +167,8 @@ def test_every_path_exists(path: str) -> None:
     assert (ROOT / path).exists() or (ROOT / "src" / "perdure" / path).exists()
 
 
-def test_the_table_of_methods_is_what_the_classes_say() -> None:
-    rows = []
-    for name in sorted(options_listed("model")):
-        (target,) = re.findall(r"^_target_: (.+)$", (CONF / f"model/{name}.yaml").read_text(), re.M)
-        method = locate(target, "model")
-        can = [getattr(method, "additive"), not getattr(method, "needs_full_parameters")]  # noqa: B009
-        rows.append(f"| `{name}` | " + " | ".join("yes" if c else "no" for c in can) + " |")
-    table = "\n".join(["| method | shards | FSDP |", "| --- | --- | --- |", *rows, ""])
-    assert table in README, f"the table should be:\n{table}"
-
-
-RESULTS = re.findall(r"^\| ((?:seq|perm)-mnist/[\w-]+) \|.*\|([^|]*)\|([^|]*)\|$", README, re.M)
+RESULT = re.compile(r"^\| ((?:seq|perm)-mnist/[\w-]+) \|.*\|([^|]*)\|([^|]*)\|$", re.M)
+RESULTS = RESULT.findall(DOCS["sweeps.md"])
 
 
 @pytest.mark.parametrize(("name", "paper", "rerun"), RESULTS, ids=[row[0] for row in RESULTS])
@@ -121,10 +181,14 @@ def test_the_published_columns_are_those_of_the_tables(name: str, paper: str, re
 
 
 def test_the_results_are_found() -> None:
+    """Those of the README are rows of the page."""
     assert len(RESULTS) >= 12
+    rows = [line for line in README.splitlines() if RESULT.match(line)]
+    assert len(rows) >= 4
+    assert set(rows) <= set(DOCS["sweeps.md"].splitlines())
 
 
-TORCHRUN = re.findall(r"^ *torchrun [^#\n]*train\.py ([^#\n]+)", README + HELP, re.M)
+TORCHRUN = sorted(set(re.findall(r"^ *torchrun [^#\n]*train\.py ([^#\n]+)", PAGES + HELP, re.M)))
 
 
 @pytest.mark.parametrize("overrides", TORCHRUN)
@@ -133,8 +197,7 @@ def test_every_torchrun_command_composes(overrides: str) -> None:
 
 
 def test_the_keys_of_the_table_exist() -> None:
-    section = README.split("## Many processes")[1].split("## Stop and resume")[0]
-    keys = re.findall(r"^\| `(training\.[^`]+)`", section, re.M)
+    keys = re.findall(r"^\| `(training\.[^`]+)`", DOCS["clusters.md"], re.M)
     assert len(keys) == 5
     validate(perdure.compose(*keys[:1], *keys[2:3], *keys[4:]))
     assert TORCHRUN
@@ -152,13 +215,16 @@ def test_the_method_shown_is_the_method() -> None:
 
 
 def test_the_benchmark_shown_is_the_benchmark() -> None:
-    (shown,) = re.findall(r"```yaml\n(# @package _global_\n# MNIST.+?)```", README, re.S)
+    page = DOCS["benchmarks.md"]
+    (shown,) = re.findall(r"```yaml\n(# @package _global_\n# MNIST.+?)```", page, re.S)
     assert shown == (CONF / "dataset" / "seq-mnist.yaml").read_text()
 
 
 def test_the_objects_work_as_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     (shown,) = re.findall(
-        r"```python\n(from pathlib import Path\nfrom perdure.backbones.+?)```", README, re.S
+        r"```python\n(from pathlib import Path\nfrom perdure.backbones.+?)```",
+        DOCS["python.md"],
+        re.S,
     )
     shown = shown.replace("batch_size=10, seed=0", "batch_size=10, seed=0, iterations=20")
     names: dict[str, dict] = {}
@@ -218,13 +284,32 @@ def test_the_commands_of_the_page_on_security_are_checked() -> None:
     assert sum(command in SECURITY for command in COMMANDS) >= 3
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "CHANGELOG.md", "docs/design.md", "docs/security.md"]
-)
+LINKED = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "conf/published/README.md"]
+LINKED += [f"docs/{name}" for name in (*DOCS, "extending.md")]
+CODE = re.compile(r"^```.*?^```", re.M | re.S)
+
+
+def anchors_of(text: str) -> set[str]:
+    """The anchors that GitHub and MkDocs both give the headings of a page."""
+    titles = re.findall(r"^#+ (.+)$", CODE.sub("", text), re.M)
+    words = (re.sub(r"[^\w\s-]", "", title.lower()).strip() for title in titles)
+    return {re.sub(r"\s", "-", word) for word in words}
+
+
+@pytest.mark.parametrize("page", LINKED)
 def test_every_linked_page_exists(page: str) -> None:
     path = ROOT / page
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text()):
-        assert (path.parent / link).is_file(), link
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", path.read_text()):
+        target = path.parent / link if link else path
+        assert target.is_file(), link
+        if anchor:
+            assert anchor in anchors_of(target.read_text()), f"{link}#{anchor}"
+
+
+def test_the_readme_fits_on_a_screen_or_two() -> None:
+    lines = CODE.sub("", README).splitlines()
+    assert len(README.splitlines()) <= 120
+    assert [line for line in lines if len(line) > 100 and not line.startswith("|")] == []
 
 
 def test_the_groups_that_a_file_may_set_are_those_of_the_code() -> None:

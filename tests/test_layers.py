@@ -104,6 +104,7 @@ def test_the_names_of_a_run_folder_s_files_stand_in_one_place() -> None:
         "code",
         ".lock",
         "figures",
+        "tensorboard",
     }
     home = Path(run_files.__file__)
     literals = {
@@ -119,7 +120,7 @@ def test_the_names_of_a_run_folder_s_files_stand_in_one_place() -> None:
             }
         )
     }
-    # (`code`, `.lock` and `figures` are words of other things too.)
+    # (`code`, `.lock`, `figures` and `tensorboard` are words of other things too.)
     assert literals == {}
 
 

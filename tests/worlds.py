@@ -153,6 +153,13 @@ CLOSE: dict[str, tuple[str, ...]] = {
     "local": ("model=derpp", "buffer.size=30", "training.replay_sync=local"),
 }
 CASES = {**EXACT, **CLOSE}
+OFTEN = (
+    "agem-noisy", "derpp-noisy", "gem-noisy", "hat-plain", "icarl-noisy", "mer-uneven", "er-uneven",
+    "fp16", "balanced", "loss-aware", "joint", "future",
+    "loose-accumulated", "fsdp-accumulated", "fsdp-normed", "normed-small", "local",
+)  # fmt: skip
+"""One of each way to reduce, to draw and to store: a first look at every change. The other methods
+share these ways, and are run on demand."""
 
 
 def end_of(case: str, ranks: Ranks) -> Any:

@@ -6,35 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
+from runs_of import make_run
 
-from perdure.analysis.runs import read, varied
+from perdure.analysis.runs import read, read_run, varied
 from perdure.errors import UserError
-
-
-def make_run(folder: Path, model: str, seed: int, *more: str, accuracy: float = 0.5) -> None:
-    """A finished run's files."""
-    (folder / ".hydra").mkdir(parents=True)
-    words = [f"model={model}", f"seed={seed}", "tracking.console=off", *more]
-    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(words))
-    choices = {"hydra": {"runtime": {"choices": {"buffer": "reservoir", "model": model}}}}
-    (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(choices))
-    config = {
-        "seed": seed,
-        "model": {"name": model},
-        "addon": {"name": None},
-        "dataset": {"name": "seq-mnist", "seed": seed, "class_order": None},
-        "buffer": {"size": 200},
-        "training": {"reset_optimizer": True, "log_every": 100},
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    results = {
-        "status": "finished",
-        "average_accuracy": {"class_il": accuracy, "task_il": None},
-        "cost": {"bytes": {"total": 1000}, "flops": 7},
-        "cpu_seconds": {"total": 2.5},
-    }
-    (folder / "results.json").write_text(json.dumps(results))
 
 
 def test_runs_are_found_in_order_and_each_once(tmp_path: Path) -> None:
@@ -92,3 +67,11 @@ def test_a_place_without_runs_is_refused(tmp_path: Path) -> None:
         read([tmp_path])
     with pytest.raises(UserError, match="there is no run"):
         read([f"{tmp_path}/*/nothing"])
+
+
+def test_how_a_run_ended_that_could_not_finish(tmp_path: Path) -> None:
+    make_run(tmp_path, "er", 0, results={"status": "running"})
+    assert read_run(tmp_path).status == "running"
+    for content, status in (("{", "running"), ('{"status": "resumable"}', "resumable")):
+        (tmp_path / "status.json").write_text(content)
+        assert read_run(tmp_path).status == status

@@ -1,10 +1,10 @@
-"""Child processes and tables."""
+"""Child processes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from perdure.cli.processes import python, table
+from perdure.cli.processes import python
 
 
 def test_a_child_is_counted_and_its_output_kept(tmp_path: Path) -> None:
@@ -20,9 +20,3 @@ def test_a_child_is_counted_and_its_output_kept(tmp_path: Path) -> None:
 
 def test_a_killed_child_has_a_negative_status() -> None:
     assert python("-c", "import os; os.kill(os.getpid(), 9)").status == -9
-
-
-def test_columns_are_aligned() -> None:
-    assert table([("setting", "CPU s"), ("er", "6.1"), ("seq-mnist", "10.25")]) == (
-        "| setting   | CPU s |\n| --------- | ----: |\n| er        |   6.1 |\n| seq-mnist | 10.25 |"
-    )

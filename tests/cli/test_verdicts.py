@@ -1,4 +1,4 @@
-"""Welch's test and Holm's correction against tables and hand computation."""
+"""Welch's test against tables and hand computation, and verdicts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from perdure.cli.verdicts import Sample, holm, published, verdict, welch
+from perdure.cli.verdicts import Sample, published, verdict, welch
 from perdure.config.tables import Figure
 
 METRIC = "average_accuracy.class_il"
@@ -48,12 +48,6 @@ def test_without_any_spread() -> None:
     assert welch(Sample(1.0, 0.0, 3), Sample(1.0, 0.0, 3)) == 1.0
     assert welch(Sample(1.0, 0.0, 3), Sample(2.0, 0.0, 3)) == 0.0
     assert welch(Sample(1.0, 2.0, 1), Sample(9.0, 0.0, 3)) == 1.0  # one run says nothing
-
-
-def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
-    assert holm([]) == []
 
 
 def test_what_is_not_said_is_ours_with_a_floor_of_a_point() -> None:

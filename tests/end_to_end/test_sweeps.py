@@ -78,6 +78,11 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def progress_of(root: Path) -> str:
+    """What the summary in the sweep's folder says of its jobs."""
+    return (root / "sweep" / "summary.md").read_text().splitlines()[2]
+
+
 def matrix_of(root: Path, job: str) -> Any:
     return results_of(root / "sweep" / job)["accuracy_matrix"]
 
@@ -97,11 +102,19 @@ def test_jobs_run_in_processes_and_failures_are_reported(tmp_path: Path) -> None
     first, *jobs, total, _, _ = done.stdout.splitlines()
     assert first.startswith(f"sweep in outputs/{sweep.name}: 3 jobs, ")
     assert jobs[0] == "job 0 started: optimizer.lr=-1"
-    assert len(jobs) == 6
+    progress = [line for line in jobs if " of 3 jobs done, " in line]
+    assert len(progress) == 2  # the last job is followed by the total
+    assert len(jobs) == 6 + len(progress)
     assert total == f"sweep in outputs/{sweep.name}: 1 finished, 2 failed"
     assert f"  failed: job 0, optimizer.lr=-1: {WRONG}\n" in done.stdout
     assert "  failed: job 1, optimizer.lr=1e+30: training diverged: " in done.stdout
-    assert sorted(path.name for path in sweep.iterdir()) == ["1-0", "2-0", "multirun.yaml"]
+    assert sorted(path.name for path in sweep.iterdir()) == [
+        "1-0", "2-0", "multirun.yaml", "summary.csv", "summary.md", "summary.tex",
+    ]  # fmt: skip
+    summary = (sweep / "summary.md").read_text()
+    assert "1 of 3 runs finished, 2 failed." in summary
+    accuracy = results_of(sweep / "2-0")["average_accuracy"]["class_il"]
+    assert f" {100 * accuracy:.2f} " in summary
     results = results_of(sweep / "2-0")
     assert (results["status"], results["timestamp"]) == ("finished", sweep.name)
     assert results["environment"]["threads"] == 1
@@ -153,11 +166,13 @@ def test_a_killed_job_is_reported_and_resumes(tmp_path: Path, calm: Path) -> Non
     assert status == 1
     assert "1 finished, 1 failed" in out
     assert "  failed: job 0, seed=0: killed by SIGKILL" in out
+    assert progress_of(tmp_path) == "1 of 2 runs finished, 1 failed."
     done = train_in(tmp_path, *AGAIN, *arguments, "training.log_every=10")
     assert done.returncode == 0, done.stderr
     assert "job 1 was finished before, average accuracy " in done.stdout
     assert "job 1 started" not in done.stdout
     assert results_of(job)["resumes"]
+    assert progress_of(tmp_path) == "2 of 2 runs finished."
     for name in "01":
         assert matrix_of(tmp_path, name) == matrix_of(calm, name)
 
@@ -180,6 +195,7 @@ def test_a_signal_ends_the_sweep_with_75_and_it_resumes(
     assert "checkpoint.resume=auto hydra.sweep.dir=sweep runs what is missing" in errors
     status_file = tmp_path / "sweep" / "0" / "status.json"
     assert json.loads(status_file.read_text())["status"] == "resumable"
+    assert progress_of(tmp_path) == "0 of 2 runs finished, 1 interrupted, 1 not started."
     done = train_in(tmp_path, *AGAIN, *arguments)
     assert done.returncode == 0, done.stderr
     for name in "01":

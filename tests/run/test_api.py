@@ -108,12 +108,12 @@ def test_a_diverging_run_without_a_folder_ends_in_its_own_error() -> None:
             perdure.train("model=sgd", *SHORT, f"optimizer.lr={rate}")
 
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
 
 
-def test_the_object_example_of_the_readme_gives_the_same_numbers_each_time() -> None:
+def test_the_object_example_of_the_page_gives_the_same_numbers_each_time() -> None:
     """In processes of their own, whose generators torch seeds by chance; and those of a run."""
-    (example,) = re.findall(r"```python\n(from pathlib.*?)```", README, re.DOTALL)
+    (example,) = re.findall(r"```python\n(from pathlib.*?)```", PAGE, re.DOTALL)
     program = example.replace("seed=0)", "seed=0, iterations=100, stop_after=2)")
     assert program != example
     program += "\nimport json; print(json.dumps(results['accuracy_matrix']))"

@@ -49,9 +49,12 @@ def test_the_summary(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.splitlines() == [
         "sweep in outputs/x: 5 jobs",
         "job 0 finished after 61 s, average accuracy 86.65 %: seed=0",
+        "1 of 5 jobs done, about 4 min left",
         "job 1 was finished before, average accuracy 80.00 %: seed=1",
         "job 2 failed: seed=2: killed",
+        "2 of 5 jobs done, 1 failed, about 2 min left",
         "job 3 interrupted: seed=3: stopped by SIGTERM",
+        "2 of 5 jobs done, 1 failed, 1 interrupted, about 1 min left",
         "sweep in outputs/x: 2 finished, 1 failed, 1 interrupted, 1 not started",
         "  failed: job 2, seed=2: killed",
     ]

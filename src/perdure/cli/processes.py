@@ -1,4 +1,4 @@
-"""Child processes and what they used (CPU seconds, memory), and Markdown tables of that."""
+"""Child processes and what they used (CPU seconds, memory)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,17 +55,3 @@ def python(
     peak_mb = used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     wall = time.perf_counter() - started
     return Usage(child.returncode, wall, used.ru_utime + used.ru_stime, peak_mb)
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """`rows`, the first of them the heads, as a Markdown table with aligned columns."""
-    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]  # a rule has hyphens
-    lines = [_line(row, widths) for row in rows]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join([lines[0], _line(rule, widths), *lines[1:]])
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *rest = zip(cells, widths, strict=True)
-    padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
-    return f"| {' | '.join(padded)} |"

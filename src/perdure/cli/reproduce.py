@@ -27,8 +27,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from perdure.analysis.tables import markdown_table as table
 from perdure.cli.estimates import cpu_seconds, needs_gpu
-from perdure.cli.processes import python, table
+from perdure.cli.processes import python
 from perdure.cli.published import fits_name
 from perdure.cli.results_page import (
     STEP_TIMES,

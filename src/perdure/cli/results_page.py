@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from perdure.cli.processes import table
-from perdure.cli.verdicts import LEVEL, Sample, holm, published, verdict, welch
+from perdure.analysis.statistics import holm
+from perdure.analysis.tables import markdown_table as table
+from perdure.cli.verdicts import LEVEL, Sample, published, verdict, welch
 from perdure.config.tables import Figure, Setting
 from perdure.tracking.formatting import scenario_name
 

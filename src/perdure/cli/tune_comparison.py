@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import perdure
+from perdure.analysis.tables import markdown_table as table
 from perdure.cli.method_spaces import OWN
-from perdure.cli.processes import table
 from perdure.cli.tune_report import Search, Setup
 from perdure.config.folder import CHECKOUT
 from perdure.errors import printable

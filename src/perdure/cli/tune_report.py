@@ -10,7 +10,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import perdure
-from perdure.cli.processes import table
+from perdure.analysis.tables import markdown_table as table
 from perdure.cli.runs import Ended
 from perdure.cli.search_space import Point, Space
 from perdure.config.folder import CHECKOUT

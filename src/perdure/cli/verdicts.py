@@ -1,4 +1,4 @@
-"""Verdicts on published figures: Welch's t-test, Holm's correction for many tests."""
+"""Verdicts on published figures: Welch's t-test, and what its p value means in words."""
 
 from __future__ import annotations
 
@@ -59,18 +59,6 @@ def welch(a: Sample, b: Sample) -> float:
 
     x = df / (df + t_squared)
     return float(mpmath.betainc(df / 2, 0.5, 0, x, regularized=True))
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """p values adjusted for so many tests.
-
-    Holm 1979, "A simple sequentially rejective multiple test procedure".
-    """
-    adjusted, least = [0.0] * len(values), 0.0
-    for rank, place in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
-        least = max(least, min(1.0, (len(values) - rank) * values[place]))
-        adjusted[place] = least
-    return adjusted
 
 
 def verdict(figure: Figure, ours: Sample, p: float) -> str:

@@ -48,6 +48,10 @@ BENCHMARK = (
 )
 """Keys (and what is below them) that say what each task is: its examples, labels and split."""
 
+_DECIDES_RESULT = ("dataset.stop_after", "recipe")
+"""Free keys that decide the result of a finished run all the same: `recipe` stands for values that
+the overrides do not show."""
+
 _ABSENT: Any = object()
 
 
@@ -71,6 +75,11 @@ def is_within(key: str, keys: Iterable[str]) -> bool:
 def is_free(key: str) -> bool:
     """Whether `key` may change when a run is resumed."""
     return is_within(key, FREE)
+
+
+def decides_result(key: str) -> bool:
+    """Whether finished runs that differ in `key` are of different settings."""
+    return not is_free(key) or key in _DECIDES_RESULT
 
 
 def changes(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[Change]:

@@ -76,6 +76,7 @@ class Slurm(SweepLauncher):
                 job = waiting.pop(handle)
                 outcomes[job.number] = _submitit_outcome(handle)
                 self.report.ended(job, outcomes[job.number])
+            self.report.update()
             time.sleep(_POLL_SECONDS)
         if stopping:
             raise ExitRun(str(self.flag()), RESUMABLE)
@@ -178,6 +179,7 @@ class Ray(SweepLauncher):
                 if outcome.status != RESUMABLE or job.folder.is_dir():
                     outcomes[job.number] = outcome
                     self.report.ended(job, outcome)
+            self.report.update()
         if stopping:
             raise ExitRun(str(self.flag()), RESUMABLE)
         return outcomes

@@ -15,7 +15,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from perdure.config.compare import is_free
+from perdure.config.compare import decides_result
 from perdure.config.overrides import Arguments, program, quoted
 from perdure.errors import RESUMABLE, UserError
 from perdure.io.run_files import RunFiles
@@ -28,9 +28,6 @@ _OF_THE_SWEEP = (
     "hydra.mode", "hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper",
     "hydra.sweep", "hydra.run.dir", "hydra.job.num",
 )  # fmt: skip
-_DECIDES_RESULT = ("dataset.stop_after", "recipe")
-"""Keys that a run which trains on may change, but not a job that is finished, since its result is
-taken as it is: `recipe` stands for values that the overrides do not show."""
 
 
 @dataclass(frozen=True)
@@ -140,11 +137,6 @@ def finished(folder: Path) -> float | None:
         return None
     average: dict[str, float] = results["average_accuracy"]
     return next(iter(average.values()))
-
-
-def decides_result(key: str) -> bool:
-    """Whether jobs that differ in `key` are different settings, not to be taken for each other."""
-    return not is_free(key) or key in _DECIDES_RESULT
 
 
 def require_same_job(job: Job) -> None:

@@ -225,6 +225,7 @@ class Local(SweepLauncher):
                     self.report.started(job)
                     running[slot] = (job, JobProcess(job, self._environment(slot)))
                 outcomes |= self._gather(running, free)
+                self.report.update()
                 time.sleep(_POLL_SECONDS)
         finally:
             for _, process in running.values():

@@ -1,4 +1,4 @@
-"""Sweep report: a line when a job starts or ends, a summary and the exit status at the end."""
+"""Sweep report: a line when a job starts or ends, how far it is, a summary, the exit status."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from omegaconf import DictConfig
 from perdure.errors import RESUMABLE, ExitRun
 from perdure.ranks import environment
 from perdure.sweeps.jobs import Job, Outcome, command_to_continue
+from perdure.sweeps.progress import Progress, SweepFiles
 
 
 class SweepReport:
-    """Collects the outcomes of a sweep's jobs and prints them.
+    """Collects the outcomes of a sweep's jobs, prints them, and keeps its summary on disk.
 
     Attributes:
         rest: how jobs are called that have not ended.
@@ -28,6 +29,8 @@ class SweepReport:
         self.jobs: dict[int, Job] = {}
         self.outcomes: dict[int, Outcome] = {}
         self._trials: int | None = None
+        self._progress = Progress()
+        self._files = SweepFiles()
 
     def announce(self, jobs: Sequence[Job], sweep: DictConfig, schedule: str) -> None:
         """Print how many jobs will run; a search announces some more each time."""
@@ -36,23 +39,39 @@ class SweepReport:
             self._trials = sweep.sweeper.get("n_trials")
             _print(f"sweep in {self.folder}: {_jobs(self._trials or len(jobs))}{schedule}")
         self.jobs |= {job.number: job for job in jobs}
+        self._progress.total = max(self._trials or 0, len(self.jobs))
 
     def started(self, job: Job) -> None:
         """Print that `job` runs now."""
+        self._progress.started(job.number)
         _print(f"job {job.number} started: {job.name}")
 
     def submitted(self, job: Job, job_id: str) -> None:
         """Print that a cluster has queued `job`, and under which id."""
+        self._progress.submitted(job.number)
         _print(f"job {job.number} submitted as {job_id}: {job.name}")
 
     def ended(self, job: Job, outcome: Outcome) -> None:
-        """Collect and print how `job` ended."""
+        """Collect and print how `job` ended, and how far the sweep is."""
         self.outcomes[job.number] = outcome
         result = "was finished before" if outcome.finished_before else outcome.result
         took = f" after {outcome.seconds:.0f} s" if outcome.seconds else ""
         value = "" if outcome.value is None else f", average accuracy {100 * outcome.value:.2f} %"
         why = f": {_short(outcome)}" if outcome.reason else ""
         _print(f"job {job.number} {result}{took}{value}: {job.name}{why}")
+        self._progress.ended(job.number, outcome)
+        if self._progress.n_left and not outcome.finished_before:
+            _print(self._progress.line)
+        self._files.changed()
+        self.update()
+
+    def update(self, now: bool = False) -> None:
+        """Write the summary of the sweep into its folder, where that is due (or `now`)."""
+        if not self.jobs:  # no sweep has been announced, so it has no folder
+            return
+        ended = {number: outcome.result for number, outcome in self.outcomes.items()}
+        jobs = {job.folder: ended.get(number, "") for number, job in self.jobs.items()}
+        self._files.update(self.folder, jobs, now)
 
     def print_summary(self) -> None:
         """Print how many ended how, which failed, and the best trial of a search."""
@@ -112,6 +131,8 @@ def with_summary(main: Callable[[], Any], report: SweepReport) -> None:
         # Optuna's own error for a search without any finished trial explains less than the jobs.
         if not report.outcomes or any(o.status == 0 for o in report.outcomes.values()):
             raise
+    finally:
+        report.update(now=True)
     if report.jobs:
         _conclude(report, report.status)
 

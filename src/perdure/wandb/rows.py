@@ -19,6 +19,10 @@ _SHORT = {
     "backward_transfer": "bwt",
     "forward_transfer": "fwt",
 }
+_FACTS = (
+    "model", "dataset", "buffer_size", "training", "n_epochs", "n_tasks", "scenario", "split",
+)  # fmt: skip
+"""What results.json starts with and a run's config repeats under short names."""
 AXES = {
     "train/*": "global_step",
     "speed/*": "global_step",
@@ -111,6 +115,34 @@ def summary(results: Mapping[str, Any], best: Mapping[str, float]) -> dict[str, 
     return {key: value for key, value in values.items() if value is not None}
 
 
+def results_of(sent: Mapping[str, Any]) -> dict[str, Any]:
+    """What `summary` took from results.json, as it was there; the rest of it is not sent."""
+    names = {short: metric for metric, short in _SHORT.items()}
+    cost: dict[str, Any] = {}
+    found: dict[str, Any] = {"cost": cost}
+    for key, value in sent.items():
+        kind, _, rest = key.partition("/")
+        first, _, last = rest.partition("/")
+        if kind == "last" and last in names:
+            found.setdefault(names[last], {})[first] = value
+        elif key == "cost/flops":
+            cost["flops"] = value
+        elif kind == "cost":
+            # The clock's entries are sent without its name.
+            section, name = (first, last) if last else ("clock", first)
+            cost.setdefault(section, {})[name] = value
+        elif kind in ("seconds", "cpu_seconds") and rest:
+            found.setdefault(kind, {})[rest] = value
+    return found
+
+
+def nested_key(sent: str) -> str | None:
+    """The key of the configuration that `flat_config` has sent as `sent`; None for a mere fact."""
+    if sent in _FACTS or sent.startswith("environment/"):
+        return None
+    return sent.replace("/", ".")
+
+
 def flat_config(args: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration by which people filter runs: `model`, `buffer_size`, …, `optimizer/lr`, ….
 
@@ -118,8 +150,7 @@ def flat_config(args: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str
         args: the composed configuration as plain data.
         results: the facts that results.json starts with.
     """
-    facts = ("model", "dataset", "buffer_size", "seed", "training", "n_epochs", "n_tasks")
-    short = {key: results[key] for key in (*facts, "scenario", "split") if key in results}
+    short = {key: results[key] for key in ("seed", *_FACTS) if key in results}
     environment = {f"environment/{k}": v for k, v in (results.get("environment") or {}).items()}
     mirrored = {key: value for key, value in args.items() if key != "tracking"}
     return {**dict(_leaves(mirrored)), **environment, **short}

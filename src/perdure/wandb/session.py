@@ -23,6 +23,8 @@ REQUEST_SECONDS = 10
 """How long the server may take to answer a request."""
 _SEND_SECONDS = 5
 """How often rows go to the server (the client's default is 15, too slow for who watches)."""
+_PER_PAGE = 200
+"""Runs of a project that one request asks for."""
 _RETRIES = 3
 """Attempts within one call of the client; the mirror itself retries later, with pauses."""
 
@@ -42,6 +44,40 @@ class SessionLimits:
 
     start: float = 20.0
     finish: float = 30.0
+
+
+@dataclass(frozen=True)
+class SentRun:
+    """A run as the server has it; whoever may write to the project wrote it.
+
+    Attributes:
+        id: of the run, unique in its project.
+        state: what W&B says of its process: finished, running, crashed, failed, …
+        config: flat, as `rows.flat_config` makes it.
+        summary: as `rows.summary` makes it.
+    """
+
+    id: str
+    state: str
+    config: dict[str, Any]
+    summary: dict[str, Any]
+
+
+def project_runs(entity: str, project: str) -> list[SentRun]:
+    """All runs of a project, the oldest first.
+
+    Raises:
+        MirrorError: there is no such project, or the server does not answer or does not allow it.
+    """
+    prepare_environment()
+    if not key_configured():
+        raise MirrorError(NO_KEY)
+    with _as_mirror_error("the project could not be read"):
+        import wandb
+
+        api = wandb.Api(timeout=REQUEST_SECONDS)
+        runs = api.runs(f"{entity}/{project}", per_page=_PER_PAGE, lazy=False)
+        return [SentRun(r.id, str(r.state), dict(r.config), dict(r.summary)) for r in runs]
 
 
 class Session:
