@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +35,34 @@ def train_in(
         timeout=300,
         check=False,
     )
+
+
+@cache
+def _forking() -> subprocess.Popen[str]:
+    """The process that `refused_in` has its commands run by; it ends with this one."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "tests" / "forked.py")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
+
+
+def refused_in(
+    folder: Path, *arguments: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """As `train_in`, for a command that ends before it trains: a fork of a warm process."""
+    server = _forking()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    with tempfile.TemporaryDirectory() as scratch:
+        outputs = {name: str(Path(scratch, name)) for name in ("stdout", "stderr")}
+        job = {
+            "script": str(ROOT / "train.py"), "arguments": arguments, "cwd": str(folder),
+            "environment": {**environment(), **(env or {})}, **outputs,
+        }  # fmt: skip
+        print(json.dumps(job), file=server.stdin, flush=True)
+        status = int(server.stdout.readline())
+        out, errors = (Path(path).read_text() for path in outputs.values())
+    return subprocess.CompletedProcess(list(arguments), status, out, errors)
 
 
 def run_folder(root: Path) -> Path:

@@ -22,6 +22,7 @@ SHORT = (
     "model=derpp", "buffer.size=40", "dataset.iterations=60", "dataset.stop_after=2",
     "training.shards=4", "training.log_every=10", "checkpoint.save=true",
     "checkpoint.every=10 steps", "optimizer.momentum=0.9", "optimizer.lr=0.02",
+    "evaluation.probe_every=20",
 )  # fmt: skip
 LONG = (*SHORT[:2], "dataset.iterations=4000", *SHORT[3:])
 WITHOUT = {"clock", "seconds", "cpu_seconds", "resumes", "timestamp", "environment", "recorders"}

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from process import ROOT, environment, train_in
+from process import ROOT, environment, refused_in, train_in
 
 MISTAKES = [
     (["modle=er"], "modle: there is no such key (did you mean model?)"),
@@ -68,7 +68,7 @@ MISTAKES = [
 def test_a_mistake_ends_in_one_sentence(
     tmp_path: Path, overrides: list[str], sentence: str
 ) -> None:
-    done = train_in(tmp_path, *overrides)
+    done = refused_in(tmp_path, *overrides)
     assert done.returncode == 2
     assert sentence in done.stderr
     assert done.stderr.startswith("perdure: ")

@@ -78,7 +78,7 @@ def test_every_file_is_there(main_job: tuple[Path, str]) -> None:
     names = {p.name for p in folder.iterdir()}
     assert names == {
         ".hydra", "code", "checkpoints", "results.json", "metrics.jsonl", "accuracy.csv",
-        "figures", "report.html", "train.log", "status.json", "config.json",
+        "figures", "report.html", "train.log", "status.json", "config.json", "records",
         ".lock",
     }  # fmt: skip
     figures = folder / "figures"

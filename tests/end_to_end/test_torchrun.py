@@ -50,6 +50,9 @@ def assert_same_end(run: Path, calm: Path) -> None:
     assert rows_of(run) == rows_of(calm)
     results = [clean(json.loads((r / "results.json").read_text())) for r in (run, calm)]
     assert results[0] == results[1]
+    records = [{p.name: p.read_bytes() for p in (r / "records").iterdir()} for r in (run, calm)]
+    assert records[0] == records[1]
+    assert set(records[0]) == {"evaluations.jsonl", "task-0.npz", "task-1.npz"}
 
 
 def stop_at(process: subprocess.Popen[str], run: Path, step: int) -> None:

@@ -26,6 +26,7 @@ COMMANDS = {
     "audit": Command("perdure.cli.audit", "check a method for leaks, hidden memory, inexactness"),
     "summarize": Command("perdure.cli.summarize", "mean and spread over the seeds of any runs"),
     "compare": Command("perdure.cli.compare", "whether one method beats another, over seeds"),
+    "metrics": Command("perdure.cli.metrics", "compute metrics of runs from what they recorded"),
     "plot": Command("perdure.cli.plot", "draw a run's figures as PDF, SVG or PNG"),
     "published": Command("perdure.cli.published", "published settings and their hyperparameters"),
     "reproduce": Command("perdure.cli.reproduce", "run published settings and compare accuracies"),

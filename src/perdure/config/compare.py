@@ -27,6 +27,7 @@ FREE = (
     "training.evaluate_every",
     "training.evaluate_every_task",
     "training.eval_batch_size",
+    "evaluation",
     "dataset.stop_after",
     "recipe",
 )

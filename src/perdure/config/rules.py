@@ -41,12 +41,12 @@ _COUNT = Rule(
     lambda value: isinstance(value, Integral) and int(value) >= 1, "must be an integer, 1 or more"
 )
 
-_SEED = Rule(
+_NUMBER = Rule(
     lambda value: isinstance(value, Integral) and int(value) >= 0, "must be an integer, 0 or more"
 )
 
 RULES = {
-    "seed": _SEED,
+    "seed": _NUMBER,
     "threads": _COUNT,
     "checkpoint.keep": _COUNT,
     "checkpoint.top_k": Rule(lambda value: bool(value >= 0), "must be 0 or more"),
@@ -59,7 +59,7 @@ RULES = {
     "dataset.iterations": _COUNT,
     "dataset.batch_size": _COUNT,
     "dataset.stop_after": _COUNT,
-    "dataset.seed": _SEED,
+    "dataset.seed": _NUMBER,
     "dataset.imbalance": Rule(
         lambda value: 0 < value <= 1, "must be a float above 0, up to 1 (the smallest class's part)"
     ),
@@ -68,6 +68,10 @@ RULES = {
     "budget.bytes": _COUNT,
     "buffer.batch_size": _COUNT,
     "buffer.per_class": _COUNT,
+    "evaluation.first_batches": _NUMBER,
+    "evaluation.probe_every": _COUNT,
+    "evaluation.probe_size": _COUNT,
+    "evaluation.records_bytes": _COUNT,
     "tracking.wandb.finish_seconds": _above_zero("must be above 0 (seconds)"),
     "training.clip_norm": _above_zero("must be above 0, or null"),
     "training.collective_timeout": _above_zero("must be above 0 (seconds)"),

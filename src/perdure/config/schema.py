@@ -219,6 +219,17 @@ class BudgetConfig:
 
 
 @dataclass
+class EvaluationConfig:
+    """What is recorded of evaluations, and which small ones there are during training."""
+
+    records: bool = True
+    records_bytes: int = 2_000_000
+    probe_every: int | None = 500
+    probe_size: int = 50
+    first_batches: int = 10
+
+
+@dataclass
 class Config:
     """The whole configuration; groups that name a `_target_` are checked when they are built."""
 
@@ -238,6 +249,7 @@ class Config:
     scheduler: Any = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -49,7 +49,7 @@ OF_ONE_COMMAND = tuple(
 _PRESETS = (*PARTS, "experiment")  # groups whose options set values of the others
 _PLACES = {**{group: group for group in GROUPS}, **{part: f"dataset.{part}" for part in PARTS}}
 """Groups, and where their keys stand in a configuration."""
-_KEYS = ("seed", "deterministic", "device", "threads", "recipe", "budget")
+_KEYS = ("seed", "deterministic", "device", "threads", "recipe", "budget", "evaluation")
 _OPTION = re.compile(r"[A-Za-z0-9_][\w.+-]*(/[A-Za-z0-9_][\w.+-]*)*")
 _MOST_VALUES = 100_000
 _DEEPEST = 50

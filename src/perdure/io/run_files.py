@@ -22,6 +22,8 @@ HYDRA = ".hydra"
 CHECKPOINTS = "checkpoints"
 CODE = "code"
 WANDB = "wandb.json"
+RAW_RECORDS = "records"
+RAW_ROWS = "evaluations.jsonl"  # below records
 CONFIG = "config.yaml"  # below .hydra
 OVERRIDES = "overrides.yaml"  # below .hydra
 TYPED = "typed.yaml"  # below .hydra
@@ -64,6 +66,20 @@ class RunFiles:
     def settings(self) -> Path:
         """The configuration that ran, resolved: what a command that resumes is compared with."""
         return self.path / SETTINGS
+
+    @property
+    def raw_records(self) -> Path:
+        """What evaluations recorded: predictions, and counts by class."""
+        return self.path / RAW_RECORDS
+
+    @property
+    def raw_rows(self) -> Path:
+        """One JSON object a line, as the run evaluates and probes."""
+        return self.raw_records / RAW_ROWS
+
+    def raw_examples(self, task: int) -> Path:
+        """Predictions at the end of `task`, as NumPy arrays."""
+        return self.raw_records / f"task-{task}.npz"
 
     @property
     def accuracy(self) -> Path:

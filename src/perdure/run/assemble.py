@@ -209,6 +209,7 @@ def make_trainer(
         folder=folder or Path(),
         config=as_plain(config),
         facts=facts(sized, benchmark, device),
+        evaluation=config.evaluation if folder is not None else None,
     )
     return Trainer(
         method,

@@ -23,6 +23,7 @@ from perdure.io.run_files import CHECKPOINTS, RunFiles
 from perdure.run.fork import Fork
 from perdure.run.fork_state import load_fork
 from perdure.run.resume import RestorePoint, Weights
+from perdure.tracking.raw_files import copy_records
 from perdure.training import draws
 from perdure.training.trainer import Trainer
 from perdure.wandb import record as records
@@ -130,6 +131,7 @@ def _settle_in(source: RestorePoint, folder: Path) -> None:
         return
     if is_own(history, there):
         shutil.copyfile(history, RunFiles(folder).metrics)
+    copy_records(there, folder, source.state["position"]["task"])
     if source.fork:
         return
     home = RunFiles(folder).checkpoints

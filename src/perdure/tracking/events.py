@@ -115,6 +115,31 @@ class Evaluation(Event):
 
 
 @dataclass(frozen=True)
+class RawRow(Event):
+    """What an evaluation, or one on small probe sets, counted: plain values, one line a row.
+
+    `row` has `kind` (`evaluation`, `probe`, `incoming`), `task`, `epoch` and `global_step`; a row
+    of the same kind at the same place in training is the same row.
+    """
+
+    row: dict[str, Any]
+
+    def deliver(self, recorder: Recorder) -> None:
+        recorder.on_raw_row(self)
+
+
+@dataclass(frozen=True)
+class RawExamples(Event):
+    """What was predicted for each example at the end of `task`: NumPy arrays by name."""
+
+    task: int
+    arrays: dict[str, Any]
+
+    def deliver(self, recorder: Recorder) -> None:
+        recorder.on_raw_examples(self)
+
+
+@dataclass(frozen=True)
 class TaskEnd(Event):
     """A task is trained and evaluated; `results` is what results.json holds from now on."""
 
@@ -192,6 +217,12 @@ class Recorder:
 
     def on_evaluation(self, event: Evaluation) -> None:
         """Accuracy was measured."""
+
+    def on_raw_row(self, event: RawRow) -> None:
+        """An evaluation was recorded."""
+
+    def on_raw_examples(self, event: RawExamples) -> None:
+        """The predictions at a task's end were recorded."""
 
     def on_task_end(self, event: TaskEnd) -> None:
         """A task is trained and evaluated."""

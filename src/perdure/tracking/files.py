@@ -12,15 +12,25 @@ from typing import Any
 
 from perdure.io.atomic import write_atomically, write_json
 from perdure.io.run_files import RunFiles
-from perdure.tracking.events import Evaluation, Recorder, RunEnd, RunStart, StepLog, TaskEnd
+from perdure.tracking.events import (
+    Evaluation,
+    RawExamples,
+    RawRow,
+    Recorder,
+    RunEnd,
+    RunStart,
+    StepLog,
+    TaskEnd,
+)
 from perdure.tracking.history import History, plain
+from perdure.tracking.raw_files import RawFiles
 from perdure.tracking.tables import accuracy_rows
 
 logger = logging.getLogger("perdure")
 
 
 class LocalFiles(Recorder):
-    """results.json, metrics.jsonl, accuracy.csv, figures/ and report.html in `folder`.
+    """results.json, metrics.jsonl, accuracy.csv, records/, figures/, report.html in `folder`.
 
     The figures are drawn at the end of the run, and after a task when `plot_every_seconds` have
     passed since the start or the last drawing: a short run pays for one drawing. `warn` shows a
@@ -38,6 +48,7 @@ class LocalFiles(Recorder):
         self.folder = folder
         self._plot_every_seconds = plot_every_seconds
         self._metrics = History(RunFiles(folder).metrics, warn)
+        self._raw = RawFiles(folder)
         self._start: RunStart | None = None
         self._drawn_at = 0.0
         self._drawn_is_current = False
@@ -45,6 +56,7 @@ class LocalFiles(Recorder):
 
     def state_dict(self) -> dict[str, Any]:
         """The bytes of metrics.jsonl so far, and their checksum; they are durable on disk now."""
+        self._raw.sync()
         return self._metrics.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -58,6 +70,8 @@ class LocalFiles(Recorder):
         self._drawn_at = time.monotonic()
         write_json(RunFiles(self.folder).settings, plain(event.config), indent=1)
         self._metrics.open()
+        done = int(event.results.get("tasks_done") or 0)
+        self._raw.start(event.global_step, done, event.n_tasks)
         self._write_results({**event.results, "status": "running"})
 
     def on_step_log(self, event: StepLog) -> None:
@@ -90,6 +104,14 @@ class LocalFiles(Recorder):
                 "clock": _clock(seconds=event.seconds),
             }
         )
+
+    def on_raw_row(self, event: RawRow) -> None:
+        """One line of records/."""
+        self._raw.append(event.row)
+
+    def on_raw_examples(self, event: RawExamples) -> None:
+        """One file of records/."""
+        self._raw.write(event.task, event.arrays)
 
     def on_task_end(self, event: TaskEnd) -> None:
         """Write a row and results.json; the last task's figures wait for the end of the run."""
@@ -125,6 +147,7 @@ class LocalFiles(Recorder):
             }
         )
         self._metrics.close()
+        self._raw.close()
         self._write_results(results)
         if not self._drawn_is_current:
             self._draw(results)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from perdure.datasets.arrays import Split
 from perdure.datasets.classes import Classes
 from perdure.datasets.scenarios import Scenario
 from perdure.datasets.transforms import Scale
@@ -26,12 +28,14 @@ class Counts:
         correct: accuracy's name → int64 [tasks], how many were answered correctly.
         confusion: int64 [C, C], true by predicted class of the C seen, where it was asked for.
         classes: names of these C classes.
+        raw: what was recorded beside the counts, int64 tensors by name, where it was asked for.
     """
 
     total: list[int]
     correct: dict[str, Tensor]
     confusion: Tensor | None = None
     classes: tuple[str, ...] = ()
+    raw: dict[str, Tensor] = field(default_factory=dict)
 
     def on_host(self) -> Counts:
         """The same on the CPU, in one transfer, which waits for the device."""
@@ -39,15 +43,18 @@ class Counts:
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> Counts:
         """The same after `function` of all counts as one vector."""
-        parts = [*self.correct.values(), *([] if self.confusion is None else [self.confusion])]
+        confusion = [] if self.confusion is None else [self.confusion]
+        parts = [*self.correct.values(), *self.raw.values(), *confusion]
         flat = function(torch.cat([part.flatten() for part in parts]))
-        new = [
+        new = iter(
             piece.view_as(part)
             for part, piece in zip(parts, flat.split([p.numel() for p in parts]), strict=True)
-        ]
-        confusion = None if self.confusion is None else new[-1]
+        )
         return replace(
-            self, correct=dict(zip(self.correct, new, strict=False)), confusion=confusion
+            self,
+            correct={name: next(new) for name in self.correct},
+            raw={name: next(new) for name in self.raw},
+            confusion=next(new, None),
         )
 
 
@@ -56,6 +63,28 @@ class Observer(Protocol):
 
     def __call__(self, task: int, scores: Tensor, y: Tensor, among: Classes) -> None:
         """Take in scores [B, classes] and labels [B] of `task`; choices are `among` classes."""
+
+
+class RawRecord(Protocol):
+    """Records of each example what the counts forget, batch by batch, on the device."""
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What is recorded, int64; zero where another rank evaluates, so that sums join them."""
+
+    def add(self, place: int, start: int, y: Tensor, chosen: Tensor, among: Classes) -> None:
+        """Take in a batch before `choose`.
+
+        Args:
+            place: of the task among those evaluated.
+            start: of the batch's first example in the task.
+            y: labels, int64 [B].
+            chosen: scores of the classes chosen among, [B, len(among)].
+            among: these classes, of the benchmark's first accuracy.
+        """
+
+    def choose(self, name: str, choice: Tensor) -> None:
+        """Take in the labels int64 [B] that were chosen for accuracy `name` in that batch."""
 
 
 class Evaluator:
@@ -95,6 +124,7 @@ class Evaluator:
         self.together = together and self.ranks.size > 1
         self.accuracies = tuple(accuracies or measurable(method, benchmark))
         self._own: dict[int, Classes] = {}
+        self._sizes: dict[int, int] = {}
 
     @torch.no_grad()
     def count(
@@ -103,6 +133,7 @@ class Evaluator:
         seen: Collection[int],
         confused: range = range(0),
         observer: Observer | None = None,
+        record: RawRecord | None = None,
     ) -> Counts:
         """Correct answers on each of `tasks`.
 
@@ -116,22 +147,19 @@ class Evaluator:
             confused: of which tasks, all of them seen, to count also what each class was taken for,
                 by the benchmark's first accuracy (class-IL, domain-IL); of none by default.
             observer: sees all scores; this rank's share of them where there are several.
+            record: is filled with this rank's share, and joined with the others' in the result.
         """
-        training, seen = self.method.training, Classes.of(seen)
-        self.method.eval()
+        seen = Classes.of(seen)
         counts = self._zeros(len(tasks), seen if confused else Classes())
+        if record is not None:
+            counts.raw.update(record.tensors)
         turn = 0
-        for place, task in enumerate(tasks):
-            counts.total.append(
-                self._count_task(task, place, seen, turn, counts, task in confused, observer)
-            )
-            # Batches are dealt out over all tasks, so that short tasks do not all fall to rank 0.
-            turn += -(-counts.total[-1] // self.batch_size)
-        if self.together:
-            from perdure.distributed.fsdp import reshard
-
-            reshard(self.method.backbone)
-        self.method.train(training)
+        with self._evaluating():
+            for place, task in enumerate(tasks):
+                observers = (task in confused, observer, record)
+                counts.total.append(self._count_task(task, place, seen, turn, counts, *observers))
+                # Batches are dealt out over all tasks, or short tasks would all fall to rank 0.
+                turn += -(-counts.total[-1] // self.batch_size)
         # One all-reduce; integers, so that their sum is exact in any order.
         alone = self.ranks.size == 1 or not counts.total
         return counts if alone else counts.mapped(self.ranks.sum_counts)
@@ -159,6 +187,7 @@ class Evaluator:
         counts: Counts,
         confused: bool,
         observer: Observer | None,
+        record: RawRecord | None,
     ) -> int:
         """Add this rank's share of a task, whose first batch belongs to rank `turn` (mod ranks).
 
@@ -176,12 +205,64 @@ class Evaluator:
             logits = self._scores(raw, task)
             if observer is not None:
                 observer(task, logits, y, among[first])
+            if record is not None:
+                start = (number - turn) * self.batch_size
+                record.add(place, start, y, among[first].select(logits), among[first])
             for name, correct in counts.correct.items():
                 choice = among[name].labels(among[name].select(logits).argmax(1))
                 correct[place] += (choice == y).sum()
+                if record is not None:
+                    record.choose(name, choice)
                 if confused and name == first and counts.confusion is not None:
                     self._add_pairs(counts.confusion, seen, y, choice)
         return len(split.y)
+
+    @torch.no_grad()
+    def correct(
+        self, sets: Sequence[tuple[int, Split]], seen: Collection[int]
+    ) -> dict[str, list[int]]:
+        """Accuracy's name → how many of each set are answered correctly; waits for the device.
+
+        Every rank counts all of them. They go through the network at once, unless the method must
+        be told the task.
+
+        Args:
+            sets: a few examples each, and the task whose they are.
+            seen: the classes trained so far.
+        """
+        seen = Classes.of(seen)
+        with self._evaluating():
+            if self.method.needs_task_id or len(sets) == 1:
+                logits = [self._scores(split.x, task) for task, split in sets]
+            else:
+                whole = self._scores(torch.cat([split.x for _, split in sets]), sets[0][0])
+                logits = list(whole.split([len(split) for _, split in sets]))
+        among = [self._among(task, seen) for task, _ in sets]
+        counts = []
+        for name in self.accuracies:
+            for known, scores, (_, split) in zip(among, logits, sets, strict=True):
+                choice = known[name].labels(known[name].select(scores).argmax(1))
+                counts.append((choice == split.y).sum())
+        numbers, n = torch.stack(counts).tolist(), len(sets)
+        return {name: numbers[i * n : (i + 1) * n] for i, name in enumerate(self.accuracies)}
+
+    def n_examples(self, task: int) -> int:
+        """How many examples measure accuracy on `task`; counting them waits for the device once."""
+        if task not in self._sizes:
+            self._sizes[task] = self.benchmark.n_evaluation(task)
+        return self._sizes[task]
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """The method in evaluation mode; a network in parts is in parts again afterwards."""
+        training = self.method.training
+        self.method.eval()
+        yield
+        if self.together:
+            from perdure.distributed.fsdp import reshard
+
+            reshard(self.method.backbone)
+        self.method.train(training)
 
     def _scores(self, raw: Tensor, task: int) -> Tensor:
         """Class scores [B, classes]; the method learns the task's index only where it needs it."""

@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from perdure.config.schema import EvaluationConfig
 from perdure.datasets.arrays import Split
 from perdure.tracking import events
-from perdure.training.evaluation import Evaluator, measured
+from perdure.training.evaluation import Counts, Evaluator, measured
 from perdure.training.hooks import Hooks
+from perdure.training.probing import Probing
+from perdure.training.raw_records import RawRecords
 from perdure.training.schedules import monitored, plateau_every
 from perdure.training.settings import Settings
 from perdure.training.state import TrainState
@@ -25,6 +28,10 @@ class Measuring:
         state: the run.
         settings: how to train.
         emit: passes an event to the recorders.
+        options: what is recorded beside the counts; None records nothing.
+
+    Attributes:
+        probing: evaluations on small probe sets.
     """
 
     def __init__(
@@ -34,12 +41,15 @@ class Measuring:
         state: TrainState,
         settings: Settings,
         emit: Callable[[events.Event], None],
+        options: EvaluationConfig | None = None,
     ) -> None:
         self._evaluator = evaluator
         self._hooks = hooks
         self._state = state
         self._settings = settings
         self._emit = emit
+        self._options = options if options is not None and options.records else None
+        self.probing = Probing(evaluator, hooks, state, settings, options, emit)
 
     def untrained(self) -> None:
         """Measure accuracy on all tasks before any is trained, for forward transfer."""
@@ -58,6 +68,8 @@ class Measuring:
         n_tasks = self._evaluator.benchmark.n_tasks
         trained = n_tasks - 1 if self._settings.joint else self._state.position.task
         values = self._measure(trained, boundary, split)
+        if boundary:
+            self.probing.at_end(split)
         self._follow(values)
         return values
 
@@ -71,7 +83,8 @@ class Measuring:
                 self._hooks.before_evaluation(split)
             # What classes are taken for is kept of a task's end alone.
             confused = range(trained + 1 if boundary else 0)
-            counts = self._evaluator.count(range(n), seen, confused)
+            record = self._record(range(n), boundary and split is not None)
+            counts = self._evaluator.count(range(n), seen, confused, record=record).on_host()
             accuracy = state.results.add(counts, trained, boundary)
         at, seconds = state.position, time.perf_counter() - started
         self._emit(
@@ -79,7 +92,30 @@ class Measuring:
                 at.task, at.epoch, at.global_step, boundary, accuracy, benchmark.split, seconds
             )
         )
+        if record is not None and self._evaluator.ranks.is_main:
+            self._send(record, counts, trained, boundary)
         return measured(accuracy, trained)
+
+    def _record(self, tasks: range, at_end: bool) -> RawRecords | None:
+        """What to fill in an evaluation of `tasks`; with examples `at_end` of a task alone."""
+        if self._options is None:
+            return None
+        return RawRecords(self._evaluator, tasks, self._options.records_bytes if at_end else None)
+
+    def _send(self, record: RawRecords, counts: Counts, trained: int, boundary: bool) -> None:
+        at = self._state.position
+        row = {
+            "kind": "evaluation",
+            "task": at.task,
+            "epoch": at.epoch,
+            "global_step": at.global_step,
+            "trained": trained,
+            "boundary": boundary,
+            "classes": record.by_class(counts),
+        }
+        self._emit(events.RawRow(row))
+        if record.every:
+            self._emit(events.RawExamples(at.task, record.arrays(counts)))
 
     def _follow(self, values: Mapping[str, float]) -> None:
         """Step a scheduler on a plateau by what has just been measured."""

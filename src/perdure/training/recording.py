@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from perdure.config.schema import EvaluationConfig
 from perdure.distributed.process_group import Ranks
 from perdure.tracking.events import Event, Recorder
 from perdure.training.clock import Moment
@@ -23,6 +24,7 @@ class Recording:
         folder: the run's folder, for the recorders.
         config: the composed configuration, for the recorders and the checkpoints.
         facts: what results.json holds besides measurements: model, dataset, seed, …
+        evaluation: which raw records and probes there are beside them; None makes none.
     """
 
     recorders: Sequence[Recorder] = ()
@@ -30,6 +32,7 @@ class Recording:
     folder: Path = Path()
     config: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    evaluation: EvaluationConfig | None = None
 
     def emit(self, event: Event) -> None:
         """Send `event` to every recorder."""

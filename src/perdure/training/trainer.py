@@ -136,7 +136,10 @@ class Trainer:
             self.state, recording.checkpoints, settings.joint, benchmark.split, recording.emit
         )
         check_optimizer(method, self.state.optimizer)
-        self._measure = Measuring(evaluator, self._hooks, self.state, settings, recording.emit)
+        self._measure = Measuring(
+            evaluator, self._hooks, self.state, settings, recording.emit, recording.evaluation
+        )
+        self._probing = self._measure.probing
         self._progress = Progress(recording, self.state)
 
     @property
@@ -295,6 +298,7 @@ class Trainer:
             task.step, task.lr = position.step, state.optimizer.param_groups[0]["lr"]
             if not self.benchmark.boundaries:
                 self._hooks.see(position.step * stream.batch_size + len(labels))
+            self._probing.before_step(raw, y, self._split)
             step = self._probed_step if position.step == probed else self._step
             loss = step(raw, y, labels, state.optimizer, position)
             self._cost.add(*self._step.examples)
@@ -303,6 +307,7 @@ class Trainer:
                 state.log(self._step.logged)
             position.step += 1
             position.global_step += 1
+            self._probing.after_step(loss, self._split)
             if position.global_step % self.settings.log_every == 0:
                 self.saving.require_finite_mean(self._progress.log())
             if loss is not None:
