@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from perdure.cli.processes import table
+from perdure.analysis.tables import markdown_table
 from perdure.cli.run_view import measured
 from perdure.errors import UserError
 from perdure.metrics import catalog
@@ -131,7 +131,7 @@ def as_markdown(values: Sequence[Value]) -> str:
             "" if v is None else "null" if v.value is None else f"{v.value:.4f}" for v in found
         ]
         rows.append([metric, *shown])
-    lines = [table(rows), ""]
+    lines = [markdown_table(rows), ""]
     reasons: dict[str, list[str]] = {}
     for v in values:
         if v.reason is not None:
