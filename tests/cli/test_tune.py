@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
+from fake_runs import FakeRuns
 from process import environment
 
 from perdure.cli import runs, tune
-from perdure.cli.processes import TRAIN, Usage
+from perdure.cli.processes import Usage
 from perdure.cli.runs import Ended
 from perdure.cli.search_space import Point, space_of
 from perdure.cli.tune_report import Trial
@@ -25,39 +26,6 @@ from perdure.run.sealed import VARIABLE
 
 MNIST = "perdure.datasets.sources.MNIST"
 PAIR = ("model=sgd", "on=seq-fmnist", "score=seq-mnist")
-
-
-class FakeRuns:
-    """Stands in for processes: accuracies are a function of the learning rate and the seed."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.commands: list[dict[str, str]] = []
-        self.sealed: list[str] = []
-        self.accuracy: dict[str, float] = {}
-        self.fails: set[tuple[str, str]] = set()  # benchmark and learning rate
-        self.metric = "class_il"
-        self.split: str | None = None
-        monkeypatch.setattr(runs, "python", self)
-
-    def __call__(self, *arguments: str, log: Path, variables: dict[str, str]) -> Usage:
-        assert arguments[: len(TRAIN)] == TRAIN
-        values = dict(word.split("=", 1) for word in arguments[len(TRAIN) :])
-        self.commands.append(values)
-        self.sealed.append(variables.get(VARIABLE, ""))
-        folder = Path(values["hydra.run.dir"])
-        assert not folder.exists(), "a run starts in a fresh folder"
-        folder.mkdir(parents=True)
-        log.write_text("a line\nperdure: training diverged\n")
-        rate = values["optimizer.lr"]
-        if (values["dataset"], rate) in self.fails:
-            return Usage(1, 3.0, 5.0, 100.0)
-        value = self.accuracy.get(rate, float(rate)) + float(values["seed"]) / 100
-        average = {"class_il": None, "task_il": 0.9, self.metric: value}
-        split = self.split or ("validation" if "dataset.validation" in values else "test")
-        (folder / "results.json").write_text(
-            json.dumps({"average_accuracy": average, "split": split})
-        )
-        return Usage(0, 3.0, 2.0, 100.0)
 
 
 def search(folder: Path, *words: str, pair: tuple[str, ...] = PAIR) -> tuple[int, Any]:
@@ -363,7 +331,7 @@ def test_an_interrupted_search_says_how_to_continue(
         ([*PAIR, "dataset=seq-mnist"], "dataset=seq-mnist: must be left out"),
         ([*PAIR, "seed=1,2"], "seed=1,2: must be left out"),
         ([*PAIR, "recipe=auto"], "recipe=auto: must be left out"),
-        ([*PAIR, "search=derpp-seq-mnist"], "search=derpp-seq-mnist: must be left out"),
+        ([*PAIR, "search=derpp-seq-mnist"], "search=derpp-seq-mnist: must be default, the space"),
         ([*PAIR, "hydra.run.dir=x"], "hydra.run.dir=x: must be a key of the run's own"),
         ([*PAIR, "nonsense"], "nonsense: must be an override, key=value"),
         ([*PAIR, "optimizer.rate=1,2"], "optimizer.rate"),

@@ -179,23 +179,13 @@ def metric(group: Group, name: str) -> Spread | None:
     return spread([run.metrics[name] for run in group.runs if name in run.metrics])
 
 
-def order_of(run: Run) -> str:
-    """What its tasks' classes are ordered by: a list, a seed, or the data set itself."""
-    order = run.config.get("dataset.class_order")
-    if order is not None:
-        return f"random {run.setting('dataset.seed')}" if order == "random" else str(order)
-    # Permutations, angles and blurry streams are drawn from the seed whatever the order is.
-    is_drawn = run.results.get("scenario") != "class-incremental"
-    return f"drawn {run.setting('dataset.seed')}" if is_drawn else "the data set's own"
-
-
 def by_order(group: Group, scenario: str) -> list[float]:
     """The average accuracy of each class order, a mean over its seeds."""
     found: dict[str, list[float]] = {}
     for run in group.runs:
         value = run.metrics.get(f"average_accuracy.{scenario}")
         if value is not None:
-            found.setdefault(order_of(run), []).append(value)
+            found.setdefault(run.class_order, []).append(value)
     return [mean(values) for values in found.values()]
 
 

@@ -180,11 +180,18 @@ class Run:
         seed, order = self.setting("dataset.seed"), self.config.get("dataset.class_order")
         return seed if order is None else f"{seed} {_text(order)}"
 
-    @cached_property
+    @property
     def class_order(self) -> str:
-        """The classes of each task, in order, as they came; the same as `order` where unknown."""
-        classes = self.results.get("task_classes")
-        return _text(classes) if classes else self.order
+        """What the classes of its tasks are ordered by: a list, a seed, or the data set itself.
+
+        results.json does not tell orders apart: its labels are those of the reordered classes.
+        """
+        order, seed = self.config.get("dataset.class_order"), self.setting("dataset.seed")
+        if order is not None:
+            return f"random {seed}" if order == "random" else _text(order)
+        # Permutations, angles and blurry streams are drawn from the seed whatever the order is.
+        is_drawn = self.results.get("scenario") != "class-incremental"
+        return f"drawn {seed}" if is_drawn else "the data set's own"
 
 
 def read(places: Iterable[str | Path]) -> list[Run]:

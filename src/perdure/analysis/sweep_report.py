@@ -53,19 +53,20 @@ MOST_RUNS = 400
 logger = logging.getLogger("perdure")
 
 
-def write(folder: Path) -> Path | None:
-    """Write `folder`/report.html and its figures from the run folders below, as they are now.
+def write(folder: Path, runs: Sequence[Run] | None = None) -> Path | None:
+    """Write `folder`/report.html and its figures, about the run folders below as they are now.
 
     This is for the end of a sweep: it raises nothing, since a report must not end a sweep.
 
     Args:
         folder: of the sweep.
+        runs: its jobs, where they are read already.
 
     Returns:
         The report, or None where there is no run, or it could not be written, which is logged.
     """
     try:
-        return write_report(folder, read([folder]))
+        return write_report(folder, read([folder]) if runs is None else runs)
     except UserError as error:
         logger.info("no report of %s: %s", folder, error)
     except Exception:

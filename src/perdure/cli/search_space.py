@@ -74,14 +74,19 @@ class Space:
         return [self.point(int(number)) for number in sorted(drawn)]
 
 
-def space_of(words: Sequence[str]) -> Space:
-    """The space that overrides describe; `DEFAULT` where none of them has several values.
+def space_of(words: Sequence[str], fallback: bool = True) -> Space:
+    """The space that overrides describe.
+
+    Args:
+        words: overrides.
+        fallback: whether it is `DEFAULT` where none of them has several values, instead of the one
+            point that they fix.
 
     Raises:
         UserError: a word is no override, gives values that cannot be listed, or sets a key again.
     """
     typed = [parse(word) for word in words]
-    if not any(each.is_sweep for each in typed):
+    if fallback and not any(each.is_sweep for each in typed):
         typed.append(parse(DEFAULT))
     seen: set[str] = set()
     for each in typed:

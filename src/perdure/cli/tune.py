@@ -2,13 +2,20 @@
 
 perdure tune model=derpp on=seq-fmnist score=seq-mnist          four learning rates
 perdure tune model=derpp on=seq-fmnist score=seq-mnist optimizer.lr=0.03,0.1 model.alpha=0.2,0.5,1
+perdure tune model=derpp search=default on=… score=…            the method's own space
+perdure tune model=er,derpp on=… score=… --trials 8             several methods, one budget
 perdure tune … --folder outputs/tune-…                          continue what was interrupted
 
 A word with several values (Hydra's sweep syntax: a list, choice or range) is part of the space;
-all others hold for every run. A trial trains on a part of on=NAME and is measured on the rest of
-its training data; the best one is trained on score=NAME and measured on its test set, whose data
-no trial can load. Leaves tune.json, tune.md and a folder a run. Exit status 1: every trial, or a
-scored run, failed; 2: a mistake in the command.
+all others hold for every run. search=default adds the space of the method, from the file
+search/spaces/NAME.yaml in conf/ or in a --config-dir; keys that are typed replace those of the
+file. Several methods get as many trials each, of their own spaces.
+
+A trial trains on a part of on=NAME and is measured on the rest of its training data; the best one
+is trained on score=NAME and measured on its test set, whose data no trial can load. Leaves
+tune.json, tune.md and a folder a run; of several methods these in a folder a method, and
+comparison.json and comparison.md. Exit status 1: every trial of a method, or a scored run, failed;
+2: a mistake in the command.
 """
 
 from __future__ import annotations
@@ -24,8 +31,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from perdure.cli.main import exit_run, explained, worded_exit
+from perdure.cli.method_spaces import asked, for_method, methods_of, with_own_space
 from perdure.cli.runs import Job, run_all
 from perdure.cli.search_space import Space, space_of
+from perdure.cli.tune_comparison import Comparison
 from perdure.cli.tune_report import (
     TEST,
     VALIDATION,
@@ -48,7 +57,6 @@ from perdure.run.sealed import derives
 _OURS = {
     "dataset": "must be left out: on=NAME and score=NAME choose the benchmarks",
     "seed": "must be left out: --tune-seeds and --score-seeds choose it",
-    "search": "must be left out: words with several values are the space",
     "recipe": "must be left out: published values are for published settings, here it is none",
 }
 """Keys that the search itself sets."""
@@ -67,7 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import_from_here()
     try:
         with explained(words):
-            return run(search_of(words, options), folder.resolve(), options.jobs)
+            methods = methods_of(words)
+            if len(methods) < 2:
+                return run(search_of(words, options), folder.resolve(), options.jobs)
+            comparison = Comparison(searches_of(methods, words, options))
+            return run_each(comparison, folder.resolve(), options.jobs)
     except KeyboardInterrupt:
         exit_run(f"interrupted; the same command with --folder {folder} continues", 130)
 
@@ -109,10 +121,14 @@ def search_of(words: Sequence[str], options: argparse.Namespace) -> Search:
     """
     _require_numbers(options)
     names, rest = _benchmarks(words)
-    flags = [f"--config-dir={Path(options.config_dir).resolve()}"] if options.config_dir else []
+    search = asked(rest)
+    folders = [Path(options.config_dir).resolve()] if options.config_dir else []
+    flags = [f"--config-dir={folder}" for folder in folders]
     compose.register(Arguments(tuple(flags)).config_folders)
-    held_out = [word for word in rest if parse(word).key == _HELD_OUT_KEY]
-    space = space_of([word for word in rest if word not in held_out])
+    held_out = [word for word in search.words if parse(word).key == _HELD_OUT_KEY]
+    rest = [word for word in search.words if word not in held_out]
+    rest, has_own = with_own_space(rest, folders) if search.own else (rest, None)
+    space = space_of(rest, fallback=not search.own)
     setup = Setup(
         on=names["on"],
         score=names["score"],
@@ -128,7 +144,25 @@ def search_of(words: Sequence[str], options: argparse.Namespace) -> Search:
     _require_apart(setup, on, score)
     trials = [Trial(point, VALIDATION) for point in space.draw(options.trials, options.search_seed)]
     sealed = str(score.dataset.source["_target_"])
-    return Search(setup, space, trials, str(on.model.name), sealed)
+    return Search(setup, space, trials, str(on.model.name), sealed, has_own)
+
+
+def searches_of(
+    methods: Sequence[str], words: Sequence[str], options: argparse.Namespace
+) -> dict[str, Search]:
+    """The search of each of several methods, with the same budget and seeds.
+
+    Raises:
+        UserError: as `search_of`; names the method.
+    """
+    searches = {}
+    for method in methods:
+        try:
+            searches[method] = search_of(for_method(method, words), options)
+        except UserError as error:
+            named = f"model={method}"
+            raise UserError(f"{error}" if named in str(error) else f"{error} ({named})") from error
+    return searches
 
 
 def _require_numbers(options: argparse.Namespace) -> None:
@@ -219,6 +253,33 @@ def run(search: Search, folder: Path, at_a_time: int) -> int:
 
     tune.json and tune.md are rewritten after each run.
     """
+    scored = _find(search, folder, at_a_time)
+    if scored is None:
+        exit_run(f"every trial failed, the first one: {search.first_failure}", 1)
+    setup = search.setup
+    print(search.tables())
+    words = overrides_of(setup.score, search.space, scored.point)
+    print(f"to use it: {printable(command_of(setup, words))}")
+    print(f"written to {folder}")
+    return 1 if scored.failures else 0
+
+
+def run_each(comparison: Comparison, folder: Path, at_a_time: int) -> int:
+    """Run the search of each method, in a folder of its own; returns the exit status.
+
+    comparison.json and comparison.md are rewritten after each method.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for method, search in comparison.searches.items():
+        _find(search, folder / comparison.folder_of(method), at_a_time)
+        comparison.write(folder)
+    print(f"\n{comparison.text()}\n")
+    print(f"written to {folder}")
+    return 0 if comparison.is_whole else 1
+
+
+def _find(search: Search, folder: Path, at_a_time: int) -> Trial | None:
+    """Run the trials, then the choice; returns what it scored, or None where every trial failed."""
     folder.mkdir(parents=True, exist_ok=True)
     setup = search.setup
     print(printable(search.title), flush=True)
@@ -230,19 +291,14 @@ def run(search: Search, folder: Path, at_a_time: int) -> int:
     _run_jobs(search, trials, folder, at_a_time)
     chosen = search.choice
     if chosen is None:
-        failure = next(iter(search.trials[0].failures.values()))
-        exit_run(f"every trial failed, the first one: {failure.removeprefix('perdure: ')}", 1)
+        return None
     search.scored = Trial(chosen.point, TEST)
     scored = [
         (search.scored, seed, _job(search, search.scored, seed, folder))
         for seed in setup.score_seeds
     ]
     _run_jobs(search, scored, folder, at_a_time)
-    print(search.tables())
-    words = overrides_of(setup.score, search.space, chosen.point)
-    print(f"to use it: {printable(command_of(setup, words))}")
-    print(f"written to {folder}")
-    return 1 if search.scored.failures else 0
+    return search.scored
 
 
 def _job(search: Search, trial: Trial, seed: int, folder: Path) -> Job:

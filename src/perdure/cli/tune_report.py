@@ -133,6 +133,8 @@ class Search:
         trials: those that are tried, in the order of the grid.
         model: the method's name.
         sealed: the data source, by its `_target_`, that trials may not load.
+        own_space: whether the method's own space is searched; False where it has none, None where
+            that was not asked for.
         scored: the choice on the other benchmark, once it is made.
         commit: the code's version, with a + where files differ from the commit.
     """
@@ -142,6 +144,7 @@ class Search:
     trials: list[Trial]
     model: str
     sealed: str
+    own_space: bool | None = None
     scored: Trial | None = None
     commit: str = field(default_factory=lambda: read_code(CHECKOUT).version)
 
@@ -150,10 +153,16 @@ class Search:
         """What is searched, in a line."""
         n = len(self.trials)
         tried = "all" if n == self.space.size else f"{n} of"
+        points = f"{tried} {self.space.size} points of {', '.join(self.space.axes)}"
         return (
             f"{self.model} on {self.setup.on}, scored on {self.setup.score}: "
-            f"{tried} {self.space.size} points of {', '.join(self.space.axes)}"
+            f"{points if self.space.axes else 'one point'}"
         )
+
+    @property
+    def trials_run(self) -> int:
+        """Trials all of whose runs have ended, well or not."""
+        return sum(len(trial.seconds) == len(self.setup.tune_seeds) for trial in self.trials)
 
     @property
     def ranked(self) -> list[Trial]:
@@ -168,6 +177,11 @@ class Search:
         best = self.ranked[0]
         return None if best.value is None else best
 
+    @property
+    def first_failure(self) -> str:
+        """Why the first trial failed; it must have."""
+        return next(iter(self.trials[0].failures.values())).removeprefix("perdure: ")
+
     def as_json(self) -> dict[str, Any]:
         """What tune.json holds."""
         setup, scored = self.setup, self.scored
@@ -180,7 +194,7 @@ class Search:
             "space": self.space.values,
             "grid_size": self.space.size,
             "budget": setup.budget,
-            "trials_run": sum(len(t.seconds) == len(setup.tune_seeds) for t in self.trials),
+            "trials_run": self.trials_run,
             "tune_seeds": list(setup.tune_seeds),
             "score_seeds": list(setup.score_seeds),
             "search_seed": setup.search_seed,
@@ -224,7 +238,7 @@ def overrides_of(benchmark: str, space: Space, point: Point) -> list[str]:
 def line(trial: Trial, seed: int) -> str:
     """One run in a line."""
     what = "scored" if trial.split == TEST else f"trial {trial.name}"
-    start = f"{what}: {' '.join(trial.point.words)} seed {seed}"
+    start = f"{what}: {' '.join([*trial.point.words, f'seed {seed}'])}"
     if seed in trial.failures:
         return f"{start}: FAILED: {trial.failures[seed]}"
     shown = f"{scenario_name(trial.metric)} {trial.accuracy[seed]:.2f}"

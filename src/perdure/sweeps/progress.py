@@ -136,6 +136,7 @@ class SweepFiles:
 def _write(folder: Path, jobs: Mapping[Path, str]) -> None:
     from perdure.analysis.runs import read_run  # imports NumPy; most commands are no sweep
     from perdure.analysis.summary import summary_of
+    from perdure.analysis.sweep_report import write as write_report
 
     if not folder.is_dir():
         return
@@ -145,6 +146,7 @@ def _write(folder: Path, jobs: Mapping[Path, str]) -> None:
         for run, ended in ((read_run(job), ended) for job, ended in jobs.items())
     ]
     summary_of(f"Sweep {folder.name}", runs).write(folder)
+    write_report(folder, runs)
 
 
 def _rounded(seconds: float) -> str:
