@@ -48,6 +48,7 @@ def make_run(
     (folder / "config.json").write_text(json.dumps(composed))
     found = {
         "status": "finished",
+        "scenario": "class-incremental",
         "task_classes": [[0, 1], [2, 3]],
         "average_accuracy": {"class_il": accuracy, "task_il": None},
         "cost": {"bytes": {"total": 1000}, "flops": 7},
