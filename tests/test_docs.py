@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
@@ -366,3 +367,26 @@ def test_the_page_of_results_is_the_sheet_s() -> None:
     times = results_page.step_times(ROOT / "docs" / results_page.STEP_TIMES)
     page = results_page.page(results_page.lines_of(rows), times)
     assert (ROOT / "docs" / "results.md").read_text() == page
+
+
+# --- docs/example.md ------------------------------------------------------------------------------
+
+
+def test_the_numbers_of_the_example_are_those_of_its_runs() -> None:
+    with (ROOT / "docs" / "example.csv").open(newline="") as file:
+        runs = list(csv.DictReader(file))
+    page = (ROOT / "docs" / "example.md").read_text()
+    groups: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for run in runs:
+        groups.setdefault((run["model"], run["buffer.size"]), []).append(run)
+    assert len(groups) == 8
+    for (model, size), members in groups.items():
+        assert len({run["seed"] for run in members}) == 5
+        (row,) = re.findall(rf"^\| {re.escape(model)} +\| {size} .*$", page, re.M)
+        for metric in (
+            "average_accuracy.class_il",
+            "average_accuracy.task_il",
+            "forgetting.class_il",
+        ):
+            values = [100 * float(run[metric]) for run in members]
+            assert f"{mean(values):.2f} ± {stdev(values):.2f}" in row
