@@ -7,6 +7,7 @@ test_pages.py.
 from __future__ import annotations
 
 import argparse
+import csv
 import pkgutil
 import re
 import shlex
