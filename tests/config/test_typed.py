@@ -6,6 +6,7 @@ import json
 
 import pytest
 from omegaconf import OmegaConf
+from tiers import cases
 
 import perdure
 from perdure.config.folder import options
@@ -17,7 +18,10 @@ GROUPS = ("addon", "backbone", "buffer", "checkpoint", "dataset", "head", "model
 OPTIONS = [f"{group}={option}" for group in GROUPS for option in options(group)]
 
 
-@pytest.mark.parametrize("option", [*OPTIONS, "checkpoint.every={steps: 3}"])
+OFTEN = [next(option for option in OPTIONS if option.startswith(f"{group}=")) for group in GROUPS]
+
+
+@pytest.mark.parametrize("option", [*cases(OPTIONS, OFTEN), "checkpoint.every={steps: 3}"])
 def test_what_is_stored_is_what_was_composed_in_its_order(option: str) -> None:
     config = perdure.compose("timestamp=now", option)
     composed = OmegaConf.to_container(config, resolve=True, enum_to_str=True)

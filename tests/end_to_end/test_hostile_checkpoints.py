@@ -11,12 +11,14 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from process import command, environment, forked_in, train_in
+from tiers import cases
 
 from perdure.checkpoint.core import sidecars
 from perdure.io.files import digest
@@ -108,8 +110,13 @@ def load(here: Path, reference: str | Path, *typed: str, **env: str) -> Any:
     )
 
 
-@pytest.mark.parametrize("part", ["dataset.transform", "model", "optimizer", "dataset.source"])
-@pytest.mark.parametrize("how", ["file", "folder"])
+@pytest.mark.parametrize(
+    ("part", "how"),
+    cases(
+        product(("dataset.transform", "model", "optimizer", "dataset.source"), ("file", "folder")),
+        [("model", "file"), ("dataset.source", "folder")],
+    ),
+)
 def test_a_class_from_a_file_is_not_called(good: Path, place: Path, part: str, how: str) -> None:
     pwned = place.parent / "canary" / "PWNED"
     path = poisoned(good, place / "run", evil_target(part, f"touch {pwned}"))
@@ -176,7 +183,12 @@ def test_stored_interpolations_are_text(good: Path, place: Path, key: str) -> No
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["../../canary/x", "/tmp/x", ".tmp-1", "a\0b", "a/b", "x" * 300])
+@pytest.mark.parametrize(
+    "name",
+    cases(
+        ["../../canary/x", "/tmp/x", ".tmp-1", "a\0b", "a/b", "x" * 300], ["../../canary/x", "a\0b"]
+    ),
+)
 @pytest.mark.parametrize("key", ["model", "dataset"])
 def test_stored_names_are_parts_of_file_names(good: Path, place: Path, key: str, name: str) -> None:
     def change(state: dict[str, Any]) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
 from process import run_folder, train_in
+from tiers import cases
 from webserver import Handler, Server, serving
 
 import perdure
@@ -93,7 +95,7 @@ def test_what_is_stored_alone_is_not_enough(
 
 @pytest.mark.parametrize(
     ("launcher", "job"),
-    [("one_process", "0"), ("local", "0"), ("slurm_local", "0")],
+    cases([("one_process", "0"), ("local", "0"), ("slurm_local", "0")], [("local", "0")]),
 )
 def test_a_sweep(
     tmp_path: Path, server: Server, env: dict[str, str], launcher: str, job: str
@@ -108,8 +110,13 @@ def test_a_sweep(
     assert json.loads((tmp_path / "sweep" / job / "results.json").read_text())["seed"] == 0
 
 
-@pytest.mark.parametrize("launcher", [None, "one_process", "local"])
-@pytest.mark.parametrize("token", [SECRET, "${oc.env:MY_TOKEN}"], ids=["written", "environment"])
+@pytest.mark.parametrize(
+    ("launcher", "token"),
+    cases(
+        product((None, "one_process", "local"), (SECRET, "${oc.env:MY_TOKEN}")),
+        [(None, SECRET), ("local", "${oc.env:MY_TOKEN}")],
+    ),
+)
 def test_an_address_in_a_configuration_file(
     tmp_path: Path, server: Server, env: dict[str, str], launcher: str | None, token: str
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from kit import assert_same
+from tiers import cases
 
 import perdure
 from perdure.checkpoint.core.encode import plain
@@ -407,7 +408,12 @@ ROWS: dict[str, Callable[[Path, Path, Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("row", ROWS)
+LONG = (benchmark, length, method, backbone, optimizer, schedule)
+OFTEN = [row for row, check in ROWS.items() if check not in LONG]
+"""Without those that train for more than some seconds."""
+
+
+@pytest.mark.parametrize("row", cases(ROWS, OFTEN))
 def test_the_row_of_the_table_is_so(row: str, ended: Path, midway: Path, by_steps: Path) -> None:
     ROWS[row](ended, midway, by_steps)
 

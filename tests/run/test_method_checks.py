@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from tiers import cases
 
 import perdure
 from perdure.checkpoint.core.migrate import migrated
@@ -25,6 +26,8 @@ from perdure.run.method_checks import (
 )
 
 MODELS = options("model")
+OFTEN = ("sgd", "er", "icarl", "gdumb", "si", "cumulative", "packnet")
+"""Without and with replay, exemplars, joint training."""
 
 
 def config_of(*overrides: str) -> Config:
@@ -37,7 +40,7 @@ def test_no_file_repeats_what_the_class_says(model: str) -> None:
     assert not set(map(str, keys)) & ({"needs_buffer"} | Method.__annotations__.keys())
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", cases(MODELS, OFTEN))
 def test_only_a_method_with_replay_uses_and_needs_a_buffer(model: str) -> None:
     config = config_of(f"model={model}", "buffer.size=77")
     without = config_of(f"model={model}", "buffer=none")
@@ -67,7 +70,7 @@ def test_a_quota_of_each_class_gives_the_capacity() -> None:
     check_method(config, both, taken={"buffer.size"})
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", cases(MODELS, OFTEN))
 def test_training_jointly_is_refused_where_the_class_does(model: str) -> None:
     config = config_of(f"model={model}", "training=joint")
     if method_class(config).joint:
