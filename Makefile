@@ -2,7 +2,7 @@
 PYTHON ?= python
 
 .DEFAULT_GOAL := help
-.PHONY: help install check format test train docs serve pages tutorial clean
+.PHONY: help install check format test fast train docs serve pages tutorial clean
 
 help: ## list these targets
 	@awk -F "## " '/^[a-z]+:.*## / {split($$1, name, ":"); printf "  make %-10s %s\n", name[1], $$2}' $(firstword $(MAKEFILE_LIST))
@@ -20,7 +20,10 @@ format: ## correct what can be corrected
 	ruff format .
 
 test: ## all tests but the exhaustive ones
-	$(PYTHON) -m pytest -n 2 --dist loadfile
+	$(PYTHON) -m pytest
+
+fast: ## those that start no process
+	$(PYTHON) -m pytest -m "not process and not exhaustive"
 
 train: ## the main job: experience replay on split MNIST
 	$(PYTHON) train.py model=er dataset=seq-mnist checkpoint.save=true

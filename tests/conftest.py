@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -94,3 +95,37 @@ def chi_square_limit() -> Callable[[int], float]:
     1 − 2/(9k) and variance 2/(9k); 4.2649 is the normal quantile.
     """
     return lambda k: k * (1 - 2 / (9 * k) + 4.2649 * (2 / (9 * k)) ** 0.5) ** 3
+
+
+# --- tiers ----------------------------------------------------------------------------------------
+
+_STARTS = {"subprocess.Popen", "os.fork", "os.posix_spawn", "os.system", "os.exec"}
+_running: list[pytest.Item] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of tests/end_to_end/ is of the tier `process`."""
+    for item in items:
+        if "end_to_end" in item.path.parts:
+            item.add_marker(pytest.mark.process)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    _running.append(item)
+    try:
+        return (yield)
+    finally:
+        _running.pop()
+
+
+def _require_tier(event: str, arguments: tuple[Any, ...]) -> None:
+    """Fail a test that starts a process and is not of the tier for it; `git` is a tool of both."""
+    if event not in _STARTS or not _running or _running[-1].get_closest_marker("process"):
+        return
+    if event == "subprocess.Popen" and str(arguments[0]).rpartition("/")[2] == "git":
+        return
+    raise AssertionError(f"{_running[-1].nodeid} starts a process: mark it with `process`")
+
+
+sys.addaudithook(_require_tier)

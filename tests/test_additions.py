@@ -51,7 +51,7 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_method_and_a_benchmark_turn_no_test_red(copy: Path) -> None:
     variables = {**environment(), "PYTHONPATH": os.pathsep.join([str(copy / "src")])}
     variables = {k: v for k, v in variables.items() if not k.startswith("PYTEST")}

@@ -91,7 +91,7 @@ def test_every_command_trains(lab: Path, monkeypatch: pytest.MonkeyPatch, words:
         assert trainer.state.buffer.size == (200 if expected == "random" else 500)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_what_is_saved_is_loaded(lab: Path) -> None:
     (save,) = (words for words in TRAIN if "checkpoint.save=true" in words)
     (load,) = (words for words in TRAIN if "checkpoint.load" in " ".join(words))
@@ -102,7 +102,7 @@ def test_what_is_saved_is_loaded(lab: Path) -> None:
     assert "resumed from" in again.stdout + (lab / "outputs/mine/train.log").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_tests_pass(lab: Path) -> None:
     (command,) = (c for c in COMMANDS if c.startswith("python -m pytest"))
     words = [sys.executable, *shlex.split(command)[1:], "-q", "-p", "no:cacheprovider"]

@@ -17,7 +17,6 @@ from lab import MINE, MODULES, TINY, make_lab, modules_of
 from process import ROOT
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(shutil.which("git") is None, reason="needs git"),
 ]
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "-q")

@@ -24,8 +24,6 @@ WHERE = {
     "package": ("hydra.searchpath=[pkg://labconf]",),
 }  # fmt: skip
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:

@@ -14,8 +14,6 @@ from process import ROOT, command, environment, train_in
 
 from perdure.checkpoint.core.ledger import Entry, entries
 
-pytestmark = pytest.mark.slow
-
 METHOD = """\
 import torch
 from torch import nn
