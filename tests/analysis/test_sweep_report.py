@@ -67,8 +67,8 @@ def test_the_page_has_the_numbers_in_words_tables_and_figures(sweep: Path) -> No
     for words in (
         "4 runs of er, derpp on seq-mnist",
         "4 of 4 runs have finished, of 2 settings.",
-        "has derpp with 77.50 ± 3.54 % (2 runs). Next is er with 62.50 ± 3.54 % (2 runs), 15.00",
-        "It has forgotten 18.75 points",
+        "(class-IL): 77.50 ± 3.54 % (2 runs). Next is er with 62.50 ± 3.54 % (2 runs), 15.00",
+        "derpp has forgotten 18.75 points",
         "bands: ± 1 standard deviation over 2 seeds",
     ):
         assert words in page.text, words

@@ -68,14 +68,15 @@ def sentences(
             continue
         (group, spread), *others = ranked
         yield (
-            f"The highest average accuracy after the last task ({scenario_name(scenario)}) has "
-            f"{group.name} with {_with_spread(spread)}."
+            f"{group.name} has the highest average accuracy after the last task "
+            f"({scenario_name(scenario)}): {_with_spread(spread)}."
         )
         if others:
             yield _second(spread, *others[0])
         forgotten = metric(group, f"forgetting.{scenario}")
         if forgotten is not None:
-            yield f"It has forgotten {percent(forgotten.mean)} points of earlier tasks on average."
+            lost = percent(forgotten.mean)
+            yield f"{group.name} has forgotten {lost} points of earlier tasks on average."
 
 
 def _with_spread(spread: Spread) -> str:
