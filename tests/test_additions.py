@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from process import ROOT, environment
 
+pytestmark = pytest.mark.process
+
 README = (ROOT / "README.md").read_text()
 CHEAP = ("tests/test_docs.py", "tests/test_layers.py", "tests/config/test_schema.py",
          "tests/config/test_typed.py", "tests/models/test_every_method.py")  # fmt: skip

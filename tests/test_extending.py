@@ -20,6 +20,8 @@ from perdure.models.base import Method
 from perdure.run.assemble import make_trainer
 from perdure.run.method_checks import check_method
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 FILES: dict[str, str] = {}

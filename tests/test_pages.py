@@ -153,6 +153,7 @@ def test_the_version_is_everywhere_the_same(capsys: pytest.CaptureFixture[str]) 
     assert 'version = { attr = "perdure.__version__" }' in project
 
 
+@pytest.mark.process
 def test_the_version_is_printed_without_torch() -> None:
     program = "import sys; from perdure.cli import commands; commands.main(['--version'])"
     program += "; sys.exit('torch' in sys.modules or 'hydra' in sys.modules)"

@@ -18,6 +18,8 @@ from perdure.wandb.record import Record
 from perdure.wandb.rows import flat_config, results_of, summary
 from perdure.wandb.session import Session, SessionLimits
 
+pytestmark = pytest.mark.process
+
 __all__ = ["hurried"]
 
 ADDRESS = f"wandb://{ENTITY}/{PROJECT}"

@@ -219,6 +219,7 @@ def test_the_published_row_stands_beside_what_was_measured(
     assert "read in the paper" in page.text
 
 
+@pytest.mark.process
 def test_it_imports_no_torch(sweep: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from perdure.analysis.sweep_report import write\n"

@@ -110,6 +110,7 @@ def test_each_check_fails_on_a_dishonest_method(
     assert re.search(finding, outcome.detail), outcome.detail
 
 
+@pytest.mark.process
 def test_a_process_that_learns_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
     (outcome,) = outcomes(*own("KnowsItsRank"), "training.shards=2", only=WORLD_SIZE)

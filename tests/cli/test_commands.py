@@ -14,6 +14,8 @@ from process import ROOT, environment
 
 from perdure.cli.commands import COMMANDS, main
 
+pytestmark = pytest.mark.process
+
 PROGRAM = Path(sys.executable).with_name("perdure")
 
 

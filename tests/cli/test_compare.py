@@ -96,6 +96,7 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], arguments: list[str], sent
     assert f"perdure: {sentence}" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_it_needs_neither_torch_nor_scipy(sweep: Path) -> None:
     code = (
         "import sys\n"

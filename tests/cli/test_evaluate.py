@@ -11,6 +11,8 @@ from process import environment
 
 from perdure.cli.commands import main
 
+pytestmark = pytest.mark.process
+
 FILE = Path(__file__).parents[1] / "fixtures" / "foreign" / "mammoth_er_task2.pt"
 
 

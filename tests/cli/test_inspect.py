@@ -261,6 +261,7 @@ def test_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert (status, err) == (2, f"perdure: {tmp_path}: holds no checkpoint (a .pt or .pth file)\n")
 
 
+@pytest.mark.process
 def test_as_a_command(path: Path) -> None:
     flip(path)
     done = subprocess.run(

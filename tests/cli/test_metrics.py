@@ -51,6 +51,7 @@ def values(capsys: pytest.CaptureFixture[str], *arguments: Any) -> dict[tuple[st
     return {(v["metric"], v["accuracy"]): v["reason"] or v["value"] for v in found}
 
 
+@pytest.mark.process
 def test_all_metrics_of_a_run(
     run: Path, joint_reference: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,6 +79,7 @@ def test_all_metrics_of_a_run(
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.process
 def test_calibration_is_that_of_perdure_evaluate(tmp_path: Path, capsys: Any) -> None:
     from perdure.cli import evaluate
 
@@ -182,6 +184,7 @@ def test_foreign_files_end_in_a_sentence(key: str, value: Any, line: Any, run: P
     assert main([str(other), "--add", "all"]) in (0, 2)
 
 
+@pytest.mark.process
 def test_torch_is_not_imported(run: Path) -> None:
     code = (
         "import sys; from perdure.cli.metrics import main; main(sys.argv[1:]); "

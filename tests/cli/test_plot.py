@@ -234,6 +234,7 @@ def test_figures_that_are_a_link_stay_one(
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+@pytest.mark.process
 def test_plotting_imports_no_torch(sweep: Path) -> None:
     code = (
         "import sys; from perdure.cli.plot import main\n"

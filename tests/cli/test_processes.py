@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from perdure.cli.processes import python
+
+pytestmark = pytest.mark.process
 
 
 def test_a_child_is_counted_and_its_output_kept(tmp_path: Path) -> None:

@@ -141,6 +141,7 @@ def test_a_failed_run_is_told_and_tried_again(
     assert row["failures"] == {}
 
 
+@pytest.mark.process
 def test_the_exit_status_tells_of_a_band_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,6 +187,7 @@ def test_a_folder_of_the_user_is_named_before_all_overrides(
     ]  # fmt: skip
 
 
+@pytest.mark.process
 def test_real_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--only", "seq-mnist/er-500", "--seeds", "7", "--folder", str(tmp_path)]
     tiny = ["dataset.stop_after=1", "dataset.iterations=30"]

@@ -24,6 +24,8 @@ from perdure.cli.tune_report import Trial
 from perdure.errors import UserError
 from perdure.run.sealed import VARIABLE
 
+pytestmark = pytest.mark.process
+
 MNIST = "perdure.datasets.sources.MNIST"
 PAIR = ("model=sgd", "on=seq-fmnist", "score=seq-mnist")
 

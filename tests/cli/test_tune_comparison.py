@@ -16,6 +16,8 @@ from process import environment
 from perdure.cli import runs, tune
 from perdure.cli.processes import Usage
 
+pytestmark = pytest.mark.process
+
 THREE = ("model=er,derpp,er-ace", "on=seq-fmnist", "score=seq-mnist", "--trials", "6")
 NOTE = (
     "Budget: up to 6 trials for each method, of its own space, drawn at random without repetition "

@@ -64,6 +64,7 @@ def test_the_run_that_saved_last_is_looked_for_where_runs_go(machine: str) -> No
     assert root(machine, "checkpoint.load=latest", "output_root=here") == "here"
 
 
+@pytest.mark.process
 def test_git_ignores_a_machine_s_settings() -> None:
     asked = ["git", "check-ignore", "conf/local/default.yaml"]
     done = subprocess.run(asked, cwd=ROOT, capture_output=True, check=False)
@@ -89,6 +90,7 @@ def test_debug_wins_over_files_and_not_over_what_is_typed(machine: str) -> None:
     assert (config.dataset.n_tasks, config.dataset.iterations) == (5, 10)
 
 
+@pytest.mark.process
 def test_a_debug_run_is_marked_and_keeps_no_checkpoint(tmp_path: Path, machine: str) -> None:
     flag = f"--config-dir={tmp_path / 'conf'}"
     done = train_in(tmp_path, flag, "debug=fast", "tracking=local", "model=derpp")

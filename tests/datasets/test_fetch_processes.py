@@ -21,6 +21,8 @@ import pytest
 from perdure.datasets.fetch import FetchError, fetch
 from perdure.errors import UserError
 
+pytestmark = pytest.mark.process
+
 if TYPE_CHECKING:
     from tests.datasets.conftest import Server
 

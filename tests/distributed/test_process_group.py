@@ -148,6 +148,7 @@ time.sleep(60)
 @pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux signals a child when its parent dies"
 )
+@pytest.mark.process
 def test_a_rank_ends_with_its_launcher_and_prints_nothing(tmp_path: Path) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, CHILD],

@@ -122,6 +122,7 @@ def test_an_unknown_name_is_an_error(names: Names) -> None:
 # --- TLS ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_the_certificate_must_be_for_the_name(secure: SecureServer, names: Names) -> None:
     for name in ("good.example", "wrong.example"):
         names.means(name, ["127.0.0.1"], [METADATA])
@@ -147,6 +148,7 @@ def test_a_proxy_looks_names_up_itself(server: Server, monkeypatch: pytest.Monke
             get(f"http://{host}/x")
 
 
+@pytest.mark.process
 def test_a_proxy_is_a_tunnel_for_tls(
     server: Server, secure: SecureServer, monkeypatch: pytest.MonkeyPatch, names: Names
 ) -> None:

@@ -316,6 +316,7 @@ print(*shown, ADDRESSES.restore(shown[0][2:]))
 """
 
 
+@pytest.mark.process
 def test_a_process_is_handed_the_addresses_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     table = Addresses()

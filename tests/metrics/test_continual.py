@@ -300,6 +300,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.process
 def test_two_processes_compute_exactly_what_one_does(tmp_path: Path) -> None:
     """Rank 1 holds a part of each task and no example of the last evaluation at all."""
     first, second = split(RUN[:-1], lambda total: total // 3)

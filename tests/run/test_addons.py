@@ -85,6 +85,7 @@ def test_what_makes_no_sense_is_refused(overrides: list[str], sentence: str) -> 
         perdure.train(*SMALL, *overrides)
 
 
+@pytest.mark.process
 def test_a_run_is_named_and_resumed_and_its_method_may_change_at_a_fork(tmp_path: Path) -> None:
     whole, part = tmp_path / "whole", tmp_path / "part"
     words = (*SMALL, "addon=star", "addon.strength=0.2", "checkpoint.save=true")

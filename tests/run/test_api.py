@@ -18,6 +18,8 @@ from perdure.errors import DivergenceError, UserError
 from perdure.io.atomic import _beside
 from perdure.run.folder import RunFolder
 
+pytestmark = pytest.mark.process
+
 SHORT = ("dataset.iterations=20", "tracking.console=off", "dataset.stop_after=2")
 
 

@@ -12,6 +12,8 @@ from perdure.datasets.arrays import Arrays
 from perdure.datasets.scenarios import ClassIncremental
 from perdure.run.assemble import n_epochs
 
+pytestmark = pytest.mark.process
+
 UNEQUAL = ("model=sgd", "dataset.batch_size=1000", "dataset.iterations=26")
 """seq-mnist: 13, 13 and 12 steps an epoch, so that 26 steps are 2, 2 and 3 epochs."""
 

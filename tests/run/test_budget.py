@@ -70,6 +70,7 @@ def test_what_cannot_be_is_refused(words: tuple[str, ...], sentence: str) -> Non
         perdure.train("model=er", *words, *SHORT)
 
 
+@pytest.mark.process
 def test_it_is_resumed_evaluated_and_named_by_its_size(tmp_path: Path) -> None:
     words: tuple[Any, ...] = ("model=er", f"budget.bytes={NETWORK + 30 * 792}", *SHORT)
     folder = tmp_path / "run"

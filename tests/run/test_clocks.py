@@ -19,6 +19,8 @@ from perdure.errors import PreemptedError
 from perdure.run.assemble import run
 from perdure.run.preemption import StopFlag
 
+pytestmark = pytest.mark.process
+
 RUN = (
     "model=er", "dataset.iterations=30", "dataset.stop_after=2", "buffer.size=40",
     "checkpoint.save=true", "checkpoint.every=5 steps", "tracking.console=off",

@@ -73,6 +73,7 @@ def test_a_resumed_run_has_the_threads_that_it_was_started_with(
     assert device_setup.threads_before(source) == threads
 
 
+@pytest.mark.process
 def test_a_run_is_resumed_with_its_threads_on_a_machine_with_fewer_cores(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

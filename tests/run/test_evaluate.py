@@ -62,6 +62,7 @@ def files_of(folder: Path) -> dict[str, tuple[str, int]]:
     }  # fmt: skip
 
 
+@pytest.mark.process
 def test_a_run_folder_gives_what_the_run_reported(ended: Path, tmp_path: Path) -> None:
     before, wanted = files_of(ended), results_of(ended)
     outcome = measured(tmp_path, ended)
@@ -104,6 +105,7 @@ def test_a_checkpoint_of_each_task_s_end_and_within_one(ended: Path, tmp_path: P
      ("dataset=rot-mnist", "dataset.n_tasks=2", "dataset.validation=0.05")],
     ids=["joint", "permuted", "rotated, validation"],
 )  # fmt: skip
+@pytest.mark.process
 def test_other_scenarios(tmp_path: Path, words: tuple[str, ...]) -> None:
     run = tmp_path / "run"
     wanted = perdure.train(*RUN, "dataset.iterations=15", *words, folder=run)
@@ -137,6 +139,7 @@ def test_predictions_name_examples_of_the_source(
     assert outcome.results["evaluation"]["tasks"][4]["class_il"] == 0
 
 
+@pytest.mark.process
 def test_ids_of_held_out_examples_are_of_the_training_split(tmp_path: Path, mnist: Arrays) -> None:
     run = tmp_path / "run"
     perdure.train(
@@ -255,6 +258,7 @@ def four_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
 
 
+@pytest.mark.process
 def test_a_run_that_was_evaluated_every_second_task(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -300,6 +304,7 @@ class Blocks(ER):
 """
 
 
+@pytest.mark.process
 def test_a_method_that_grows_is_measured_with_the_structure_it_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

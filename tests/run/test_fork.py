@@ -29,6 +29,8 @@ from perdure.run.restore import restore
 from perdure.run.resume import RestorePoint, plan
 from perdure.training.trainer import Trainer
 
+pytestmark = pytest.mark.process
+
 DOCS = Path(__file__).parents[2] / "docs" / "forks.md"
 QUIET = "tracking.console=off"
 STEPS = 1267  # an epoch of the digits 0 and 1 in batches of 10

@@ -71,6 +71,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.process
 def test_a_run_is_resumed_in_its_folder_whatever_its_name(short: Path, name: str) -> None:
     folder = short.parent / name
     short.rename(folder)

@@ -86,6 +86,7 @@ def test_a_benchmark_is_not_made_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
         make_benchmark(config, choose_device("cpu"))
 
 
+@pytest.mark.process
 def test_a_real_process_ends_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from perdure.datasets.sources.mnist import MNIST\n\n\nclass Mine(MNIST):\n    pass\n"

@@ -65,6 +65,7 @@ def test_a_class_of_the_groups_own_keeps_all() -> None:
     assert drop_unaccepted_options(config, ["model=derpp"]) == (config, [])
 
 
+@pytest.mark.process
 def test_such_a_run_is_resumed(tmp_path: Path) -> None:
     typed = (*TINY, "optimizer._target_=torch.optim.RMSprop", "optimizer.lr=0.001")
     whole = perdure.train(*typed, "checkpoint.save=true", folder=tmp_path / "whole")

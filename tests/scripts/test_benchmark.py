@@ -144,6 +144,7 @@ def test_phases_by_hand() -> None:
     }
 
 
+@pytest.mark.process
 def test_the_phases_of_a_real_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole_runs, "IMPORTS", {"python": ("-c", "")})
     tiny = ["dataset.stop_after=1", "dataset.iterations=20"]
@@ -158,6 +159,7 @@ def test_the_phases_of_a_real_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| python " in shown
 
 
+@pytest.mark.process
 def test_a_failing_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole_runs, "IMPORTS", {})
     with pytest.raises(SystemExit, match="model=er dataset=no-such device=cpu failed:\nperdure: "):

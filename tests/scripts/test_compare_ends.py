@@ -11,6 +11,8 @@ import pytest
 
 import perdure
 
+pytestmark = pytest.mark.process
+
 SHORT = (
     "model=sgd", "dataset=perm-mnist", "dataset.n_tasks=12", "dataset.iterations=2",
     "backbone.hidden=[4]", "training.eval_batch_size=10000", "tracking.console=off",

@@ -17,6 +17,8 @@ from process import train_in
 
 from perdure.wandb.rows import to_row
 
+pytestmark = pytest.mark.process
+
 RUN = (
     "model=er", "dataset.iterations=8", "dataset.stop_after=2", "buffer.size=20",
     "checkpoint.save=true", "training.log_every=4", "tracking.console=off",

@@ -5,8 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 import reliability
 from process import ROOT, environment
+
+pytestmark = pytest.mark.process
 
 
 def test_the_page_is_current() -> None:

@@ -13,6 +13,8 @@ from process import ROOT
 from perdure.sweeps.jobs import Job, Outcome
 from perdure.sweeps.process import JobProcess, Worker
 
+pytestmark = pytest.mark.process
+
 
 def job_that(folder: Path, code: str) -> Job:
     return Job(0, (), "", folder / "job", (sys.executable, "-c", code), folder)

@@ -19,6 +19,8 @@ from perdure.sweeps.jobs import Job, Outcome
 from perdure.sweeps.launchers import Local
 from perdure.sweeps.preflight import check
 
+pytestmark = pytest.mark.process
+
 SECRET = "hunter2-secret"
 
 JOB = """

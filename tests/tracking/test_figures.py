@@ -179,6 +179,7 @@ def test_a_run_leaves_its_figures(run: Any) -> None:
     assert "er on seq-mnist, buffer 500, seed 0" in "".join(root.itertext())
 
 
+@pytest.mark.process
 def test_drawing_needs_no_matplotlib_and_little_else(tmp_path: Path) -> None:
     code = (
         "import json, sys; from pathlib import Path\n"

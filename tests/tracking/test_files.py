@@ -262,6 +262,7 @@ while True:
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.013, 0.027, 0.041], ids=str)
+@pytest.mark.process
 def test_a_killed_run_keeps_what_it_had(tmp_path: Path, delay: float) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:

@@ -12,6 +12,8 @@ import pytest
 from perdure.tracking import provenance
 from perdure.tracking.provenance import environment, read_code
 
+pytestmark = pytest.mark.process
+
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
 

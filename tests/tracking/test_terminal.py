@@ -65,6 +65,7 @@ def test_a_lost_reader_does_not_end_the_run() -> None:
     assert stream.write("abc") == 3
 
 
+@pytest.mark.process
 def test_a_closed_pipe_does_not_end_the_run(tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"

@@ -88,6 +88,7 @@ def test_they_lie_below_modules_without_secrets(write: Write, tmp_path: Path) ->
     assert "# left out, since it may hold secrets: modules/ulab/secrets.py\n" in patch
 
 
+@pytest.mark.process
 def test_a_module_in_the_repository_is_kept_once(write: Write, tmp_path: Path) -> None:
     root = write("repository/src", "ulab/__init__.py", "ulab/net.py").parent
     code = read_code(root).with_modules(*used_modules({"m": {"_target_": "ulab.net.Net"}}))

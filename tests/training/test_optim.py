@@ -279,6 +279,7 @@ def test_values_that_make_no_sense_are_refused(options: dict[str, Any], message:
         SGD(network().parameters(), **options)
 
 
+@pytest.mark.process
 def test_it_does_not_import_the_compiler() -> None:
     """Making any optimizer of torch imports torch._dynamo and sympy: over a second of start-up."""
     program = """

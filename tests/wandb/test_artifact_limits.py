@@ -28,6 +28,8 @@ from perdure.checkpoint.core import format as files
 from perdure.io.transfer import Limits
 from perdure.wandb import artifacts
 
+pytestmark = pytest.mark.process
+
 __all__ = ["hurried", "impatient", "run"]
 
 SLOW = "could not be fetched: it takes longer than checkpoint.max_minutes="

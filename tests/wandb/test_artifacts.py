@@ -31,6 +31,8 @@ from perdure.io.files import digest
 from perdure.wandb import artifacts
 from perdure.wandb.artifacts import Fetched
 
+pytestmark = pytest.mark.process
+
 __all__ = ["hurried", "impatient", "run"]
 
 # --- what a reference names -----------------------------------------------------------------------

@@ -22,6 +22,8 @@ from perdure.wandb.record import Record
 from perdure.wandb.sync import sync
 from perdure.wandb.upload_queue import UploadQueue
 
+pytestmark = pytest.mark.process
+
 __all__ = ["hurried"]
 
 SECRET = "the secret of this machine"

@@ -15,6 +15,8 @@ from perdure.io.files import digest
 from perdure.wandb import artifacts
 from perdure.wandb.record import new_id
 
+pytestmark = pytest.mark.process
+
 __all__ = ["hurried", "impatient"]
 
 

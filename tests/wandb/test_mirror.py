@@ -19,6 +19,8 @@ from perdure.wandb import rows
 from perdure.wandb.mirror import Mirror
 from perdure.wandb.session import MirrorError
 
+pytestmark = pytest.mark.process
+
 HISTORY = "wandb-history.jsonl"
 END = rows.order("end", 20)
 

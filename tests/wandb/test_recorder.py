@@ -19,6 +19,8 @@ from perdure.wandb.recorder import WandB
 from perdure.wandb.rows import ORDER, order
 from perdure.wandb.upload_queue import UploadQueue
 
+pytestmark = pytest.mark.process
+
 TICK = Tick(0, 0, 1, 1)
 STEP = StepLog(0, 0, 1, 1, 0.5, 0.1, 100.0)
 

@@ -19,6 +19,8 @@ from perdure.wandb.session import (
     key_configured,
 )
 
+pytestmark = pytest.mark.process
+
 LIMITS = SessionLimits(start=2, finish=2)
 
 

@@ -23,6 +23,8 @@ from perdure.wandb.rows import ORDER, order
 from perdure.wandb.sync import sync
 from perdure.wandb.upload_queue import UploadQueue
 
+pytestmark = pytest.mark.process
+
 __all__ = ["hurried"]
 
 TIMESTAMP = "20261122-072200"

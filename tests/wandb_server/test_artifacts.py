@@ -6,8 +6,12 @@ import os
 import threading
 from pathlib import Path
 
+import pytest
+
 from wandb_server import StandIn
 from wandb_server.clients import artifact, mutate, on_machine, start
+
+pytestmark = pytest.mark.process
 
 LOGS = """
 import sys, pathlib, wandb

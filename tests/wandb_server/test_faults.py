@@ -12,6 +12,8 @@ import pytest
 from wandb_server import StandIn
 from wandb_server.clients import artifact, machine, start
 
+pytestmark = pytest.mark.process
+
 CONTENT = bytes(range(256)) * 4000
 
 

@@ -11,6 +11,8 @@ import pytest
 from wandb_server import StandIn
 from wandb_server.clients import artifact, mutate, post, start
 
+pytestmark = pytest.mark.process
+
 CLIENT_ID = "c" * 128
 
 

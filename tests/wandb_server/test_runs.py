@@ -10,6 +10,8 @@ import pytest
 from wandb_server import StandIn
 from wandb_server.clients import machine, on_machine, start, sync
 
+pytestmark = pytest.mark.process
+
 ENDLESS = """
 import time
 from wandb_server.clients import start

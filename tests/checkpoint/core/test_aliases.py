@@ -55,6 +55,7 @@ def network() -> MLP:
 # --- what Catalyst does -----------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_the_steps_of_catalysts_unpack_checkpoint(folder: Path) -> None:
     """Its key is `<part>_state_dict`, and it calls `load_state_dict` of each part with that."""
     for path in full_files(folder):

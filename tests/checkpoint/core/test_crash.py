@@ -234,6 +234,7 @@ def storm(folder: Path) -> None:
         assert os.WTERMSIG(status) == signal.SIGKILL
 
 
+@pytest.mark.process
 def test_sigkill_before_any_operation_loses_nothing(tmp_path: Path) -> None:
     with numbered():
         recording = record(tmp_path / "run", rolling)

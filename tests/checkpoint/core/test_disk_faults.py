@@ -123,6 +123,7 @@ def on_a_small_disk(folder: Path) -> None:
     print(json.dumps(reported))
 
 
+@pytest.mark.process
 def test_a_disk_that_is_full_and_one_that_is_read_only(tmp_path: Path) -> None:
     # A user and mount namespace: nobody else sees the mount, and it ends with the process.
     alone = ["unshare", "--user", "--map-root-user", "--mount"]

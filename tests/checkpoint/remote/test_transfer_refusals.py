@@ -127,6 +127,7 @@ def test_a_redirect_loop_ends(server: Server, url: str, cache: Path) -> None:
     assert len(server.requests) == 10
 
 
+@pytest.mark.process
 def test_a_redirect_from_https_to_http_is_refused(
     server: Server, url: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
