@@ -67,6 +67,7 @@ class Run:
             result (`tracking.*`, `checkpoint.*`, …).
         config: key → value of its whole configuration, flat (`buffer.size` → 200), and `BRANCH`.
         results: the content of results.json.
+        recorded: metrics of the catalog, computed from its records by `recorded.with_recorded`.
     """
 
     folder: Path
@@ -74,6 +75,7 @@ class Run:
     typed: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=dict)
+    recorded: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def is_finished(self) -> bool:
@@ -84,7 +86,8 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """Name → value; accuracies are fractions (`average_accuracy.class_il`), costs are in
         bytes, FLOPs, examples and seconds (`cost.bytes`). Undefined ones are left out."""
-        found = {
+        found = dict(self.recorded)
+        found |= {
             f"{metric}.{name}": float(value)
             for metric, values in self.results.items()
             if isinstance(values, dict)

@@ -20,6 +20,7 @@ from perdure.analysis.groups import (
     spread_of,
     tuning_note,
 )
+from perdure.analysis.recorded import with_recorded
 from perdure.analysis.runs import Run
 from perdure.analysis.statistics import LEVEL
 from perdure.analysis.tables import Cell, Table, label, marks_note, marks_of
@@ -33,6 +34,9 @@ LONG = (
     "backward_transfer", "stability_gap", "min_accuracy", "worst_case_accuracy",
 )  # fmt: skip
 COSTS = ("cost.bytes", "cost.flops", "cost.cpu_seconds")
+RECORDED = ("stability_gap",)
+_MOST_READ = 200
+"""Runs whose records are read for a summary that nobody has asked for them."""
 MARKDOWN, LATEX, CSV = "summary.md", "summary.tex", "summary.csv"
 """Files in the folder of a sweep."""
 _UNITS: dict[str, tuple[Callable[[Any], str], float, str]] = {
@@ -279,7 +283,9 @@ class Summary:
 
 
 def summary_of(title: str, runs: Sequence[Run]) -> Summary:
-    """The summary of runs, grouped by what varies."""
+    """The summary of runs, grouped by what varies; the stability gap is read from their records."""
+    if len(runs) <= _MOST_READ:
+        runs = with_recorded(runs, RECORDED)
     return Summary(title, runs, grouped(runs))
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 import glob
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from perdure.analysis.arms import Arm, compare
 from perdure.analysis.comparison import notes_of, table_of
+from perdure.analysis.recorded import families, with_recorded
 from perdure.analysis.runs import REMOTE, read, selected
 from perdure.analysis.statistics import LEVEL, TESTS
 from perdure.analysis.tables import FORMATS
@@ -40,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with explained([]):
         arms = arms_of(options.arms, options.places, listed(options.where))
         metrics = listed(options.metric)
+        names = families(metrics)
+        arms = [replace(arm, runs=with_recorded(arm.runs, names)) for arm in arms]
         found = compare(arms, metrics, options.test, options.level, options.pairs)
         notes = [*notes_of(found), *_unfinished(arms)]
     table = table_of(found, notes)

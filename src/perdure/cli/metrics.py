@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from perdure.analysis.run_view import measured
 from perdure.analysis.tables import markdown_table
-from perdure.cli.run_view import measured
 from perdure.errors import UserError
 from perdure.metrics import catalog
 from perdure.metrics.measured import Undefined

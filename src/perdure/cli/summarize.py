@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perdure.analysis.groups import Group, grouped, metrics_of, require_metrics
+from perdure.analysis.recorded import families, with_recorded
 from perdure.analysis.runs import Run, read, run_folders, selected
 from perdure.analysis.statistics import LEVEL, TESTS
 from perdure.analysis.summary import Summary, default_metrics, table_of
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     with explained([]):
         runs = selected(read(options.places), listed(options.where))
+        runs = with_recorded(runs, families(listed(options.metric)))
         by = None if options.by is None else listed(options.by)
         groups = grouped(runs, by, listed(options.over))
         _print_table(options, groups)
