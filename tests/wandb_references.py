@@ -33,7 +33,8 @@ def run(hurried: StandIn, tmp_path: Path) -> RunFolder:
     for at, kind, best in ((10, "task", True), (15, "step", False)):
         folder.write(at, "running")
         mirror.queue.add_checkpoint(folder.checkpoint(at, kind, best))
-        assert mirror.push_upload()
+        # On a busy machine a request may exceed the short limits of this client.
+        assert any(mirror.push_upload() for _ in range(10))
     mirror.close(folder.note(15, "interrupted"))
     return folder
 

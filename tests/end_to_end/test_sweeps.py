@@ -109,7 +109,8 @@ def test_jobs_run_in_processes_and_failures_are_reported(tmp_path: Path) -> None
     assert f"  failed: job 0, optimizer.lr=-1: {WRONG}\n" in done.stdout
     assert "  failed: job 1, optimizer.lr=1e+30: training diverged: " in done.stdout
     assert sorted(path.name for path in sweep.iterdir()) == [
-        "1-0", "2-0", "multirun.yaml", "summary.csv", "summary.md", "summary.tex",
+        "1-0", "2-0", "figures", "multirun.yaml", "report.html", "summary.csv", "summary.md",
+        "summary.tex",
     ]  # fmt: skip
     summary = (sweep / "summary.md").read_text()
     assert "1 of 3 runs finished, 2 failed." in summary
@@ -244,7 +245,7 @@ def test_a_search_maximizes_and_continues_after_failures(tmp_path: Path) -> None
     assert "sweep in sweep: 2 finished, 1 failed" in second.stdout
     assert (first.returncode, second.returncode) == (1, 1)
     best = yaml.safe_load((tmp_path / "sweep" / "optimization_results.yaml").read_text())
-    jobs = [results_of(path) for path in (tmp_path / "sweep").iterdir() if path.is_dir()]
+    jobs = [results_of(path) for path in (tmp_path / "sweep").glob("[0-9]*")]
     values = [r["average_accuracy"]["class_il"] for r in jobs if r["status"] == "finished"]
     assert best["best_value"] == max(values)
     assert {r["split"] for r in jobs} == {"validation"}

@@ -207,7 +207,10 @@ def test_a_sweep_shares_one_folder(tmp_path: Path) -> None:
     short = ("dataset.iterations=5", "dataset.stop_after=1", "model=er,derpp")
     assert go(tmp_path, 2, "-m", *short) == 0
     (folder,) = (tmp_path / "outputs").iterdir()
-    assert sorted(p.name for p in folder.iterdir()) == ["0", "1", "multirun.yaml"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "0", "1", "figures", "multirun.yaml", "report.html", "summary.csv", "summary.md",
+        "summary.tex",
+    ]  # fmt: skip
     for job in "01":
         assert json.loads((folder / job / "results.json").read_text())["status"] == "finished"
     assert "job_logging=none" not in (folder / "multirun.yaml").read_text()
