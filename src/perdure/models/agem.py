@@ -13,7 +13,9 @@ class AGEM(Projected):
     Chaudhry et al. 2019, "Efficient lifelong learning with A-GEM", eq. 11 and Alg. 2:
     g̃ = g − (gᵀg_ref / g_refᵀg_ref) g_ref where gᵀg_ref < 0, with g_ref the gradient on a batch
     drawn from the memory. The memory holds examples of earlier tasks only, so it is offered a
-    task's examples when the task ends. The paper's equal share a task is buffer=ring-task.
+    task's examples when the task ends. The paper's equal share a task is buffer=ring-task;
+    with a size of the number of tasks times the batch size it is one batch of each task, which
+    later versions of the authors' code keep.
     """
 
     store_at = "task"
