@@ -8,12 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from perdure.cli.main import explained, worded_exit
-from perdure.config import compose
-from perdure.config.build import import_from_here
-from perdure.config.overrides import Arguments, parse, readable
+from perdure.cli.main import explained, worded_exit, words_of
+from perdure.config.overrides import parse
 from perdure.errors import UserError, printable
-from perdure.io.redaction import ADDRESSES
 
 _WORDS = """\
 The method is trained on a few examples of the benchmark's first tasks, again and again.
@@ -57,12 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", metavar="CHECK", help='these checks, as "test set"')
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the outcomes there")
     options = parser.parse_intermixed_args(arguments)
-    words = [readable(word) for word in ADDRESSES.command(options.words)]
-    flags = [] if options.config_dir is None else [f"--config-dir={options.config_dir}"]
-    import_from_here()
+    words = words_of(options.words, options.config_dir)
     with explained(words):
-        compose.register(Arguments(tuple(flags)).config_folders)
-        return _audit([*flags, *words], options.only or (), options.json)
+        return _audit(words, options.only or (), options.json)
 
 
 def _audit(words: Sequence[str], only: Sequence[str], file: Path | None) -> int:

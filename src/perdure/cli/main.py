@@ -358,6 +358,21 @@ def explained(words: Sequence[str]) -> Iterator[None]:
         exit_run(f"{error.filename}: cannot write there ({error.strerror})", 1)
 
 
+def words_of(typed: Sequence[str], config_dir: str | None) -> list[str]:
+    """What a subcommand composes: overrides as typed, redacted, after its configuration folder.
+
+    Args:
+        typed: overrides.
+        config_dir: as `--config-dir` names it.
+    """
+    words = [readable(word) for word in ADDRESSES.command(typed)]
+    flags = [] if config_dir is None else [f"--config-dir={config_dir}"]
+    import_from_here()
+    with explained(words):
+        compose.register(Arguments(tuple(flags)).config_folders)
+    return [*flags, *words]
+
+
 def exit_run(sentence: str, status: int = 2) -> NoReturn:
     """End the process (in a sweep in one process, the job), printing `sentence` last."""
     raise ExitRun(sentence, status)

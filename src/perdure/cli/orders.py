@@ -21,12 +21,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
-from perdure.cli.main import explained, worded_exit
+from perdure.cli.main import explained, worded_exit, words_of
 from perdure.config import compose
-from perdure.config.build import import_from_here
-from perdure.config.overrides import Arguments, readable
+from perdure.config.overrides import Arguments
 from perdure.errors import UserError
-from perdure.io.redaction import ADDRESSES
 
 if TYPE_CHECKING:
     from perdure.analysis.orders import Extremes
@@ -44,12 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config-dir", "-cd", metavar="DIR", help="configuration of your own")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write them there")
     options = parser.parse_intermixed_args(arguments)
-    words = [readable(word) for word in ADDRESSES.command(options.words)]
-    flags = [] if options.config_dir is None else [f"--config-dir={options.config_dir}"]
-    import_from_here()
+    words = words_of(options.words, options.config_dir)
     with explained(words):
-        compose.register(Arguments(tuple(flags)).config_folders)
-        found = _search([*flags, *words])
+        found = _search(words)
         print(_report(found, words))
         if options.json is not None:
             options.json.write_text(json.dumps(asdict(found), indent=2) + "\n")

@@ -38,28 +38,29 @@ def training_rows(metrics: Path) -> Iterator[tuple[int, float | None, float]]:
                     yield row["global_step"], None, math.nan
 
 
-def loss_curve(data: RunData, theme: Theme, frame: Frame = SCREEN) -> Drawing | None:
-    """The mean training loss over the optimizer steps; dashed verticals where a task begins."""
+def _series(metrics: Path) -> tuple[array[float], array[float], array[float], array[float]]:
+    """Steps with their losses and learning rates, and the steps at which tasks end."""
     # Numbers alone: the rows of a million steps would take a gigabyte.
-    steps, losses, ends = array("d"), array("d"), array("d")
-    for step, loss, _ in training_rows(data.metrics):
+    steps, losses, rates, ends = array("d"), array("d"), array("d"), array("d")
+    for step, loss, rate in training_rows(metrics):
         if loss is None:
             ends.append(step)
         else:
             steps.append(step)
             losses.append(loss)
+            rates.append(rate)
+    return steps, losses, rates, ends
+
+
+def loss_curve(data: RunData, theme: Theme, frame: Frame = SCREEN) -> Drawing | None:
+    """The mean training loss over the optimizer steps; dashed verticals where a task begins."""
+    steps, losses, _, ends = _series(data.metrics)
     return _over_steps("mean training loss", "mean loss", steps, losses, ends, theme, frame)
 
 
 def learning_rate(data: RunData, theme: Theme, frame: Frame = SCREEN) -> Drawing | None:
     """The learning rate over the optimizer steps; None where it never changes."""
-    steps, rates, ends = array("d"), array("d"), array("d")
-    for step, loss, rate in training_rows(data.metrics):
-        if loss is None:
-            ends.append(step)
-        else:
-            steps.append(step)
-            rates.append(rate)
+    steps, _, rates, ends = _series(data.metrics)
     if len(set(rates)) < 2:
         return None
     return _over_steps("learning rate", "learning rate", steps, rates, ends, theme, frame)
